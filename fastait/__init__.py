@@ -1,0 +1,41 @@
+"""Fast adversarial interpolation training. The public names; each is imported when it is first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastait.config import TrainConfig
+    from fastait.engine.run import resume_training, run_training
+    from fastait.interpolation import adversarial_interpolation
+    from fastait.models import WideResNet
+    from fastait.recipes import recipe
+
+_HOME = {
+    "TrainConfig": "fastait.config",
+    "WideResNet": "fastait.models",
+    "adversarial_interpolation": "fastait.interpolation",
+    "recipe": "fastait.recipes",
+    "resume_training": "fastait.engine.run",
+    "run_training": "fastait.engine.run",
+}
+
+__all__ = [
+    "TrainConfig",
+    "WideResNet",
+    "adversarial_interpolation",
+    "recipe",
+    "resume_training",
+    "run_training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'fastait' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

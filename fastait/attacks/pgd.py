@@ -1,0 +1,101 @@
+"""FGSM, PGD and CW: sign steps on a loss of the logits, projected to the ball (Madry et al., 2018)."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from fastait_kernels import linf_step, margin_loss
+from torch import Tensor, nn
+
+from fastait.attacks.frozen import frozen
+
+AttackLoss = Callable[[Tensor, Tensor], Tensor]
+"""(logits [B, K], y int64 [B]) -> a scalar to ascend; a sum over the batch, so that no sample's gradient depends on B."""
+
+
+class Attack(Protocol):
+    """The one calling convention of the attacks: adversarial images for (model, x, y) within ``epsilon``."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, generator: torch.Generator | None = None
+    ) -> Tensor: ...
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """The loss of FGSM and PGD, summed over the batch."""
+    return F.cross_entropy(logits, y, reduction="sum")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The loss of CW with the released kappa of 50, summed over the batch."""
+    return margin_loss(logits, y, kappa=50.0).sum()
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float = 8 / 255,
+    step_size: float = 2 / 255,
+    steps: int = 20,
+    loss: AttackLoss = cross_entropy,
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The last iterate of projected gradient ascent in the Linf ball.
+
+    As in the authors' evaluation, the random start U(-epsilon, epsilon) is not clipped to [0, 1] before its first
+    gradient; every iterate is.
+
+    Args:
+        model: maps images to logits [B, K]; attacked in eval mode and left as it was.
+        x: float [B, C, H, W] in [0, 1].
+        y: int64 [B], the true classes.
+        epsilon: radius of the ball, in [0, 1].
+        step_size: length of a step, > 0.
+        steps: number of gradients, >= 1.
+        loss: what to ascend.
+        random_start: start from a uniform point of the ball, else from ``x``.
+        generator: source of the random start, on ``x``'s device.
+
+    Returns:
+        Adversarial images like ``x``, detached, within ``epsilon`` of ``x`` and in [0, 1].
+
+    Raises:
+        ValueError: ``steps`` < 1 or ``epsilon`` < 0.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    x = x.detach()
+    adversarial = x
+    if random_start:
+        adversarial = x + torch.empty_like(x).uniform_(-epsilon, epsilon, generator=generator)
+    with frozen(model), torch.enable_grad():
+        for _ in range(steps):
+            leaf = adversarial.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(loss(model(leaf), y), leaf)
+            adversarial = linf_step(leaf.detach(), grad, x, step_size, epsilon)
+    return adversarial
+
+
+def fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
+) -> Tensor:
+    """One step of size epsilon from a random start, as the authors evaluate it."""
+    return pgd(model, x, y, epsilon=epsilon, step_size=epsilon, steps=1, generator=generator)
+
+
+def pgd20(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
+) -> Tensor:
+    """The paper's PGD20: 20 steps of 2/255 on the cross-entropy, one random start."""
+    return pgd(model, x, y, epsilon=epsilon, generator=generator)
+
+
+def cw20(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
+) -> Tensor:
+    """The paper's CW20: PGD20 on the margin loss with kappa 50."""
+    return pgd(model, x, y, epsilon=epsilon, loss=margin, generator=generator)

@@ -1,0 +1,73 @@
+"""From a command line to a dataclass, and from an error to one line and an exit code."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import cyclopts
+
+from fastait import __version__
+from fastait.errors import FastaitError, InputError
+
+Arguments = TypeVar("Arguments")
+
+HELP_FLAGS = ("--help", "-h")
+
+
+def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> Arguments:
+    """Parse ``argv`` into a copy of ``defaults``, a dataclass: a field is a flag, its attribute docstring the help.
+
+    Args:
+        command: what the user types, for the help page.
+        defaults: the values of flags that are not given; the help page shows them.
+        argv: without the program's name.
+        summary: the help page's first paragraph.
+
+    Raises:
+        InputError: a flag is unknown, stands twice or has a value that does not fit.
+        SystemExit: after the help page or the version was printed.
+    """
+    schema: Any = _with_defaults(defaults)
+
+    def collect(arguments):
+        return arguments
+
+    collect.__annotations__ = {"arguments": Annotated[schema, cyclopts.Parameter(name="*")]}
+    collect.__defaults__ = (schema(),)
+    app = cyclopts.App(
+        name=command, help=summary, version=__version__, version_flags=["--version"], help_flags=HELP_FLAGS
+    )
+    app.default(collect)
+    try:
+        function, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise InputError(" ".join(str(error).split())) from None
+    if function is not collect:  # the help page and the version are commands of their own
+        function(*bound.args, **bound.kwargs)
+        raise SystemExit(0)
+    bound.apply_defaults()
+    parsed = bound.arguments["arguments"]
+    return type(defaults)(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)})
+
+
+def _with_defaults(defaults: Any) -> type:
+    """The dataclass of ``defaults`` with its values as the fields' defaults."""
+    cls = type(defaults)
+    values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(cls)}
+    annotations = {field.name: field.type for field in dataclasses.fields(cls)}
+    namespace = {"__doc__": cls.__doc__, "__annotations__": annotations, **values}
+    return dataclasses.dataclass(frozen=True, kw_only=True)(type(cls.__name__, (cls,), namespace))
+
+
+def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
+    """Call ``body(argv)`` and return the exit code: errors that a user can act on become one line on stderr."""
+    try:
+        body(sys.argv[1:] if argv is None else argv)
+    except FastaitError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    return 0

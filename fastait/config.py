@@ -1,0 +1,181 @@
+"""What a training run is told, as one flat dataclass: the command line's flags and ``config.json``'s keys."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from fastait.errors import InputError, check_choice
+from fastait.methods import METHODS
+
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder")
+
+
+def _parse_fraction(type_: type, tokens: Sequence[Token]) -> float:
+    try:
+        return float(Fraction(tokens[0].value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{tokens[0].value!r} is not a number such as 0.03 or 8/255") from None
+
+
+Ratio = Annotated[float, Parameter(converter=_parse_fraction)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training run; the defaults are the ``digits`` recipe's.
+
+    ``fastait.recipe(name, **overrides)`` gives the published ones. ``check()`` raises InputError at the first setting
+    that cannot be right.
+    """
+
+    recipe: str = "digits"
+    """Published settings to start from: digits, cifar10, cifar100 or svhn. Other flags override single settings."""
+
+    method: str = "adv-interp"
+    """How images and labels are moved: adv-interp or natural."""
+
+    dataset: str = "digits"
+    """digits (embedded), cifar10, cifar100, svhn (downloaded) or folder ({train,test}/CLASS/IMAGE)."""
+
+    data_dir: Path | None = None
+    """Where the data set lies or is downloaded to. [default: ./data; required for folder]"""
+
+    image_size: int = 32
+    """Images are resized (shorter side, bilinear) and centre-cropped to this height and width, at least 8."""
+
+    crop_padding: int = 4
+    """Random crops from the image with this many black pixels around it; 0 for none."""
+
+    flip: bool = False
+    """Random horizontal flips."""
+
+    epochs: int = 10
+    """Passes over the training set."""
+
+    batch_size: int = 64
+    """Images per step; the last, smaller batch of an epoch is kept."""
+
+    lr: float = 0.1
+    """Learning rate of SGD with momentum 0.9."""
+
+    milestones: tuple[int, ...] = ()
+    """Epochs, counted from 1, at which the learning rate is divided by 10; repeat the flag for each."""
+
+    weight_decay: float = 2e-4
+    """Weight decay on all parameters."""
+
+    epsilon: Ratio = 8 / 255
+    """Radius of the Linf ball in training and evaluation, on images in [0, 1]; 0.03 or 8/255."""
+
+    epsilon_y: Ratio = 0.5
+    """How far labels move in one attack step, in [0, 1)."""
+
+    attack_steps: int = 1
+    """Attack iterations in training, the paper's L."""
+
+    depth: int = 10
+    """Depth of the wide ResNet: 6n + 4."""
+
+    widen_factor: int = 1
+    """Width of the wide ResNet, in multiples of 16, 32, 64 channels."""
+
+    seed: int = 0
+    """Seed of weights, order, augmentation and noise."""
+
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+
+    amp: bool = False
+    """Mixed precision where the hardware has it natively: bf16, or fp16 on older GPUs."""
+
+    dali: bool = False
+    """Load and augment with NVIDIA DALI, on the GPU if there is one."""
+
+    workers: int = 0
+    """Worker processes of the torch loader."""
+
+    eval_samples: int | None = None
+    """Evaluate on this many test images, the same share of each class. [default: all]"""
+
+    checkpoint_seconds: float = 60.0
+    """Save a checkpoint whenever this time has passed: what a crash can cost."""
+
+    init_from: Path | None = None
+    """Start from these weights: a model.safetensors of another run."""
+
+    out: Path | None = None
+    """Run folder. [default: runs/DATE-TIME-DATASET-METHOD]"""
+
+    def check(self) -> None:
+        """Raise InputError, naming the flag, unless every setting is in its range."""
+        check_choice("--method", self.method, METHODS)
+        check_choice("--dataset", self.dataset, DATASETS)
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+        for name in ("lr", "weight_decay", "checkpoint_seconds"):
+            if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
+                raise InputError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
+        if not 0 <= self.epsilon <= 1:
+            raise InputError(f"--epsilon must be in [0, 1] for images in [0, 1] (8/255 is usual), got {self.epsilon}")
+        if not 0 <= self.epsilon_y < 1:
+            raise InputError(f"--epsilon-y must be in [0, 1), got {self.epsilon_y}")
+        if (self.depth - 4) % 6:
+            raise InputError(f"--depth must be 6n + 4 (10, 16, 22, 28, 34, ...), got {self.depth}")
+        if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
+            raise InputError(f"--milestones must be increasing epochs from 1 on, got {list(self.milestones)}")
+        if self.dataset == "folder" and self.data_dir is None:
+            raise InputError("--dataset folder needs --data-dir DIR with DIR/train/CLASS/* and DIR/test/CLASS/*")
+
+    def learning_rate(self, epoch: int) -> float:
+        """Learning rate of ``epoch``, counted from 0: ``lr`` divided by 10 at each milestone, counted from 1."""
+        return self.lr * 0.1 ** sum(epoch + 1 >= milestone for milestone in self.milestones)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of ``to_json``.
+
+        Raises:
+            InputError: a key is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names != values.keys():
+            raise InputError(f"these settings do not fit this version: {', '.join(sorted(names ^ values.keys()))}")
+        paths = {
+            key: Path(values[key]) for key in ("data_dir", "init_from", "out") if values[key] is not None
+        }
+        return cls(**{**values, **paths, "milestones": tuple(values["milestones"])})
+
+
+_AT_LEAST = {
+    "image_size": 8,
+    "crop_padding": 0,
+    "epochs": 1,
+    "batch_size": 2,
+    "attack_steps": 1,
+    "depth": 10,
+    "widen_factor": 1,
+    "seed": 0,
+    "workers": 0,
+    "eval_samples": 1,
+}
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")

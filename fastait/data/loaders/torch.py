@@ -1,0 +1,51 @@
+"""The loader of torch's DataLoader."""
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastait.data.dataset import ImageSet
+from fastait.data.plan import BatchPlan, gather
+
+
+class _Steps(Dataset):
+    """Item i is the whole batch of step i."""
+
+    def __init__(self, images: ImageSet, plan: BatchPlan):
+        self.images = images
+        self.plan = plan
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        batch = self.plan.batch(step)
+        return gather(self.images.images, batch, self.plan.padding), self.images.labels[batch.index]
+
+
+class TorchLoader:
+    """A ``Loader`` that gathers, crops and flips on the CPU, in ``workers`` processes or in this one."""
+
+    def __init__(self, images: ImageSet, plan: BatchPlan, device: torch.device, workers: int):
+        self.steps = _Steps(images, plan)
+        self.device = device
+        self.workers = workers
+
+    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See ``Loader``."""
+        loader = DataLoader(
+            self.steps,
+            sampler=range(first, last),
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_ignore_signals,
+        )
+        for images, labels in loader:
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the process group is for the main process, which saves and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

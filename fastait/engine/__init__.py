@@ -1,0 +1,1 @@
+"""What makes a step fast and a run survive."""

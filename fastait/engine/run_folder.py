@@ -1,0 +1,180 @@
+"""The folder of a run: everything the run writes, each file written whole or not at all."""
+
+import fcntl
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fastait.config import TrainConfig
+from fastait.errors import InputError, RunError
+
+CHECKPOINT_FORMAT = "fastait checkpoint 1"
+
+
+class RunFolder:
+    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json`` of one run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoint_file = path / "checkpoint.pt"
+        self.weights_file = path / "model.safetensors"
+        self.result_file = path / "result.json"
+        self._lock: io.IOBase | None = None
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
+        """A new run's folder, locked.
+
+        Raises:
+            InputError: it holds files already, or cannot be made.
+        """
+        folder = cls(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--out {path} is a file, not a folder")
+        if path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
+            what = f"another run; go on with it by --resume {path}" if folder.config_file.exists() else "other files"
+            raise InputError(f"--out {path} already holds {what}, or choose a new folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {path} cannot be made: {error.strerror}") from None
+        folder.lock()
+        write_whole(folder.config_file, _json(config.to_json()))
+        return folder
+
+    @classmethod
+    def existing(cls, path: Path) -> "RunFolder":
+        """The folder of a run that was begun.
+
+        Raises:
+            InputError: there is no run in it.
+        """
+        folder = cls(path)
+        if not folder.config_file.is_file():
+            raise InputError(f"--resume {path}: no run there (no {folder.config_file.name})")
+        return folder
+
+    def lock(self) -> None:
+        """Keep other processes from training in this folder until this one ends or calls ``unlock``.
+
+        Raises:
+            InputError: another process does.
+        """
+        # lockf, unlike flock, is not inherited by the loader's worker processes, which may outlive a killed run.
+        handle = open(self.path / _LOCK, "w")  # noqa: SIM115
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            raise InputError(f"{self.path}: another process is training in this folder") from None
+        self._lock = handle
+
+    def unlock(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def config(self) -> TrainConfig:
+        """The run's settings.
+
+        Raises:
+            InputError: ``config.json`` is damaged or of another version.
+        """
+        try:
+            return TrainConfig.from_json(json.loads(self.config_file.read_text()))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint. ``state`` holds tensors, numbers, strings, lists and dicts only."""
+        buffer = io.BytesIO()
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+        write_whole(self.checkpoint_file, buffer.getbuffer())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, on the CPU; None if the run had not come to one.
+
+        Raises:
+            InputError: the file is truncated or no checkpoint of a run.
+        """
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{self.checkpoint_file} is truncated or no checkpoint: {reason}") from None
+        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+            raise InputError(f"{self.checkpoint_file} is no checkpoint of this version ({CHECKPOINT_FORMAT!r})")
+        return state
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """One JSON object per finished epoch, the whole file."""
+        write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
+
+    def save_weights(self, weights: dict[str, Tensor]) -> None:
+        """The network's state dict as safetensors."""
+        write_whole(self.weights_file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """The finished run's figures."""
+        write_whole(self.result_file, _json(result))
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's figures, None if it is not finished."""
+        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+
+
+_LOCK = ".lock"
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a safetensors file.
+
+    Raises:
+        InputError: there is no such file, or it is no safetensors file.
+    """
+    if not path.is_file():
+        raise InputError(f"--init-from {path}: no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"--init-from {path} is no safetensors file: {error}") from None
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
+
+    Raises:
+        RunError: the disk is full or the file cannot be written; what was there is unharmed.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,0 +1,37 @@
+"""Errors that a user can act on; commands print them as one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FastaitError(Exception):
+    """Base of the errors that a command reports without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(FastaitError, ValueError):
+    """A flag, file or folder is not what it must be. Found before any long work starts; exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(FastaitError, RuntimeError):
+    """Something went wrong during a run: the loss became NaN, the disk is full. Exit code 1."""
+
+
+class Interrupted(FastaitError):
+    """A signal stopped the run, which has been saved. Exit code 128 + the signal's number."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
+    """Raise an InputError with the near match unless ``value`` is one of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{flag}: {value!r} is not one of {', '.join(choices)}.{hint}")

@@ -1,0 +1,100 @@
+"""Wide residual network (Zagoruyko & Komodakis, 2016), the network of the paper's experiments (section 4).
+
+Parameter names follow the authors' released checkpoints and RobustBench's ``WideResNet``: ``conv1``,
+``block1.layer.0.bn1``, ``block1.layer.0.convShortcut``, ``bn1``, ``fc``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Pre-activation residual block: BN-ReLU-conv3x3 twice, 1x1 convolution on the shortcut where the width changes."""
+
+    def __init__(self, in_planes: int, out_planes: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_planes)
+        self.conv1 = nn.Conv2d(in_planes, out_planes, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_planes)
+        self.conv2 = nn.Conv2d(out_planes, out_planes, 3, padding=1, bias=False)
+        self.convShortcut = (
+            nn.Conv2d(in_planes, out_planes, 1, stride=stride, bias=False) if in_planes != out_planes else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = F.relu(self.bn1(x), inplace=True)
+        out = F.relu(self.bn2(self.conv1(activated)), inplace=True)
+        out = self.conv2(out)
+        shortcut = x if self.convShortcut is None else self.convShortcut(activated)
+        return out + shortcut
+
+
+class NetworkBlock(nn.Module):
+    """``depth`` basic blocks of one width; the first one changes width and stride."""
+
+    def __init__(self, depth: int, in_planes: int, out_planes: int, stride: int):
+        super().__init__()
+        self.layer = nn.Sequential(
+            *(
+                BasicBlock(in_planes if i == 0 else out_planes, out_planes, stride if i == 0 else 1)
+                for i in range(depth)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """WRN-``depth``-``widen_factor`` on images in [0, 1]; its first operation maps them to [-1, 1].
+
+    Args:
+        depth: number of convolutions, 6n + 4 with n >= 1 (10, 16, 28, 34, ...).
+        widen_factor: multiple of the base widths 16, 32, 64, >= 1.
+        num_classes: width of the logits, >= 2.
+        in_channels: channels of the images.
+
+    Raises:
+        ValueError: ``depth`` is not 6n + 4, or another argument is too small.
+    """
+
+    def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, *, in_channels: int = 3):
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, ...), got {depth}")
+        if widen_factor < 1:
+            raise ValueError(f"widen_factor must be at least 1, got {widen_factor}")
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        blocks = (depth - 4) // 6
+        widths = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        self.num_classes = num_classes
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.block1 = NetworkBlock(blocks, widths[0], widths[1], stride=1)
+        self.block2 = NetworkBlock(blocks, widths[1], widths[2], stride=2)
+        self.block3 = NetworkBlock(blocks, widths[2], widths[3], stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.fc = nn.Linear(widths[3], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.fc.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The paper's f: all but the last layer, pooled over the image.
+
+        Args:
+            x: float [B, C, H, W] in [0, 1], H and W at least 8.
+
+        Returns:
+            float [B, 64 * widen_factor], non-negative.
+        """
+        out = self.conv1(2 * x - 1)
+        out = self.block3(self.block2(self.block1(out)))
+        out = F.relu(self.bn1(out), inplace=True)
+        return out.mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""
+        return self.fc(self.features(x))

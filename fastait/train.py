@@ -1,0 +1,69 @@
+"""``python -m fastait.train``: train a network, evaluate it and print the table."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastait import cli
+from fastait.config import TrainConfig
+from fastait.errors import InputError
+from fastait.recipes import recipe
+
+COMMAND = "python -m fastait.train"
+SUMMARY = (
+    "Train an image classifier that withstands adversarial examples, by adversarial interpolation training, "
+    "and evaluate it. Everything the run writes lies in its run folder."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments(TrainConfig):
+    """The settings of a run, or the run to go on with."""
+
+    resume: Path | None = None
+    """Go on with the run in this folder, with its own settings, from its last checkpoint."""
+
+    def config(self) -> TrainConfig:
+        """The settings alone."""
+        return TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return cli.run("fastait.train", _main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    # The recipe and the method decide the defaults of the other flags, so they are parsed first.
+    first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY)
+    if first.resume is None:
+        defaults = recipe(first.recipe, method=first.method)
+    else:
+        from fastait.engine.run_folder import RunFolder
+
+        defaults = RunFolder.existing(first.resume).config()
+    arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY)
+    config = arguments.config()
+
+    if first.resume is None:
+        config.check()
+        from fastait.engine.run import run_training
+
+        run_training(config, show=True)
+    else:
+        _refuse_changes(first.resume, defaults, config)
+        from fastait.engine.run import resume_training
+
+        resume_training(first.resume, show=True)
+
+
+def _refuse_changes(folder: Path, saved: TrainConfig, given: TrainConfig) -> None:
+    changed = [f.name for f in dataclasses.fields(TrainConfig) if getattr(saved, f.name) != getattr(given, f.name)]
+    if changed:
+        what = ", ".join(f"{name} {getattr(given, name)} (the run has {getattr(saved, name)})" for name in changed)
+        raise InputError(f"--resume {folder}: a run goes on with its own settings, but the command changes {what}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

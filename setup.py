@@ -1,0 +1,35 @@
+"""Two packages in one distribution: ``fastait_kernels`` needs torch alone; the trainer's needs are extras."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "fastait" / "__init__.py").read_text())[1]
+
+TRAIN = [
+    "cyclopts>=5",
+    "pillow>=10",
+    "rich>=13",
+    "safetensors>=0.5",
+    "scikit-learn>=1.4",
+    "torchvision>=0.28",
+]
+DALI = ["nvidia-dali-cuda130>=2.4"]
+TEST = [*TRAIN, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
+
+setup(
+    name="fastait",
+    version=VERSION,
+    description="Fast adversarial interpolation training of robust image classifiers",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["fastait*"]) + find_packages("kernels"),
+    package_dir={"fastait": "fastait", "fastait_kernels": "kernels/fastait_kernels"},
+    package_data={"fastait": ["py.typed"], "fastait_kernels": ["py.typed"]},
+    install_requires=["torch>=2.13", "numpy>=1.26"],
+    extras_require={"train": TRAIN, "dali": DALI, "test": TEST, "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"]},
+    entry_points={"console_scripts": ["fastait-train = fastait.train:main"]},
+)

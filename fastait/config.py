@@ -50,13 +50,13 @@ class TrainConfig:
     image_size: int = 32
     """Images are resized (shorter side, bilinear) and centre-cropped to this height and width, at least 8."""
 
-    crop_padding: int = 4
+    crop_padding: int = 0
     """Random crops from the image with this many black pixels around it; 0 for none."""
 
     flip: bool = False
     """Random horizontal flips."""
 
-    epochs: int = 10
+    epochs: int = 12
     """Passes over the training set."""
 
     batch_size: int = 64
@@ -65,7 +65,7 @@ class TrainConfig:
     lr: float = 0.1
     """Learning rate of SGD with momentum 0.9."""
 
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[int, ...] = (10,)
     """Epochs, counted from 1, at which the learning rate is divided by 10; repeat the flag for each."""
 
     weight_decay: float = 2e-4

@@ -1,0 +1,49 @@
+"""Shared fixtures. Nothing here or in any test needs the network, a GPU or files outside the temporary folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastait.models import WideResNet
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Every test runs in an empty folder and from one random state."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def network():
+    """A small network whose BN statistics and weights are not at their initial values."""
+    torch.manual_seed(1)
+    model = WideResNet(10, 1, 10)
+    with torch.no_grad():
+        model.train()
+        for _ in range(3):
+            model(torch.rand(16, 3, 16, 16))
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+def write_folder(root: Path, classes: dict[str, int], test_classes: dict[str, int] | None = None, size=(10, 12)) -> Path:
+    """An image folder with this many random PNGs per class."""
+    random = np.random.default_rng(0)
+    for split, counts in (("train", classes), ("test", classes if test_classes is None else test_classes)):
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Two classes of eight 10x12 images."""
+    return write_folder(tmp_path / "images", {"cat": 8, "dog": 8})

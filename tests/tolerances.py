@@ -1,0 +1,24 @@
+"""Every numerical tolerance of the test suite, with its reason."""
+
+import torch
+
+# Elementwise arithmetic, relative and absolute: a few units in the last place of values around one.
+ELEMENTWISE = {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+    torch.float32: {"rtol": 2e-6, "atol": 5e-7},
+    torch.float16: {"rtol": 1e-3, "atol": 1e-3},
+    torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2},
+}
+
+# A reduction over a batch, a row of logits or a feature vector.
+REDUCTION = {
+    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+}
+
+# How far outside the epsilon ball rounding may put an fp32 pixel: origin + epsilon is rounded once, below one.
+BALL_FP32 = 2**-24
+
+# A network's gradient in fp32 is exact to about 1e-6 of its largest entries, so the signs of the tiniest can differ
+# between two orders of summation: this share of the pixels at most.
+SIGN_FLIPS_FP32 = 2e-3

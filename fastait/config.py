@@ -156,9 +156,7 @@ class TrainConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         if names != values.keys():
             raise InputError(f"these settings do not fit this version: {', '.join(sorted(names ^ values.keys()))}")
-        paths = {
-            key: Path(values[key]) for key in ("data_dir", "init_from", "out") if values[key] is not None
-        }
+        paths = {key: Path(values[key]) for key in ("data_dir", "init_from", "out") if values[key] is not None}
         return cls(**{**values, **paths, "milestones": tuple(values["milestones"])})
 
 

@@ -51,7 +51,9 @@ def adversarial_interpolation(
     if feature_fn is None:
         feature_fn = getattr(model, "features", None)
         if not callable(feature_fn):
-            raise TypeError(f"{type(model).__name__} has no features(x); pass feature_fn, a callable images -> features")
+            raise TypeError(
+                f"{type(model).__name__} has no features(x); pass feature_fn, a callable images -> features"
+            )
     _check(x, y, epsilon, epsilon_y, steps)
     num_classes = y.shape[1] if y.dim() == 2 else _num_classes(model, x)
     settings = Settings(epsilon=epsilon, epsilon_y=epsilon_y, steps=steps, num_classes=num_classes)

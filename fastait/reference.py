@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:
     """Classes int64 [B] as one-hot float32 [B, num_classes]."""
-    return torch.eye(num_classes, device=y.device)[y]
+    return nn.functional.one_hot(y, num_classes).float()
 
 
 def cos_dist(a: Tensor, b: Tensor) -> Tensor:

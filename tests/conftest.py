@@ -31,7 +31,9 @@ def network():
     return model
 
 
-def write_folder(root: Path, classes: dict[str, int], test_classes: dict[str, int] | None = None, size=(10, 12)) -> Path:
+def write_folder(
+    root: Path, classes: dict[str, int], test_classes: dict[str, int] | None = None, size=(10, 12)
+) -> Path:
     """An image folder with this many random PNGs per class."""
     random = np.random.default_rng(0)
     for split, counts in (("train", classes), ("test", classes if test_classes is None else test_classes)):

@@ -5,13 +5,13 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from fastait_kernels import linf_step, margin_loss
 from torch import Tensor, nn
 
 from fastait.attacks.frozen import frozen
+from fastait_kernels import linf_step, margin_loss
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
-"""(logits [B, K], y int64 [B]) -> a scalar to ascend; a sum over the batch, so that no sample's gradient depends on B."""
+"""(logits [B, K], y int64 [B]) -> a scalar to ascend: a sum, so that no sample's gradient depends on the batch size."""
 
 
 class Attack(Protocol):

@@ -2,6 +2,7 @@
 
 import urllib.error
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def _cifar100(data_dir: Path, image_size: int) -> Dataset:
 def _cifar(name: str, source: Any, data_dir: Path, image_size: int) -> Dataset:
     files = f"{source.filename} (md5 {source.tgz_md5})"
     parts = [
-        _fetch(name, files, data_dir, lambda train=train: source(data_dir, train=train, download=True))
-        for train in (True, False)
+        _fetch(name, files, data_dir, partial(source, data_dir, train=train, download=True)) for train in (True, False)
     ]
     train_set, test_set = (
         ImageSet(fit_all(part.data, image_size), torch.tensor(part.targets, dtype=torch.int64)) for part in parts
@@ -83,7 +83,7 @@ def _svhn(data_dir: Path, image_size: int) -> Dataset:
 
     files = " and ".join(f"{SVHN.split_list[s][1]} (md5 {SVHN.split_list[s][2]})" for s in ("train", "test"))
     parts = [
-        _fetch("svhn", files, data_dir, lambda split=split: SVHN(data_dir, split=split, download=True))
+        _fetch("svhn", files, data_dir, partial(SVHN, data_dir, split=split, download=True))
         for split in ("train", "test")
     ]
     train_set, test_set = (

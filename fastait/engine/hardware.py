@@ -14,7 +14,7 @@ def environment(device: torch.device) -> dict[str, str | int | None]:
     return {
         "fastait": fastait.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str, which weights_only loading refuses
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -69,8 +69,10 @@ class Report:
         if not self.show:
             return
         out = Console(soft_wrap=True, highlight=False)
-        table = Table(title=f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
-                            f"Linf {epsilon_text(result['epsilon'])}")
+        table = Table(
+            title=f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
+            f"Linf {epsilon_text(result['epsilon'])}"
+        )
         table.add_column("method")
         for title in COLUMNS.values():
             table.add_column(title, justify="right")

@@ -60,8 +60,8 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
     config.check()
     report = Report(show)
     prepared = _Prepared(config, report)
-    folder = RunFolder.create(config.out or _dated_folder(config), config)
-    return _go_on(folder, prepared, report, None)
+    with RunFolder.create(config.out or _dated_folder(config), config) as folder:
+        return _go_on(folder, prepared, report, None)
 
 
 def resume_training(path: Path, *, show: bool = False) -> TrainResult:
@@ -71,14 +71,12 @@ def resume_training(path: Path, *, show: bool = False) -> TrainResult:
         As ``run_training``.
     """
     report = Report(show)
-    folder = RunFolder.existing(path)
-    config = folder.config()
-    checkpoint = folder.load_checkpoint()
-    if checkpoint is not None:
-        torch.set_num_threads(checkpoint["environment"]["threads"])
-    prepared = _Prepared(config, report)
-    folder.lock()
-    return _go_on(folder, prepared, report, checkpoint)
+    with RunFolder.existing(path) as folder:
+        config = folder.config()
+        checkpoint = folder.load_checkpoint()
+        if checkpoint is not None:
+            torch.set_num_threads(checkpoint["environment"]["threads"])
+        return _go_on(folder, _Prepared(config, report), report, checkpoint)
 
 
 class _Prepared:
@@ -92,17 +90,13 @@ class _Prepared:
             report.note("--amp: this CPU has no native bf16, so the run is fp32 (emulation would be slower).")
         self.dataset = load_dataset(config.dataset, config.data_dir, config.image_size)
         _check_sizes(config, self.dataset)
-        self.plan = BatchPlan(
-            config.seed, len(self.dataset.train), config.batch_size, config.crop_padding, config.flip
-        )
-        self.loader = make_loader(
-            self.dataset.train, self.plan, self.device, dali=config.dali, workers=config.workers
-        )
+        self.plan = BatchPlan(config.seed, len(self.dataset.train), config.batch_size, config.crop_padding, config.flip)
+        self.loader = make_loader(self.dataset.train, self.plan, self.device, dali=config.dali, workers=config.workers)
         self.settings = Settings(config.epsilon, config.epsilon_y, config.attack_steps, len(self.dataset.classes))
         if METHODS[config.method].labels == "adversarial_interpolation":
             _warn_of_labels(self.settings, report)
-        self.model = _make_model(config, len(self.dataset.classes)).to(
-            self.device, memory_format=torch.channels_last
+        self.model = (
+            _make_model(config, len(self.dataset.classes)).to(self.device).to(memory_format=torch.channels_last)
         )
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
@@ -170,7 +164,6 @@ def _go_on(folder: RunFolder, prepared: _Prepared, report: Report, checkpoint: d
         raise RunError(f"out of GPU memory ({str(error).splitlines()[0]}); try a smaller --batch-size") from None
     finally:
         report.finish()
-        folder.unlock()
 
 
 class _Run:
@@ -235,7 +228,12 @@ class _Run:
         per_epoch = prepared.plan.steps_per_epoch
         last = config.epochs * per_epoch
         train_step = TrainStep(
-            prepared.model, METHODS[config.method], prepared.settings, prepared.optimizer, prepared.precision, config.seed
+            prepared.model,
+            METHODS[config.method],
+            prepared.settings,
+            prepared.optimizer,
+            prepared.precision,
+            config.seed,
         )
         self.folder.write_metrics(self.history)
         self.report.note(self._headline())

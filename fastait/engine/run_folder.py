@@ -32,7 +32,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
-        """A new run's folder, locked.
+        """A new run's folder; enter it to train in it.
 
         Raises:
             InputError: it holds files already, or cannot be made.
@@ -47,13 +47,12 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {path} cannot be made: {error.strerror}") from None
-        folder.lock()
         write_whole(folder.config_file, _json(config.to_json()))
         return folder
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was begun.
+        """The folder of a run that was begun; enter it to go on with it.
 
         Raises:
             InputError: there is no run in it.
@@ -63,23 +62,26 @@ class RunFolder:
             raise InputError(f"--resume {path}: no run there (no {folder.config_file.name})")
         return folder
 
-    def lock(self) -> None:
-        """Keep other processes from training in this folder until this one ends or calls ``unlock``.
+    def __enter__(self) -> "RunFolder":
+        """Keep other processes from training in this folder, until the exit or the process's end.
 
         Raises:
-            InputError: another process does.
+            InputError: another process does, or the folder cannot be written.
         """
-        # lockf, unlike flock, is not inherited by the loader's worker processes, which may outlive a killed run.
-        handle = open(self.path / _LOCK, "w")  # noqa: SIM115
         try:
+            handle = open(self.path / _LOCK, "w")
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from None
+        try:
+            # Unlike flock, this is not inherited by the loader's worker processes, which may outlive a killed run.
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             handle.close()
             raise InputError(f"{self.path}: another process is training in this folder") from None
         self._lock = handle
+        return self
 
-    def unlock(self) -> None:
-        """Let other processes in."""
+    def __exit__(self, *exception: object) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -112,11 +114,13 @@ class RunFolder:
         try:
             state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
         # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{self.checkpoint_file} is truncated or no checkpoint: {reason}") from None
+        except Exception:
+            state = None
         if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-            raise InputError(f"{self.checkpoint_file} is no checkpoint of this version ({CHECKPOINT_FORMAT!r})")
+            raise InputError(
+                f"{self.checkpoint_file} is truncated or not a checkpoint of this version; remove it to begin the run "
+                "anew"
+            )
         return state
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:

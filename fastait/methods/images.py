@@ -1,13 +1,14 @@
 """Ways to move a batch of images. Each is an ``ImagePart``; ``fastait.methods.METHODS`` names them."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
-from fastait_kernels import cosine_distance, linf_step
 from torch import Tensor, nn
 
 from fastait.attacks import frozen
 from fastait.methods import Settings
+from fastait_kernels import cosine_distance, linf_step
 
 ImagePart = Callable[[nn.Module, Tensor, Tensor, Settings, torch.Generator | None], Tensor]
 """(model, x float [B, C, H, W] in [0, 1], y int64 [B], settings, generator) -> images like x, detached, in [0, 1]."""
@@ -25,9 +26,8 @@ def adversarial_interpolation(
     model: nn.Module, x: Tensor, y: Tensor, settings: Settings, generator: torch.Generator | None
 ) -> Tensor:
     """Algorithm 1: towards the features of the reversed batch."""
-    return interpolate(
-        model, model.features, x, epsilon=settings.epsilon, steps=settings.steps, generator=generator
-    )
+    features = cast(FeatureFn, model.features)
+    return interpolate(model, features, x, epsilon=settings.epsilon, steps=settings.steps, generator=generator)
 
 
 def interpolate(

@@ -4,7 +4,6 @@ Parameter names follow the authors' released checkpoints and RobustBench's ``Wid
 ``block1.layer.0.bn1``, ``block1.layer.0.convShortcut``, ``bn1``, ``fc``.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -85,9 +85,16 @@ def test_frozen_restores_mixed_states_after_an_exception(network):
     network.fc.weight.requires_grad_(False)
     modes = [m.training for m in network.modules()]
     flags = [p.requires_grad for p in network.parameters()]
-    with pytest.raises(KeyError), frozen(network):
-        assert not any(m.training for m in network.modules())
-        assert not any(p.requires_grad for p in network.parameters())
-        raise KeyError
+    inside = []
+
+    def fail():
+        with frozen(network):
+            inside.extend(m.training for m in network.modules())
+            inside.extend(p.requires_grad for p in network.parameters())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not any(inside)
     assert [m.training for m in network.modules()] == modes
     assert [p.requires_grad for p in network.parameters()] == flags

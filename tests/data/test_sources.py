@@ -107,9 +107,7 @@ def test_no_network_says_what_to_do(name, tmp_path, monkeypatch):
     closed = "http://127.0.0.1:9/archive"
     monkeypatch.setattr(sources.CIFAR10, "url", closed)
     monkeypatch.setattr(sources.CIFAR100, "url", closed)
-    monkeypatch.setattr(
-        sources.SVHN, "split_list", {k: [closed, *v[1:]] for k, v in sources.SVHN.split_list.items()}
-    )
+    monkeypatch.setattr(sources.SVHN, "split_list", {k: [closed, *v[1:]] for k, v in sources.SVHN.split_list.items()})
     with pytest.raises(InputError, match=r"without internet, put .*md5 .* into ") as caught:
         load_dataset(name, tmp_path / "data")
     assert "\n" not in str(caught.value)

@@ -30,7 +30,8 @@ class DaliLoader:
                 f"--dali: NVIDIA DALI cannot be imported ({error}); install it with pip install 'fastait[dali]' "
                 "or leave --dali out"
             ) from None
-        self._fn, self._pipeline_def = fn, pipeline_def
+        self._fn: Any = fn
+        self._pipeline_def: Any = pipeline_def
         self.pixels = images.images.numpy()
         self.labels = images.labels.to(device)
         self.plan = plan

@@ -40,6 +40,7 @@ class TorchLoader:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # its seeds for workers, which nobody uses, are not drawn from the caller's
         )
         for images, labels in loader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

@@ -1,0 +1,190 @@
+"""Runs from Python: what they return, how they end early, and that nothing of the caller's is disturbed."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastait import recipe, resume_training, run_training
+from fastait.engine import precision
+from fastait.engine.precision import Precision, native_half, resolve_device
+from fastait.engine.run_folder import RunFolder, write_whole
+from fastait.engine.signals import StopRequest
+from fastait.engine.step import Totals
+from fastait.errors import InputError, Interrupted, RunError
+
+
+def tiny(**overrides):
+    return recipe(
+        "digits", **{"image_size": 8, "epochs": 2, "eval_samples": 10, "device": "cpu", "out": Path("run"), **overrides}
+    )
+
+
+def test_returns_what_it_wrote(capsys):
+    run = run_training(tiny())
+    assert run.result == json.loads(Path("run/result.json").read_text())
+    assert not run.model.training
+    assert capsys.readouterr() == ("", "")
+
+
+def test_callers_random_state_is_untouched():
+    before = torch.get_rng_state()
+    run_training(tiny(epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_same_seed_same_weights_and_other_seed_other_weights():
+    weights = {}
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run_training(tiny(epochs=1, seed=seed, out=Path(name)))
+        weights[name] = Path(name, "model.safetensors").read_bytes()
+    assert weights["a"] == weights["b"] != weights["c"]
+
+
+@pytest.mark.parametrize("method", ["adv-interp", "natural"])
+def test_it_learns(method):
+    """Two epochs at 16 pixels are enough to see it."""
+    run = run_training(tiny(method=method, image_size=16, epochs=3, milestones=(), eval_samples=200, epsilon_y=0.3))
+    assert run.result["clean"] > 60
+    first, *_, last = (json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines())
+    assert last["loss"] < first["loss"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_resume_goes_on(monkeypatch, number):
+    whole = run_training(tiny(out=Path("whole"), seed=1))
+    steps = []
+    add = Totals.add
+
+    def raise_at_step_30(self, *args):
+        add(self, *args)
+        steps.append(1)
+        if len(steps) == 30:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "add", raise_at_step_30)
+        with pytest.raises(Interrupted, match=r"step 30 and saved; go on with: .* --resume run") as end:
+            run_training(tiny(seed=1))
+    assert end.value.exit_code == 128 + number
+    resumed = resume_training(Path("run"))
+    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    assert [json.loads(line)["loss"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [
+        json.loads(line)["loss"] for line in Path("whole/metrics.jsonl").read_text().splitlines()
+    ]
+    for column in ("clean", "fgsm", "pgd20", "cw20"):
+        assert resumed.result[column] == whole.result[column]
+
+
+def test_resume_restores_threads_and_names_what_differs(capsys):
+    run_training(tiny(epochs=1))
+    folder = RunFolder(Path("run"))
+    state = folder.load_checkpoint()
+    state.pop("format")
+    threads = torch.get_num_threads()
+    state["environment"] |= {"threads": 1, "torch": "1.0"}
+    folder.save_checkpoint(state)
+    folder.result_file.unlink()
+    try:
+        resume_training(Path("run"), show=True)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    warning = capsys.readouterr().err
+    assert f"torch {torch.__version__} (was 1.0)" in warning
+    assert "threads" not in warning
+
+
+def test_nan_in_the_last_step_before_a_checkpoint(monkeypatch):
+    """The loss of that step is finite; the weights after it are not."""
+    step = torch.optim.SGD.step
+
+    def poison(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(torch.nan)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", poison)
+    with pytest.raises(RunError, match="the weights are NaN or infinite at step 1 "):
+        run_training(tiny(checkpoint_seconds=0))
+    assert not Path("run/checkpoint.pt").exists()
+
+
+def test_write_whole_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(RunError, match="No space left on device; what it held before is unharmed"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_second_signal_acts_as_always():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_totals_find_the_first_bad_step():
+    totals = Totals(torch.device("cpu"))
+    logits, y = torch.eye(3), torch.tensor([0, 1, 0])
+    for step, loss in enumerate([1.0, 2.0, float("inf"), 3.0, float("nan")]):
+        totals.add(torch.tensor(loss), logits, y, step)
+    assert totals.bad_step() == 2
+    assert totals.state()["correct"] == 10
+    assert totals.state()["seen"] == 15
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx2": True}, None),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": False}, None),
+    ],
+)
+def test_amp_on_cpus(monkeypatch, capsys, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert native_half(torch.device("cpu")) == expected
+    run = run_training(tiny(epochs=1, amp=True), show=True)
+    assert run.result["training_precision"] == ("bf16" if expected else "fp32")
+    assert ("so the run is fp32" in capsys.readouterr().err) == (expected is None)
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_amp_on_gpus(monkeypatch, native, expected):
+    def is_bf16_supported(including_emulation=True):
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.random.fork_rng(devices=[]))
+    assert native_half(torch.device("cuda", 0)) == expected
+
+
+def test_fp16_scales_its_loss(monkeypatch):
+    """On the CPU, since torch's scaler runs there too: the same update as without a scaler."""
+    assert Precision(torch.device("cpu"), torch.float16).scaler.is_enabled()
+    assert not Precision(torch.device("cpu"), torch.bfloat16).scaler.is_enabled()
+    monkeypatch.setattr("fastait.engine.run.native_half", lambda device: torch.float16)
+    run = run_training(tiny(epochs=1, amp=True))
+    assert run.result["training_precision"] == "fp16"
+    assert RunFolder(Path("run")).load_checkpoint()["scaler"]["scale"] > 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "expected"),
+    [(2, "auto", "cuda:0"), (0, "auto", "cpu"), (2, "cuda", "cuda:0"), (2, "cuda:1", "cuda:1"), (2, "cpu", "cpu")],
+)
+def test_devices(monkeypatch, gpus, name, expected):
+    monkeypatch.setattr(precision.torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(precision.torch.cuda, "device_count", lambda: gpus)
+    assert str(resolve_device(name)) == expected
+    for bad in ("cuda:2", "cuda:", "cuda:x", "tpu", ""):
+        with pytest.raises(InputError, match="--device"):
+            resolve_device(bad)

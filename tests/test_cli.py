@@ -1,0 +1,275 @@
+"""The command line: flags, recipes, and one clear line for everything that is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import write_folder
+
+import fastait
+from fastait.engine.run_folder import RunFolder
+from fastait.recipes import recipe
+from fastait.train import main
+
+TINY = ["--image-size", "8", "--epochs", "1", "--eval-samples", "10", "--device", "cpu"]
+
+
+def refused(capsys, *argv, code=2):
+    """Run the command, which must end with ``code`` and one line; returns the line."""
+    assert main([str(a) for a in argv]) == code
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    assert captured.err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epoch", 3], "--epoch. Did you mean --epochs?"),
+        (["--recipe", "cifar11"], "--recipe: 'cifar11' is not one of digits, cifar10, cifar100, svhn. Did you mean"),
+        (["--method", "adv-inter"], "Did you mean 'adv-interp'?"),
+        (["--dataset", "digit"], "Did you mean 'digits'?"),
+        (["--epochs", "many"], "--epochs"),
+        (["--epochs", 0], "--epochs must be at least 1, got 0"),
+        (["--epsilon", "8/x"], "'8/x' is not a number such as 0.03 or 8/255"),
+        (["--epsilon", "8/0"], "is not a number"),
+        (["--epsilon", 8], "--epsilon must be in [0, 1]"),
+        (["--epsilon=-0.1"], "--epsilon must be in [0, 1]"),
+        (["--epsilon-y", 1], "--epsilon-y must be in [0, 1), got 1.0"),
+        (["--epsilon-y=-1/2"], "--epsilon-y must be in [0, 1)"),
+        (["--batch-size", 1], "--batch-size must be at least 2, got 1"),
+        (["--batch-size", 1443], "--batch-size 1443 is larger than the 1442 training images"),
+        (["--eval-samples", 356], "--eval-samples 356 is more than the 355 test images"),
+        (["--image-size", 7], "--image-size must be at least 8"),
+        (["--depth", 12], "--depth must be 6n + 4"),
+        (["--lr", "nan"], "--lr must be a finite number"),
+        (["--milestones", 9, "--milestones", 4], "--milestones must be increasing"),
+        (["--device", "gpu"], "'gpu' is not auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "--device cuda:99: this machine has"),
+        (["--dataset", "folder"], "--dataset folder needs --data-dir"),
+        (["--dataset", "folder", "--data-dir", "nowhere"], "nowhere: no such folder"),
+        (["--resume", "nowhere"], "--resume nowhere: no run there"),
+        (["--init-from", "nowhere"], "--init-from nowhere: no such file"),
+    ],
+)
+def test_refusals(capsys, tmp_path, argv, message):
+    assert message in refused(capsys, *argv)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ({}, {}, "no such folder"),
+        ({"a": 2}, {"a": 2}, "one class only"),
+        ({"a": 2, "b": 2}, {"a": 2, "c": 2}, "classes that train does not: c"),
+    ],
+)
+def test_refused_folders(capsys, tmp_path, train, test, message):
+    root = write_folder(tmp_path / "images", train, test)
+    root.mkdir(exist_ok=True)
+    assert message in refused(capsys, "--dataset", "folder", "--data-dir", root, "--batch-size", 2)
+
+
+def test_unreadable_image(capsys, image_folder):
+    (image_folder / "train" / "cat" / "5.png").write_bytes(b"no image")
+    line = refused(capsys, "--dataset", "folder", "--data-dir", image_folder, "--batch-size", 2)
+    assert "train/cat/5.png is not a readable image" in line
+
+
+def test_data_set_that_cannot_be_downloaded(capsys, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/archive")
+    line = refused(capsys, "--recipe", "cifar10")
+    assert "without internet, put cifar-10-python.tar.gz (md5 c58f30108f718f92721af3b95e74349a) into" in line
+
+
+def test_dali_missing(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert "pip install 'fastait[dali]'" in refused(capsys, "--dali")
+
+
+def test_a_folder_is_trained_on(capsys, image_folder):
+    argv = ["--dataset", "folder", "--data-dir", image_folder, "--image-size", 8, "--epochs", 1, "--batch-size", 3]
+    assert main([str(a) for a in [*argv, "--out", "run", "--device", "cpu"]]) == 0
+    out = capsys.readouterr().out
+    assert "PGD-20" in out
+    assert "AutoAttack" in out
+
+
+@pytest.fixture
+def finished(tmp_path, capsys):
+    """A finished run's folder."""
+    assert main([*TINY, "--out", "run"]) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def test_run_folder(finished):
+    assert {p.name for p in finished.iterdir()} - {".lock"} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "model.safetensors",
+        "result.json",
+    }
+    result = json.loads((finished / "result.json").read_text())
+    for column in ("clean", "fgsm", "pgd20", "cw20"):
+        assert 0 <= result[column] <= 100
+    assert result["test_images"] == 10
+    assert result["torch"] == torch.__version__
+    (epoch,) = (json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines())
+    assert epoch["epoch"] == 1
+    assert epoch["step"] == 23
+    config = RunFolder(finished).config()
+    assert config.image_size == 8
+    assert config.recipe == "digits"
+
+
+def test_finished_run_is_shown_again(finished, capsys):
+    before = {p.name: p.read_bytes() for p in finished.iterdir()}
+    assert main(["--resume", "run"]) == 0
+    assert "PGD-20" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in finished.iterdir()} == before
+
+
+def test_run_folder_of_another_run(finished, capsys):
+    before = {p.name: p.read_bytes() for p in finished.iterdir()}
+    assert "already holds another run" in refused(capsys, *TINY, "--out", "run")
+    assert {p.name: p.read_bytes() for p in finished.iterdir()} == before
+
+
+def test_out_that_is_no_run(capsys, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    assert "already holds other files" in refused(capsys, *TINY, "--out", "mine")
+    assert "is a file" in refused(capsys, *TINY, "--out", "mine/thesis.tex")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+
+def test_resume_with_another_config(finished, capsys):
+    line = refused(capsys, "--resume", "run", "--epochs", 9, "--lr", "0.3")
+    assert "epochs 9 (the run has 1)" in line
+    assert "lr 0.3 (the run has 0.1)" in line
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "text", "empty"])
+def test_damaged_checkpoint(finished, capsys, damage):
+    path = finished / "checkpoint.pt"
+    whole = path.read_bytes()
+    if damage == "foreign":
+        torch.save({"net": {"conv1.weight": torch.zeros(1)}, "epoch": 3}, path)
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"hello", "empty": b""}[damage])
+    damaged = path.read_bytes()
+    assert "checkpoint.pt" in refused(capsys, "--resume", "run")
+    assert path.read_bytes() == damaged
+
+
+def test_checkpoint_that_runs_code_is_refused(finished, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("gotcha",))
+
+    torch.save(Evil(), finished / "checkpoint.pt")
+    assert "checkpoint.pt" in refused(capsys, "--resume", "run")
+    assert "gotcha" not in capsys.readouterr().out
+
+
+def test_damaged_config(finished, capsys):
+    (finished / "config.json").write_text('{"epochs": 1}')
+    assert "config.json" in refused(capsys, "--resume", "run")
+    (finished / "config.json").write_text("[")
+    assert "config.json" in refused(capsys, "--resume", "run")
+
+
+def test_two_processes_in_one_folder(finished, capsys):
+    (finished / "result.json").unlink()
+    hold = "import sys; from pathlib import Path; from fastait.engine.run_folder import RunFolder\n"
+    hold += "folder = RunFolder(Path('run')).__enter__(); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        assert "another process" in refused(capsys, "--resume", "run")
+        other.stdin.close()
+    assert main(["--resume", "run"]) == 0
+
+
+def test_init_from(finished, capsys):
+    argv = [*TINY, "--init-from", "run/model.safetensors", "--lr", "0"]
+    assert main([*argv, "--out", "tuned"]) == 0
+    from safetensors.torch import load_file
+
+    old, new = load_file(finished / "model.safetensors"), load_file("tuned/model.safetensors")
+    assert torch.equal(old["fc.weight"], new["fc.weight"])
+    assert "does not fit WRN-10-2" in refused(capsys, *argv, "--widen-factor", "2")
+    assert "no safetensors file" in refused(capsys, *TINY, "--init-from", "run/checkpoint.pt")
+
+
+@pytest.mark.parametrize(("epsilon_y", "steps", "warns"), [(0.89, 1, False), (0.9, 1, True), (0.7, 2, True)])
+def test_warning_where_labels_move_too_far(capsys, epsilon_y, steps, warns):
+    argv = [*TINY, "--epsilon-y", str(epsilon_y), "--attack-steps", str(steps), "--crop-padding", "2"]
+    assert main(argv) == 0
+    assert ("the true class is no longer the largest" in capsys.readouterr().err) == warns
+
+
+def test_loss_that_becomes_nan(capsys, tmp_path):
+    line = refused(capsys, *TINY, "--out", "run", "--lr", "1e30", "--checkpoint-seconds", 0, code=1)
+    assert "NaN or infinite at step" in line
+    assert "the last good checkpoint is kept in run/checkpoint.pt" in line
+    state = RunFolder(tmp_path / "run").load_checkpoint()
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_recipes_are_the_papers():
+    cifar10 = recipe("cifar10")
+    assert (cifar10.depth, cifar10.widen_factor, cifar10.batch_size) == (28, 10, 128)
+    assert (cifar10.epsilon, cifar10.epsilon_y, cifar10.attack_steps) == (8 / 255, 0.5, 1)
+    rates = [cifar10.learning_rate(epoch) for epoch in range(cifar10.epochs)]
+    assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [59, 30, 111]
+    assert rates[0] == 0.1
+    assert recipe("cifar100").epochs == 300
+    assert recipe("cifar100").epsilon_y == 0.9
+    assert recipe("svhn").lr == 0.01
+    assert recipe("cifar10", method="natural").epochs == 100
+    assert recipe("cifar10", method="natural", epochs=3).epochs == 3
+    for name in ("digits", "cifar10", "cifar100", "svhn"):
+        recipe(name).check()
+
+
+def test_help_shows_the_recipes_values(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--recipe", "cifar100", "--help"])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "[default: 300]" in shown
+    assert "--epsilon-y" in shown
+
+
+def test_what_is_light_stays_light():
+    """Neither ``import fastait`` nor ``--help`` imports torch, numpy or anything else that takes a second."""
+    script = (
+        "import sys, fastait\n"
+        "from fastait.train import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'torchvision', 'sklearn', 'nvidia.dali', 'PIL'} & sys.modules.keys()\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names():
+    for name in fastait.__all__:
+        assert getattr(fastait, name) is not None
+    assert set(fastait.__all__) <= set(dir(fastait))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = fastait.nothing

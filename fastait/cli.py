@@ -5,10 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-import cyclopts
-
 from fastait import __version__
 from fastait.errors import FastaitError, InputError
+
+try:
+    import cyclopts
+except ModuleNotFoundError:
+    print("fastait: error: the commands need more packages; pip install 'fastait[train]'", file=sys.stderr)
+    raise SystemExit(2) from None
 
 Arguments = TypeVar("Arguments")
 

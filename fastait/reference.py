@@ -6,6 +6,7 @@ thrown away. It is the oracle of the tests and the opponent of the benchmarks; n
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def adv_interp(
     x_prime = x[reverse]
     y_bar_prime = (1 - y[reverse]) / (num_classes - 1)
 
-    attacked = copy.deepcopy(net)
+    attacked: Any = copy.deepcopy(net)
     attacked.eval()
 
     x_tilde = x + torch.zeros_like(x).uniform_(-epsilon, epsilon, generator=generator)

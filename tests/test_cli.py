@@ -273,3 +273,14 @@ def test_public_names():
     assert set(fastait.__all__) <= set(dir(fastait))
     with pytest.raises(AttributeError, match="nothing"):
         _ = fastait.nothing
+
+
+def test_without_the_trainers_packages():
+    script = "import sys; sys.modules['cyclopts'] = None; import runpy; runpy.run_module('fastait.train')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fastait: error: the commands need more packages; pip install 'fastait[train]'\n"
+
+
+def test_used_run_folder_is_refused_before_data_is_loaded(finished, capsys):
+    assert "already holds another run" in refused(capsys, "--recipe", "cifar10", "--out", "run")

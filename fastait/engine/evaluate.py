@@ -20,7 +20,7 @@ def evaluate(
     epsilon: float,
     seed: int,
     batch_size: int = 250,
-    advance: Callable[[str, int], None] = lambda name, count: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Tensor]:
     """Whether each image is classified correctly, clean and under each attack.
 
@@ -31,7 +31,7 @@ def evaluate(
         epsilon: radius of the Linf ball, on images in [0, 1].
         seed: of the attacks' random starts.
         batch_size: images at a time.
-        advance: called with a column's name and the number of images done.
+        advance: called after each batch of each column.
 
     Returns:
         {"clean" or an attack's name: bool [N] on the CPU}.
@@ -49,5 +49,5 @@ def evaluate(
                 attacked = attacks[name](model, x, y, epsilon=epsilon, generator=generator)
             with frozen(model), torch.no_grad():
                 outcomes[name].append((model(attacked).argmax(dim=1) == y).cpu())
-            advance(name, len(y))
+            advance()
     return {name: torch.cat(parts) for name, parts in outcomes.items()}

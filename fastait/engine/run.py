@@ -59,8 +59,10 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
     """
     config.check()
     report = Report(show)
+    folder = RunFolder.new(config.out or _dated_folder(config))
     prepared = _Prepared(config, report)
-    with RunFolder.create(config.out or _dated_folder(config), config) as folder:
+    folder.begin(config)
+    with folder:
         return _go_on(folder, prepared, report, None)
 
 
@@ -266,8 +268,8 @@ class _Run:
         batches = -(-len(images) // config.batch_size)
         self.report.start("evaluating", batches * (1 + len(ATTACKS)))
 
-        def advance(name: str, count: int) -> None:
-            self.report.update(next(done), f"evaluating {name}")
+        def advance() -> None:
+            self.report.update(next(done))
             if stop.number is not None:
                 self._stop(stop.number)
 

@@ -31,11 +31,11 @@ class RunFolder:
         self._lock: io.IOBase | None = None
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig) -> "RunFolder":
-        """A new run's folder; enter it to train in it.
+    def new(cls, path: Path) -> "RunFolder":
+        """A folder for a new run; nothing is written before ``begin``.
 
         Raises:
-            InputError: it holds files already, or cannot be made.
+            InputError: it holds files already.
         """
         folder = cls(path)
         if path.exists() and not path.is_dir():
@@ -43,12 +43,19 @@ class RunFolder:
         if path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
             what = f"another run; go on with it by --resume {path}" if folder.config_file.exists() else "other files"
             raise InputError(f"--out {path} already holds {what}, or choose a new folder")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {path} cannot be made: {error.strerror}") from None
-        write_whole(folder.config_file, _json(config.to_json()))
         return folder
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folder and write the run's settings; enter the folder to train in it.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be made: {error.strerror}") from None
+        write_whole(self.config_file, _json(config.to_json()))
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":

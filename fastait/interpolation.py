@@ -3,10 +3,11 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastait.attacks import frozen
-from fastait.methods import Settings, images, labels
+from fastait.attacks import Noise, frozen
+from fastait.methods import images, labels
 
 
 def adversarial_interpolation(
@@ -55,10 +56,10 @@ def adversarial_interpolation(
                 f"{type(model).__name__} has no features(x); pass feature_fn, a callable images -> features"
             )
     _check(x, y, epsilon, epsilon_y, steps)
-    num_classes = y.shape[1] if y.dim() == 2 else _num_classes(model, x)
-    settings = Settings(epsilon=epsilon, epsilon_y=epsilon_y, steps=steps, num_classes=num_classes)
-    x_tilde = images.interpolate(model, feature_fn, x, epsilon=epsilon, steps=steps, generator=generator)
-    return x_tilde, labels.adversarial_interpolation(y.detach(), settings)
+    soft = y.detach().float() if y.dim() == 2 else F.one_hot(y, _num_classes(model, x)).float()
+    noise = Noise.drawn(generator, x.device)
+    x_tilde = images.interpolate(model, feature_fn, x, epsilon=epsilon, steps=steps, noise=noise)
+    return x_tilde, labels.interpolate(soft, soft.flip(0), labels.effective_epsilon_y(epsilon_y, steps))
 
 
 def _check(x: Tensor, y: Tensor, epsilon: float, epsilon_y: float, steps: int) -> None:

@@ -33,6 +33,7 @@ def adv_interp(
     epsilon_y: float = 0.5,
     steps: int = 1,
     generator: torch.Generator | None = None,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Adversarial images and labels of Algorithm 1.
 
@@ -42,6 +43,7 @@ def adv_interp(
         net: has ``features``.
         steps: the paper's L.
         generator: source of the random start.
+        start: the random start itself, like ``x``; drawn here if None.
 
     Returns:
         (x_tilde like ``x``, y_tilde like ``y``).
@@ -53,7 +55,7 @@ def adv_interp(
     attacked: Any = copy.deepcopy(net)
     attacked.eval()
 
-    x_tilde = x + torch.zeros_like(x).uniform_(-epsilon, epsilon, generator=generator)
+    x_tilde = x + torch.zeros_like(x).uniform_(-epsilon, epsilon, generator=generator) if start is None else start
     y_tilde = y
     for _ in range(steps):
         x_tilde = x_tilde.detach().requires_grad_()

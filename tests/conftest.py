@@ -1,11 +1,15 @@
 """Shared fixtures. Nothing here or in any test needs the network, a GPU or files outside the temporary folder."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run on CPU tensors
 
 from fastait.models import WideResNet
 

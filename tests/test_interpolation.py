@@ -6,6 +6,7 @@ from tolerances import BALL_FP32, ELEMENTWISE, SIGN_FLIPS_FP32
 from torch import nn
 
 from fastait import adversarial_interpolation, reference
+from fastait.attacks import Noise
 from fastait.models import WideResNet
 
 EPSILON = 8 / 255
@@ -15,9 +16,8 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 def both(network, x, y, steps, epsilon_y=0.5):
     classes = network.num_classes
     soft = reference.one_hot(y, classes) if y.dim() == 1 else y
-    slow = reference.adv_interp(
-        x, soft, network, classes, steps=steps, epsilon_y=epsilon_y, generator=torch.Generator().manual_seed(7)
-    )
+    start = Noise.drawn(torch.Generator().manual_seed(7), x.device).start(x, EPSILON)
+    slow = reference.adv_interp(x, soft, network, classes, steps=steps, epsilon_y=epsilon_y, start=start)
     fast = adversarial_interpolation(
         network, x, y, steps=steps, epsilon_y=epsilon_y, generator=torch.Generator().manual_seed(7)
     )

@@ -1,9 +1,23 @@
 """Attacks on image classifiers: one calling convention, ``attack(model, x, y, *, epsilon, generator)``."""
 
 from fastait.attacks.frozen import frozen
+from fastait.attacks.gradient import input_gradient
+from fastait.attacks.noise import Noise
 from fastait.attacks.pgd import Attack, cross_entropy, cw20, fgsm, margin, pgd, pgd20
 
 ATTACKS: dict[str, Attack] = {"fgsm": fgsm, "pgd20": pgd20, "cw20": cw20}
 """The columns of the training command's final table."""
 
-__all__ = ["ATTACKS", "Attack", "cross_entropy", "cw20", "fgsm", "frozen", "margin", "pgd", "pgd20"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Noise",
+    "cross_entropy",
+    "cw20",
+    "fgsm",
+    "frozen",
+    "input_gradient",
+    "margin",
+    "pgd",
+    "pgd20",
+]

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastait.attacks.frozen import frozen
+from fastait.attacks.gradient import input_gradient
+from fastait.attacks.noise import Noise
 from fastait_kernels import linf_step, margin_loss
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
@@ -29,7 +31,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """The loss of CW with the released kappa of 50, summed over the batch."""
-    return margin_loss(logits, y, kappa=50.0).sum()
+    return margin_loss(logits, y, kappa=50.0, reduction="sum")
 
 
 def pgd(
@@ -69,14 +71,11 @@ def pgd(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     x = x.detach()
-    adversarial = x
-    if random_start:
-        adversarial = x + torch.empty_like(x).uniform_(-epsilon, epsilon, generator=generator)
-    with frozen(model), torch.enable_grad():
+    adversarial = Noise.drawn(generator, x.device).start(x, epsilon) if random_start else x
+    with frozen(model):
         for _ in range(steps):
-            leaf = adversarial.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(loss(model(leaf), y), leaf)
-            adversarial = linf_step(leaf.detach(), grad, x, step_size, epsilon)
+            grad = input_gradient(lambda leaf: loss(model(leaf), y), adversarial)
+            adversarial = linf_step(adversarial, grad, x, step_size, epsilon)
     return adversarial
 
 

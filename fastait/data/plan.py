@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastait.engine.randomness import derive
@@ -59,22 +58,3 @@ def _epoch(plan: BatchPlan, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
     shift = torch.randint(0, 2 * plan.padding + 1, (plan.size, 2), generator=generator)
     flip = torch.rand(plan.size, generator=generator) < 0.5 if plan.flip else torch.zeros(plan.size, dtype=torch.bool)
     return order, shift, flip
-
-
-def gather(images: Tensor, batch: Batch, padding: int) -> Tensor:
-    """Crop and flip the images of ``batch``.
-
-    Args:
-        images: uint8 [N, H, W, C], the whole set.
-        padding: black pixels around an image before the crop.
-
-    Returns:
-        uint8 [B, H, W, C].
-    """
-    chosen = images[batch.index]
-    _, height, width, _ = chosen.shape
-    rows = torch.arange(height) + batch.shift[:, :1]
-    columns = torch.arange(width) + batch.shift[:, 1:]
-    columns = torch.where(batch.flip[:, None], columns.flip(1), columns)
-    padded = F.pad(chosen, (0, 0, padding, padding, padding, padding))
-    return padded[torch.arange(len(chosen))[:, None, None], rows[:, :, None], columns[:, None, :]]

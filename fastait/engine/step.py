@@ -1,9 +1,9 @@
 """One training step, the same for every method."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastait.attacks import Noise
 from fastait.data import to_float
 from fastait.engine.precision import Precision
 from fastait.engine.randomness import derive
@@ -75,26 +75,22 @@ class TrainStep:
     ):
         self.model = model
         self.move_images = method.image_part()
-        self.move_labels = method.label_part()
+        self.loss = method.label_part()
         self.settings = settings
         self.optimizer = optimizer
         self.precision = precision
-        self.seed = seed
-        self.device = next(model.parameters()).device
-        self.generator = torch.Generator(self.device)
+        self.noise = Noise.seeded(derive(seed, "noise"), next(model.parameters()).device)
 
     def __call__(self, images: Tensor, y: Tensor, step: int, totals: Totals) -> None:
         """Train on uint8 images [B, H, W, 3] and classes int64 [B] as global step ``step``."""
-        self.generator.manual_seed(derive(self.seed, "noise", step))
+        self.noise.seek(step)
         x = to_float(images)
         with self.precision.autocast():
-            x_tilde = self.move_images(self.model, x, y, self.settings, self.generator)
-        target = self.move_labels(y, self.settings)
+            x_tilde = self.move_images(self.model, x, y, self.settings, self.noise)
         # A context of its own: weights that autocast cached inside the attack have no graph.
         with self.precision.autocast():
             logits = self.model(x_tilde)
-        logits = logits.float()
-        loss = F.cross_entropy(logits, target)
+        loss = self.loss(logits, y, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         scaler = self.precision.scaler
         scaler.scale(loss).backward()

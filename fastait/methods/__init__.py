@@ -43,7 +43,7 @@ class Method:
         return getattr(importlib.import_module("fastait.methods.images"), self.images)
 
     def label_part(self) -> "LabelPart":
-        """The function that makes a batch's training targets."""
+        """The function that measures the loss against a batch's moved labels."""
         return getattr(importlib.import_module("fastait.methods.labels"), self.labels)
 
 

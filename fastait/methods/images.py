@@ -6,54 +6,46 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fastait.attacks import frozen
+from fastait.attacks import Noise, frozen, input_gradient
 from fastait.methods import Settings
 from fastait_kernels import cosine_distance, linf_step
 
-ImagePart = Callable[[nn.Module, Tensor, Tensor, Settings, torch.Generator | None], Tensor]
-"""(model, x float [B, C, H, W] in [0, 1], y int64 [B], settings, generator) -> images like x, detached, in [0, 1]."""
+ImagePart = Callable[[nn.Module, Tensor, Tensor, Settings, Noise], Tensor]
+"""(model, x float [B, C, H, W] in [0, 1], y int64 [B], settings, noise) -> images like x, detached, in [0, 1]."""
 
 FeatureFn = Callable[[Tensor], Tensor]
 """Images [B, C, H, W] -> features [B, ...]."""
 
 
-def clean(model: nn.Module, x: Tensor, y: Tensor, settings: Settings, generator: torch.Generator | None) -> Tensor:
+def clean(model: nn.Module, x: Tensor, y: Tensor, settings: Settings, noise: Noise) -> Tensor:
     """The images as they are."""
     return x
 
 
-def adversarial_interpolation(
-    model: nn.Module, x: Tensor, y: Tensor, settings: Settings, generator: torch.Generator | None
-) -> Tensor:
+def adversarial_interpolation(model: nn.Module, x: Tensor, y: Tensor, settings: Settings, noise: Noise) -> Tensor:
     """Algorithm 1: towards the features of the reversed batch."""
     features = cast(FeatureFn, model.features)
-    return interpolate(model, features, x, epsilon=settings.epsilon, steps=settings.steps, generator=generator)
+    return interpolate(model, features, x, epsilon=settings.epsilon, steps=settings.steps, noise=noise)
 
 
 def interpolate(
-    model: nn.Module,
-    feature_fn: FeatureFn,
-    x: Tensor,
-    *,
-    epsilon: float,
-    steps: int,
-    generator: torch.Generator | None,
+    model: nn.Module, feature_fn: FeatureFn, x: Tensor, *, epsilon: float, steps: int, noise: Noise
 ) -> Tensor:
-    """The image half of Algorithm 1 in the arithmetic it needs: (1 + 3 steps)F less the weight gradients.
+    """The image half of Algorithm 1 in the arithmetic it needs: 1 + 2 steps passes forward or backward, no more.
 
     The partners' features are computed once and without a graph, the images' gradients with the model in eval mode
     and its parameters frozen. Arguments and result are those of ``fastait.adversarial_interpolation``.
     """
     x = x.detach()
-    moved = x + torch.empty_like(x).uniform_(-epsilon, epsilon, generator=generator)
+    moved = noise.start(x, epsilon)
     with frozen(model):
         with torch.no_grad():
             partner_features = feature_fn(x.flip(0)).flatten(1)
+
+        def distance(leaf: Tensor) -> Tensor:
+            # A sum, not the paper's mean: only the gradient's sign counts, and half precision underflows later.
+            return cosine_distance(feature_fn(leaf).flatten(1), partner_features, reduction="sum")
+
         for _ in range(steps):
-            leaf = moved.detach().requires_grad_()
-            with torch.enable_grad():
-                # A sum, not the paper's mean: only the gradient's sign counts, and half precision underflows later.
-                distance = cosine_distance(feature_fn(leaf).flatten(1), partner_features).sum()
-            (grad,) = torch.autograd.grad(distance, leaf)
-            moved = linf_step(leaf.detach(), grad, x, -epsilon, epsilon)
+            moved = linf_step(moved, input_gradient(distance, moved), x, -epsilon, epsilon)
     return moved

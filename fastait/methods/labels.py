@@ -1,4 +1,8 @@
-"""Ways to move a batch of labels. Each is a ``LabelPart``; ``fastait.methods.METHODS`` names them."""
+"""Ways to move a batch of labels, each a ``LabelPart``; ``fastait.methods.METHODS`` names them.
+
+A label part is the loss against the moved labels rather than the labels themselves, so that an operator that needs
+only their recipe never writes them down.
+"""
 
 from collections.abc import Callable
 
@@ -6,20 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastait.methods import Settings
+from fastait_kernels import interpolated_cross_entropy
 
-LabelPart = Callable[[Tensor, Settings], Tensor]
-"""(y int64 [B] or soft [B, K], settings) -> the loss's targets: int64 [B] or float32 [B, K]."""
-
-
-def classes(y: Tensor, settings: Settings) -> Tensor:
-    """The labels as they are."""
-    return y
+LabelPart = Callable[[Tensor, Tensor, Settings], Tensor]
+"""(logits [B, K], y int64 [B], settings) -> the scalar training loss, a mean over the batch."""
 
 
-def adversarial_interpolation(y: Tensor, settings: Settings) -> Tensor:
-    """Algorithm 1: away from the class of the reversed batch's image."""
-    soft = F.one_hot(y, settings.num_classes).float() if y.dim() == 1 else y.float()
-    return interpolate(soft, soft.flip(0), effective_epsilon_y(settings.epsilon_y, settings.steps))
+def classes(logits: Tensor, y: Tensor, settings: Settings) -> Tensor:
+    """Cross-entropy with the labels as they are."""
+    return F.cross_entropy(logits.float(), y)
+
+
+def adversarial_interpolation(logits: Tensor, y: Tensor, settings: Settings) -> Tensor:
+    """Algorithm 1: cross-entropy with labels moved away from the classes of the reversed batch."""
+    return interpolated_cross_entropy(logits, y, y.flip(0), effective_epsilon_y(settings.epsilon_y, settings.steps))
 
 
 def effective_epsilon_y(epsilon_y: float, steps: int) -> float:
@@ -28,7 +32,7 @@ def effective_epsilon_y(epsilon_y: float, steps: int) -> float:
 
 
 def interpolate(y: Tensor, partner: Tensor, epsilon_y: float) -> Tensor:
-    """Equation 7: (1 - epsilon_y) y + epsilon_y (1 - partner) / (C - 1).
+    """Equation 7 written out: (1 - epsilon_y) y + epsilon_y (1 - partner) / (C - 1).
 
     Args:
         y, partner: float32 [B, C], rows sum to one.

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import BALL_FP32, ELEMENTWISE
 
-from fastait.attacks import ATTACKS, frozen, margin, pgd
+from fastait.attacks import ATTACKS, Noise, frozen, margin, pgd
 from fastait.models import WideResNet
 
 
-def plain_pgd(model, x, y, epsilon, step_size, steps, loss, generator):
+def plain_pgd(model, x, y, epsilon, step_size, steps, loss, start):
     """PGD as the authors evaluate it, written out: the random start is not clipped, every iterate is."""
     model.eval()
-    x_adv = x + torch.zeros_like(x).uniform_(-epsilon, epsilon, generator=generator)
+    x_adv = start
     for _ in range(steps):
         x_adv = x_adv.detach().requires_grad_()
         loss(model(x_adv), y).backward()
@@ -42,7 +42,9 @@ def test_equals_the_plain_loop(network, name, steps, step_size, loss):
     network = network.double().eval()
     x, y = torch.rand(5, 3, 9, 13, dtype=torch.float64), torch.arange(5)
     ours = ATTACKS[name](network, x, y, epsilon=8 / 255, generator=torch.Generator().manual_seed(3))
-    plain = plain_pgd(network, x, y, 8 / 255, step_size, steps, loss, torch.Generator().manual_seed(3))
+    start = Noise.drawn(torch.Generator().manual_seed(3), x.device).start(x, 8 / 255)
+    assert start.min() < 0  # the start is not clipped
+    plain = plain_pgd(network, x, y, 8 / 255, step_size, steps, loss, start)
     torch.testing.assert_close(ours, plain, **ELEMENTWISE[torch.float64])
 
 

@@ -2,10 +2,8 @@
 
 import pytest
 import torch
-import torchvision.transforms.functional as TF
 
 from fastait.data import BatchPlan, ImageSet, make_loader
-from fastait.data.plan import gather
 
 CPU = torch.device("cpu")
 
@@ -52,18 +50,6 @@ def test_shifts_and_flips_are_uniform():
     still = BatchPlan(seed=0, size=100, batch_size=100, padding=0, flip=False).batch(0)
     assert not still.flip.any()
     assert not still.shift.any()
-
-
-def test_gather_is_torchvisions_crop_and_flip(images):
-    plan = plan_of(images)
-    for step in range(6):
-        batch = plan.batch(step)
-        out = gather(images.images, batch, plan.padding)
-        for i, index in enumerate(batch.index):
-            image = TF.pad(images.images[index].permute(2, 0, 1), [3])
-            image = TF.crop(image, *batch.shift[i].tolist(), 12, 9)
-            image = TF.hflip(image) if batch.flip[i] else image
-            assert torch.equal(out[i], image.permute(1, 2, 0))
 
 
 @pytest.mark.parametrize(

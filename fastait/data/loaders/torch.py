@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastait.data.dataset import ImageSet
-from fastait.data.plan import BatchPlan, gather
+from fastait.data.plan import BatchPlan
+from fastait_kernels import augment
 
 
 class _Steps(Dataset):
@@ -20,7 +21,8 @@ class _Steps(Dataset):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         batch = self.plan.batch(step)
-        return gather(self.images.images, batch, self.plan.padding), self.images.labels[batch.index]
+        pixels = augment(self.images.images, batch.index, batch.shift, batch.flip, self.plan.padding, dtype=torch.uint8)
+        return pixels.permute(0, 2, 3, 1), self.images.labels[batch.index]
 
 
 class TorchLoader:

@@ -1,0 +1,174 @@
+"""A uniform point of the Linf ball, from counters: the start of PGD and of adversarial interpolation.
+
+One read and one write of the images in one launch, where eager torch takes two launches and four passes (the noise is
+written, then read to be added). The noise is Philox 4x32-10 (Salmon et al., 2011) keyed by ``seed``, its counter the
+element's place in memory order and ``offset``: the same numbers on every device, in every dtype, at every batch split.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastait_kernels._support import (
+    cdiv,
+    check_dense,
+    check_epsilon,
+    check_float,
+    jit,
+    on_device_of,
+    round_inside,
+    round_inside_torch,
+    tl,
+    use_kernel,
+    widen,
+)
+
+CHUNK = 1 << 14
+"""Philox calls at a time on the CPU, so that its state stays in the cache."""
+
+
+def random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> Tensor:
+    """x + U(-epsilon, epsilon), not clipped to a range of pixels.
+
+    The call advances ``offset`` by one, on the device and behind the draw, so the next call and the next replay of a
+    captured CUDA graph draw fresh noise. To draw the same noise again, set ``offset`` back.
+
+    Args:
+        x: float, any shape, dense in memory.
+        epsilon: radius of the ball, >= 0, in the units of ``x``.
+        seed: int64 [1] on ``x``'s device.
+        offset: int64 [1] on ``x``'s device; the number of draws so far.
+
+    Returns:
+        Like ``x``; within ``epsilon`` of it as stored. Not differentiable.
+
+    Raises:
+        TypeError: ``x`` is not floating-point.
+        ValueError: ``x`` is not dense, ``epsilon`` is negative or NaN, or ``seed`` or ``offset`` is not as above.
+    """
+    check_float("x", x)
+    check_dense("x", x)
+    check_epsilon(epsilon)
+    for name, counter in (("seed", seed), ("offset", offset)):
+        if counter.dtype != torch.int64 or counter.shape != (1,) or counter.device != x.device:
+            raise ValueError(
+                f"{name} must be int64 [1] on {x.device}, got {counter.dtype} {tuple(counter.shape)} on {counter.device}"
+            )
+    return _random_start(x, epsilon, seed, offset)
+
+
+@jit
+def uniform_quads(seed, offset, quads):
+    """Four numbers in [-1, 1) for each counter, multiples of 2^-23: [Q] -> [Q, 2, 2] in memory order."""
+    low = (quads & 0xFFFFFFFF).to(tl.uint32)
+    high = ((quads >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    zero = quads * 0
+    offset_low = (zero + (offset & 0xFFFFFFFF)).to(tl.uint32)
+    offset_high = (zero + ((offset >> 32) & 0xFFFFFFFF)).to(tl.uint32)
+    a, b, c, d = tl.philox(seed, low, high, offset_low, offset_high)
+    return tl.join(tl.join(_symmetric(a), _symmetric(c)), tl.join(_symmetric(b), _symmetric(d)))
+
+
+@jit
+def _symmetric(bits):
+    return (bits >> 8).to(tl.int32).to(tl.float32) * (2.0 / 16777216.0) - 1.0
+
+
+@jit
+def random_start_kernel(out_ptr, x_ptr, n, epsilon, seed_ptr, offset_ptr, QUADS: tl.constexpr):
+    """A block of 4 QUADS elements in memory order; only the last one is masked."""
+    BLOCK: tl.constexpr = 4 * QUADS
+    first_quad = tl.program_id(0).to(tl.int64) * QUADS
+    noise = uniform_quads(tl.load(seed_ptr), tl.load(offset_ptr), first_quad + tl.arange(0, QUADS))
+    noise = tl.reshape(noise, (BLOCK,)) * epsilon
+    start = first_quad * 4
+    offsets = start + tl.arange(0, BLOCK)
+    if start + BLOCK <= n:
+        x = tl.load(x_ptr + offsets).to(tl.float32)
+        tl.store(out_ptr + offsets, round_inside(x + noise, x - epsilon, x + epsilon, out_ptr.dtype.element_ty))
+    else:
+        inside = offsets < n
+        x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        started = round_inside(x + noise, x - epsilon, x + epsilon, out_ptr.dtype.element_ty)
+        tl.store(out_ptr + offsets, started, mask=inside)
+
+
+def quads(element_size: int) -> int:
+    """Philox calls of a program, each for four elements: 16 bytes a thread and more, for warps of 32 and of 64."""
+    return 1024 // max(element_size, 2)
+
+
+def launch(out: Tensor, x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> None:
+    """Run the kernel; it does not advance ``offset``."""
+    n = x.numel()
+    if n == 0:
+        return
+    size = quads(x.element_size())
+    with on_device_of(x):
+        # Without fused multiply-adds the sum is rounded as torch rounds it.
+        random_start_kernel[(cdiv(n, 4 * size),)](
+            out, x, n, epsilon, seed, offset, QUADS=size, num_warps=4, enable_fp_fusion=False
+        )
+
+
+def symmetric_uniform(n: int, seed: int, offset: int) -> Tensor:
+    """The first n numbers of the kernel's noise before it is scaled: fp32 [n] in [-1, 1), on the CPU."""
+    quads = cdiv(n, 4)
+    noise = np.empty((quads, 4), dtype=np.float32)
+    for start in range(0, quads, CHUNK):
+        part = noise[start : start + CHUNK]
+        np.multiply(philox(start, len(part), seed, offset).T >> 8, np.float32(2.0 / 16777216.0), out=part)
+        part -= 1
+    return torch.from_numpy(noise).flatten()[:n]
+
+
+def philox(start: int, count: int, seed: int, offset: int) -> np.ndarray:
+    """Philox 4x32-10 of the counters (start, offset), (start + 1, offset), ...: uint32 [4, count]."""
+    low = 0xFFFFFFFF
+    counter = np.arange(start, start + count, dtype=np.uint64)
+    c = np.empty((4, count), dtype=np.uint32)
+    c[0], c[1], c[2], c[3] = counter & low, counter >> 32, offset & low, offset >> 32 & low
+    key_0, key_1 = seed & low, seed >> 32 & low
+    products = np.empty((2, count), dtype=np.uint64)
+    halves = products.view(np.uint32).reshape(2, count, 2)  # little-endian: low, high
+    for _ in range(10):
+        np.multiply(c[0], np.uint64(0xD2511F53), out=products[0])
+        np.multiply(c[2], np.uint64(0xCD9E8D57), out=products[1])
+        np.bitwise_xor(c[1], np.uint32(key_0), out=c[0])
+        np.bitwise_xor(c[3], np.uint32(key_1), out=c[2])
+        c[0] ^= halves[1, :, 1]
+        c[2] ^= halves[0, :, 1]
+        c[1], c[3] = halves[1, :, 0], halves[0, :, 0]
+        key_0, key_1 = (key_0 + 0x9E3779B9) & low, (key_1 + 0xBB67AE85) & low
+    return c
+
+
+def reference(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> Tensor:
+    """The same in torch; reads ``seed`` and ``offset`` on the host."""
+    noise = symmetric_uniform(x.numel(), int(seed), int(offset)).to(x.device) * epsilon
+    wide = widen(x)
+    started = torch.empty_like(wide)
+    in_memory_order(started).copy_(noise)
+    started += wide
+    return round_inside_torch(started, wide - epsilon, wide + epsilon, x.dtype)
+
+
+def in_memory_order(t: Tensor) -> Tensor:
+    """A dense tensor's elements as one dimension, in the order they have in memory."""
+    return t.as_strided((t.numel(),), (1,))
+
+
+@torch.library.custom_op("fastait_kernels::random_start", mutates_args=("offset",))
+def _random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> Tensor:
+    if use_kernel(x):
+        out = torch.empty_like(x)
+        launch(out, x, epsilon, seed, offset)
+    else:
+        out = reference(x, epsilon, seed, offset)
+    offset.add_(1)
+    return out
+
+
+@_random_start.register_fake
+def _(x, epsilon, seed, offset):
+    return torch.empty_like(x)

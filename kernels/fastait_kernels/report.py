@@ -1,0 +1,240 @@
+"""``python -m fastait_kernels.report``: what the kernels compile to, read off the machine code, without a GPU.
+
+Every kernel is compiled ahead of time for each target and each 16- or 32-bit type. Registers, spills and access widths
+come from the cubin by cuobjdump and nvdisasm, or from AMD's assembly; times are estimates from published bandwidths.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from fastait_kernels._support import HAS_TRITON, KERNEL_DTYPES
+from fastait_kernels.cases import Case, cases
+
+TARGETS = {
+    "sm_80": ("A100 80GB SXM", 2039),
+    "sm_86": ("RTX 3090", 936),
+    "sm_89": ("RTX 4090", 1008),
+    "sm_90": ("H100 SXM", 3350),
+    "sm_100": ("B200", 8000),
+    "sm_120": ("RTX 5090", 1792),
+    "gfx942": ("MI300X", 5300),
+}
+"""Target -> one card of it and its published memory bandwidth in GB/s."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one kernel became on one target.
+
+    Attributes:
+        registers: of a thread (vector registers on AMD).
+        spills: bytes of stack of a thread on NVIDIA; spilled registers on AMD.
+        shared: bytes of shared memory of a program.
+        loads, stores: {width in bytes: instructions}, global memory only.
+        wide_loads, wide_stores: whether as many inputs and outputs as should be are accessed 16 bytes at a time.
+        bytes: global memory traffic an element, by the instructions; of an elementwise kernel's unmasked body where
+            that is known, else None.
+        minimum_bytes: what an element must cost.
+        estimate_us: time of the typical batch at ``minimum_bytes`` and the published bandwidth. An estimate.
+        wide_index: whether every program id is widened to 64 bits before anything is done with it.
+    """
+
+    kernel: str
+    dtype: str
+    target: str
+    registers: int
+    spills: int
+    shared: int
+    loads: dict[int, int]
+    stores: dict[int, int]
+    wide_loads: bool
+    wide_stores: bool
+    bytes: float | None
+    minimum_bytes: float
+    estimate_us: float
+    wide_index: bool
+
+
+def compile_case(case: Case, target: str) -> Row:
+    """Compile one kernel for one target and read its machine code."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    amd = target.startswith("gfx")
+    gpu = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target[3:]), 32)
+    order = list(case.signature)
+    source = ASTSource(
+        fn=case.kernel,
+        signature=case.signature,
+        constexprs=case.constants,
+        attrs={(order.index(name),): [["tt.divisibility", 16]] for name in case.aligned},
+    )
+    compiled = triton.compile(source, target=gpu, options={"num_warps": case.num_warps, **case.options})
+    read = _read_amd(compiled.asm["amdgcn"]) if amd else _read_nvidia(compiled.asm["cubin"])
+    registers, spills, loads, stores = read
+    threads = case.num_warps * gpu.warp_size
+    per_block = case.block * case.dtype.itemsize / (16 * threads)
+    needed = [max(1, int(per_block)) * count for count in case.wide]
+    moved = None
+    if case.elementwise:
+        # The narrower accesses are the masked block's, but for bytes, which are an image set's and never wider.
+        moved = threads * (16 * (loads[16] + stores[16]) + loads[1] - case.scalar_bytes) / case.block
+    return Row(
+        kernel=case.name,
+        dtype=str(case.dtype).removeprefix("torch."),
+        target=target,
+        registers=registers,
+        spills=spills,
+        shared=compiled.metadata.shared,
+        loads=dict(loads),
+        stores=dict(stores),
+        wide_loads=loads[16] >= needed[0],
+        wide_stores=stores[16] >= needed[1],
+        bytes=moved,
+        minimum_bytes=case.minimum_bytes,
+        estimate_us=case.minimum_bytes * case.elements / (TARGETS[target][1] * 1e3),
+        wide_index=_wide_index(compiled.asm["ttir"]),
+    )
+
+
+def _read_nvidia(cubin: bytes) -> tuple[int, int, Counter[int], Counter[int]]:
+    import triton
+
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _tool(tools / "cuobjdump", "-res-usage", file.name)
+        sass = _tool(tools / "nvdisasm", file.name)
+    registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))  # type: ignore[index]
+    accesses = {}
+    for key in ("LDG", "STG"):
+        modifiers = re.findall(rf"\b{key}\.([A-Z0-9.]+)", sass)
+        accesses[key] = Counter(_nvidia_width(m) for m in modifiers)
+    return registers, stack + local, accesses["LDG"], accesses["STG"]
+
+
+def _nvidia_width(modifiers: str) -> int:
+    for token, width in (("128", 16), ("64", 8), ("U16", 2), ("S16", 2), ("U8", 1), ("S8", 1)):
+        # The first "64" of an address mode, as in LDG.E.64, is the only one that these instructions carry.
+        if token in modifiers.split("."):
+            return width
+    return 4
+
+
+def _read_amd(assembly: str) -> tuple[int, int, Counter[int], Counter[int]]:
+    registers = max(int(n) for n in re.findall(r"\.vgpr_count:\s+(\d+)", assembly))
+    spills = sum(int(n) for n in re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", assembly))
+    widths = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "ushort": 2, "sshort": 2, "short": 2}
+    widths |= {"ubyte": 1, "sbyte": 1, "byte": 1}
+    accesses = {}
+    for key in ("load", "store"):
+        kinds = re.findall(rf"\b(?:global|buffer|flat)_{key}_([a-z0-9]+)", assembly)
+        accesses[key] = Counter(widths[kind] for kind in kinds)
+    return registers, spills, accesses["load"], accesses["store"]
+
+
+def _tool(*command: str | Path) -> str:
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True).stdout
+
+
+def _wide_index(ttir: str) -> bool:
+    """Whether each program id goes into an extension to 64 bits and nowhere else."""
+    for name in re.findall(r"(%\S+) = tt\.get_program_id", ttir):
+        uses = [line for line in ttir.splitlines() if re.search(rf"{re.escape(name)}\b(?! =)", line.split("=", 1)[-1])]
+        if not uses or not all("arith.extsi" in line and "i64" in line for line in uses):
+            return False
+    return True
+
+
+def _compile(job: tuple[str, torch.dtype, str]) -> Row:
+    name, dtype, target = job
+    case = next(case for case in cases(dtype) if case.name == name)
+    return compile_case(case, target)
+
+
+def compile_all(targets: list[str]) -> list[Row]:
+    """Every kernel in every type for ``targets``."""
+    jobs = [(case.name, dtype, t) for t in targets for dtype in KERNEL_DTYPES for case in cases(dtype)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_compile, jobs, chunksize=len(jobs) // (4 * (os.cpu_count() or 1)) or 1))
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as aligned text."""
+    head = [
+        "kernel",
+        "dtype",
+        "target",
+        "regs",
+        "spills",
+        "shared",
+        "loads",
+        "stores",
+        "B/element",
+        "minimum",
+        "est. us",
+    ]
+    lines = [head]
+    for r in rows:
+        lines.append(
+            [
+                r.kernel,
+                r.dtype,
+                r.target,
+                str(r.registers),
+                str(r.spills),
+                str(r.shared),
+                _widths(r.loads),
+                _widths(r.stores),
+                "-" if r.bytes is None else f"{r.bytes:g}",
+                f"{r.minimum_bytes:.2f}".rstrip("0").rstrip("."),
+                f"{r.estimate_us:.2f}",
+            ]
+        )
+    columns = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, columns, strict=True)).rstrip() for line in lines)
+
+
+def _widths(accesses: dict[int, int]) -> str:
+    return " ".join(f"{count}x{width}B" for width, count in sorted(accesses.items(), reverse=True)) or "-"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fastait_kernels.report", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--target", choices=TARGETS, action="append", help="one target; repeat for more [default: all]")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    arguments = parser.parse_args(argv)
+    if not HAS_TRITON or os.environ.get("TRITON_INTERPRET") == "1":
+        why = "TRITON_INTERPRET=1 is set; unset it" if HAS_TRITON else "triton is not installed"
+        print(f"fastait_kernels.report: error: nothing can be compiled: {why}", file=sys.stderr)
+        return 2
+    rows = compile_all(arguments.target or list(TARGETS))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    print(table(rows))
+    print(
+        "\nloads and stores: instructions x bytes, the masked last block included. B/element: traffic of the unmasked "
+        "body by its instructions. est. us: an ESTIMATE, never measured: the minimum's traffic for a typical batch "
+        "(128 CIFAR images; 128 x 10 logits; 128 x 640 or 8192 features) at the published bandwidth of "
+        + ", ".join(f"{card} ({gb} GB/s)" for card, gb in TARGETS.values())
+        + "; launches of this size are bound by latency, not bandwidth."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What the kernels compile to, for every target and type, on a machine that has none of the targets."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastait_kernels.report import TARGETS, _nvidia_width, _wide_index
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+KERNELS = {
+    "linf_step",
+    "linf_step, counting",
+    "random_start",
+    "augment",
+    "augment, with start",
+    "soft_cross_entropy",
+    "soft_cross_entropy, backward",
+    "interpolated_cross_entropy",
+    "interpolated_cross_entropy, backward",
+    "margin_loss",
+    "margin_loss, backward",
+    "cosine_distance",
+    "cosine_distance, long rows",
+}
+ELEMENTWISE = {"linf_step", "linf_step, counting", "random_start", "augment", "augment, with start"}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The report's rows, from the command itself."""
+    file = tmp_path_factory.mktemp("report") / "rows.json"
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "fastait_kernels.report", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "ESTIMATE" in done.stdout
+    return json.loads(file.read_text())
+
+
+def test_every_kernel_type_and_target(rows):
+    assert {(r["kernel"], r["dtype"], r["target"]) for r in rows} == {
+        (kernel, dtype, target)
+        for kernel in KERNELS
+        for dtype in ("float32", "bfloat16", "float16")
+        for target in TARGETS
+    }
+
+
+def test_nothing_spills(rows):
+    assert [r for r in rows if r["spills"]] == []
+    assert all(0 < r["registers"] <= 255 for r in rows)
+
+
+def test_16_byte_accesses(rows):
+    assert [r for r in rows if not (r["wide_loads"] and r["wide_stores"])] == []
+    linf = [r for r in rows if r["kernel"] == "linf_step"]
+    assert all(r["loads"]["16"] >= 3 and r["stores"]["16"] >= 1 for r in linf)
+
+
+def test_elementwise_traffic_is_the_minimum(rows):
+    measured = [r for r in rows if r["kernel"] in ELEMENTWISE]
+    assert [r for r in measured if r["bytes"] != pytest.approx(r["minimum_bytes"])] == []
+
+
+def test_program_ids_are_64_bits_wide_before_they_are_multiplied(rows):
+    assert [r for r in rows if not r["wide_index"]] == []
+
+
+def test_the_reader_of_program_ids_sees_narrow_ones():
+    wide = "%pid = tt.get_program_id x : i32\n%a = arith.extsi %pid : i32 to i64\n%b = arith.muli %a, %c : i64"
+    narrow = "%pid = tt.get_program_id x : i32\n%a = arith.muli %pid, %c : i32\n%b = arith.extsi %a : i32 to i64"
+    assert _wide_index(wide)
+    assert not _wide_index(narrow)
+
+
+def test_the_reader_of_widths():
+    assert [_nvidia_width(m) for m in ("E.128", "E.64", "E", "E.U16", "E.U8.CONSTANT", "E.128.CONSTANT")] == [
+        16,
+        8,
+        4,
+        2,
+        1,
+        16,
+    ]
+
+
+def test_interpreter_is_refused():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "fastait_kernels.report"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "unset it" in done.stderr
+    assert "Traceback" not in done.stderr

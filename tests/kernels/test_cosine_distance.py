@@ -1,0 +1,98 @@
+"""The cosine distance and its gradient against fp64 autograd on its definition."""
+
+import importlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_inputs import DEVICE, DTYPES, random, same
+from tolerances import ROW
+
+from fastait_kernels import cosine_distance
+
+op = importlib.import_module("fastait_kernels.cosine_distance")
+
+
+def oracle(features, target):
+    a, b = features.double().requires_grad_(), target.double()
+    distance = (1 - torch.cosine_similarity(a, b, dim=1, eps=1e-6)).clamp(min=0)
+    return distance.detach(), *torch.autograd.grad(distance.sum(), a)
+
+
+def kernel(features, target):
+    distance = torch.full((len(features),), torch.nan, device=DEVICE)
+    grad = torch.full(features.shape, torch.nan, dtype=features.dtype, device=DEVICE)
+    op.launch(distance, grad, features, target)
+    alone = torch.full_like(distance, torch.nan)
+    op.launch(alone, None, features, target)
+    assert same(alone, distance)
+    return distance, grad
+
+
+def torch_reference(features, target):
+    return op.reference(features, target, True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    run=st.sampled_from([kernel, torch_reference]),
+    dtype=st.sampled_from(DTYPES),
+    size=st.sampled_from([(1, 1), (3, 7), (5, 64), (2, 641), (2, 4096), (2, 4097), (1, 9000), (0, 5)]),
+    padded=st.booleans(),
+    low=st.sampled_from([0.0, -1.0]),
+    seed=st.integers(0, 99),
+)
+def test_against_fp64(run, dtype, size, padded, low, seed):
+    extra = 5 if padded else 0
+    features, target = (
+        random((size[0], size[1] + extra), dtype, low=low, seed=seed + i)[:, : size[1]] for i in range(2)
+    )
+    if size[1] == 1:
+        return  # one number points one way or the other: the distance is 0 or 2, its gradient nothing but rounding
+    (distance, grad), (expected, expected_grad) = run(features, target), oracle(features, target)
+    torch.testing.assert_close(distance.double(), expected, **ROW[torch.float32])
+    scale = features.double().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(grad.double() * scale, expected_grad * scale, **ROW[dtype])
+
+
+@pytest.mark.parametrize("run", [kernel, torch_reference])
+def test_equal_opposite_and_zero_features(run):
+    a = random((200, 7), torch.float32, low=-1)
+    assert run(a, a)[0].min() == 0  # rounding makes some of them negative before the clamp
+    assert run(a, a)[0].max() < 1e-6
+    torch.testing.assert_close(run(a, -a)[0], torch.full((200,), 2.0, device=DEVICE))
+    zero = torch.zeros(1, 7, device=DEVICE)
+    distance, grad = run(zero, a[:1])
+    assert distance.item() == 1
+    torch.testing.assert_close(grad.double(), oracle(zero, a[:1])[1])
+    assert run(a[:1], zero)[0].item() == 1
+
+
+@pytest.mark.parametrize("run", [kernel, torch_reference])
+def test_nan_stays_nan(run):
+    a = random((2, 7), torch.float32)
+    a[1, 3] = torch.nan
+    distance, grad = run(a, a.nan_to_num())
+    assert distance.isnan().tolist() == [False, True]
+    assert grad[1].isnan().any()
+
+
+def test_reductions():
+    a, b = random((4, 9), torch.float32), random((4, 9), torch.float32, seed=1)
+    each = cosine_distance(a, b, "none")
+    torch.testing.assert_close(cosine_distance(a, b), each.mean())
+    torch.testing.assert_close(cosine_distance(a, b, "sum"), each.sum())
+
+
+def test_bad_arguments():
+    a = torch.zeros(2, 3)
+    for arguments, error, message in (
+        ((a, a[:1]), ValueError, r"target_features must have features's shape \(2, 3\), got \(1, 3\)"),
+        ((a, a.double()), TypeError, "target_features must have features's dtype"),
+        ((a.long(), a), TypeError, "features must be floating-point"),
+        ((a[0], a[0]), ValueError, "features must be two-dimensional"),
+        ((a, a.clone().requires_grad_()), ValueError, "target_features must not require grad"),
+    ):
+        with pytest.raises(error, match=message):
+            cosine_distance(*arguments)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,12 @@ DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder")
 
 
 def _parse_fraction(type_: type, tokens: Sequence[Token]) -> float:
+    text = tokens[0].value
+    top, slash, bottom = text.partition("/")
     try:
-        return float(Fraction(tokens[0].value))
+        return float(top) / (float(bottom) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{tokens[0].value!r} is not a number such as 0.03 or 8/255") from None
+        raise ValueError(f"{text!r} is not a number such as 0.03 or 8/255") from None
 
 
 Ratio = Annotated[float, Parameter(converter=_parse_fraction)]
@@ -119,8 +120,12 @@ class TrainConfig:
         check_choice("--dataset", self.dataset, DATASETS)
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+            if value is not None and not least <= value <= _AT_MOST.get(name, value):
+                raise InputError(
+                    f"{flag(name)} must be at least {least}"
+                    + (f" and at most {_AT_MOST[name]}" if name in _AT_MOST else "")
+                    + f", got {value}"
+                )
         for name in ("lr", "weight_decay", "checkpoint_seconds"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise InputError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
@@ -132,12 +137,23 @@ class TrainConfig:
             raise InputError(f"--depth must be 6n + 4 (10, 16, 22, 28, 34, ...), got {self.depth}")
         if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
             raise InputError(f"--milestones must be increasing epochs from 1 on, got {list(self.milestones)}")
+        if self.dali and self.workers:
+            raise InputError(f"--workers {self.workers} are the torch loader's; leave them or --dali out")
         if self.dataset == "folder" and self.data_dir is None:
             raise InputError("--dataset folder needs --data-dir DIR with DIR/train/CLASS/* and DIR/test/CLASS/*")
 
     def learning_rate(self, epoch: int) -> float:
         """Learning rate of ``epoch``, counted from 0: ``lr`` divided by 10 at each milestone, counted from 1."""
         return self.lr * 0.1 ** sum(epoch + 1 >= milestone for milestone in self.milestones)
+
+    def resolved(self) -> "TrainConfig":
+        """With absolute paths, so that a resume from another folder finds the same files."""
+        data_dir = self.data_dir or (None if self.dataset in ("digits", "folder") else Path("data"))
+        return dataclasses.replace(
+            self,
+            data_dir=data_dir and data_dir.absolute(),
+            init_from=self.init_from and self.init_from.absolute(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -172,6 +188,8 @@ _AT_LEAST = {
     "workers": 0,
     "eval_samples": 1,
 }
+
+_AT_MOST = {"image_size": 4096, "crop_padding": 4096, "depth": 10_000, "widen_factor": 1000, "seed": 2**63 - 1}
 
 
 def flag(name: str) -> str:

@@ -44,7 +44,7 @@ def _main(argv: list[str]) -> None:
 
         defaults = RunFolder.existing(first.resume).config()
     arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY)
-    config = arguments.config()
+    config = arguments.config().resolved()
 
     if first.resume is None:
         config.check()

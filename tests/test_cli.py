@@ -55,7 +55,17 @@ def refused(capsys, *argv, code=2):
         (["--dataset", "folder"], "--dataset folder needs --data-dir"),
         (["--dataset", "folder", "--data-dir", "nowhere"], "nowhere: no such folder"),
         (["--resume", "nowhere"], "--resume nowhere: no run there"),
-        (["--init-from", "nowhere"], "--init-from nowhere: no such file"),
+        (["--init-from", "nowhere"], "nowhere: no such file of weights"),
+        (["--epsilon", "1e400"], "--epsilon must be in [0, 1]"),
+        (["--epsilon", "1e999999999"], "--epsilon must be in [0, 1]"),
+        (["--epsilon", "8/"], "'8/' is not a number"),
+        (["--epsilon", "nan"], "--epsilon must be in [0, 1]"),
+        (["--seed", 2**63], "--seed must be at least 0 and at most 9223372036854775807"),
+        (["--dali", "--workers", 2], "--workers 2 are the torch loader's"),
+        (["--device", "cuda:²"], "is not auto, cpu, cuda or cuda:N"),
+        (["--out", "x" * 300], "File name too long"),
+        (["--resume", "x" * 300], "File name too long"),
+        (["--dataset", "folder", "--data-dir", "x" * 300], "File name too long"),
     ],
 )
 def test_refusals(capsys, tmp_path, argv, message):
@@ -162,6 +172,7 @@ def test_resume_with_another_config(finished, capsys):
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "text", "empty"])
 def test_damaged_checkpoint(finished, capsys, damage):
+    (finished / "result.json").unlink()
     path = finished / "checkpoint.pt"
     whole = path.read_bytes()
     if damage == "foreign":
@@ -178,6 +189,7 @@ def test_checkpoint_that_runs_code_is_refused(finished, capsys):
         def __reduce__(self):
             return (open, ("gotcha", "w"))
 
+    (finished / "result.json").unlink()
     torch.save(Evil(), finished / "checkpoint.pt")
     assert "checkpoint.pt" in refused(capsys, "--resume", "run")
     assert not Path("gotcha").exists()
@@ -188,12 +200,21 @@ def test_damaged_config(finished, capsys):
     assert "config.json" in refused(capsys, "--resume", "run")
     (finished / "config.json").write_text("[")
     assert "config.json" in refused(capsys, "--resume", "run")
+    whole = recipe("digits").to_json()
+    for change in ({"method": "foo"}, {"epochs": "x"}):
+        (finished / "config.json").write_text(json.dumps({**whole, **change}))
+        assert "config.json" in refused(capsys, "--resume", "run")
+
+
+def test_damaged_result(finished, capsys):
+    (finished / "result.json").write_text("[")
+    assert "result.json is damaged" in refused(capsys, "--resume", "run")
 
 
 def test_two_processes_in_one_folder(finished, capsys):
     (finished / "result.json").unlink()
     hold = "import sys; from pathlib import Path; from fastait.engine.run_folder import RunFolder\n"
-    hold += "folder = RunFolder(Path('run')).__enter__(); print('held', flush=True); sys.stdin.read()"
+    hold += "folder = RunFolder(Path('run')); folder.lock(); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

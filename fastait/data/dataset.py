@@ -52,6 +52,10 @@ def to_float(images: Tensor) -> Tensor:
 
 def fit(image: Image.Image, size: int) -> Image.Image:
     """RGB, ``size`` x ``size``: the shorter side resized (bilinear, antialiased), then centre-cropped."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode}, 32 bits a pixel, has no fixed range; store it in 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)

@@ -26,6 +26,13 @@ def load_folder(root: Path, image_size: int) -> Dataset:
         InputError: a folder is missing or empty, there is one class only, a class stands only in ``test``, or a file
             is no readable image; the message names it.
     """
+    try:
+        return _load_folder(root, image_size)
+    except OSError as error:
+        raise InputError(f"--data-dir {root} cannot be read: {error.strerror} ({error.filename})") from None
+
+
+def _load_folder(root: Path, image_size: int) -> Dataset:
     if not root.is_dir():
         raise InputError(f"--data-dir {root}: no such folder")
     classes = _class_names(root / "train")

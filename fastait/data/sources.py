@@ -13,8 +13,6 @@ from fastait.data.dataset import Dataset, ImageSet, fit_all
 from fastait.data.folder import load_folder
 from fastait.errors import InputError
 
-DEFAULT_DATA_DIR = Path("data")
-
 
 def load_dataset(name: str, data_dir: Path | None = None, image_size: int = 32) -> Dataset:
     """Load a data set into memory, downloading it where that is possible and needed.
@@ -33,7 +31,7 @@ def load_dataset(name: str, data_dir: Path | None = None, image_size: int = 32) 
         if data_dir is None:
             raise InputError("--dataset folder needs --data-dir DIR with DIR/train/CLASS/* and DIR/test/CLASS/*")
         return load_folder(data_dir, image_size)
-    return _DOWNLOADED[name](data_dir or DEFAULT_DATA_DIR, image_size)
+    return _DOWNLOADED[name](data_dir or Path("data"), image_size)
 
 
 def _digits(image_size: int) -> Dataset:

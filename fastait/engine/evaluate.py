@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastait.attacks import Attack, frozen
 from fastait.data import ImageSet, to_float
+from fastait.engine.precision import full_precision
 from fastait.engine.randomness import derive
 
 CLEAN = "clean"
@@ -39,15 +40,16 @@ def evaluate(
     device = next(model.parameters()).device
     outcomes: dict[str, list[Tensor]] = {name: [] for name in (CLEAN, *attacks)}
     generator = torch.Generator(device)
-    for start in range(0, len(images), batch_size):
-        x = to_float(images.images[start : start + batch_size].to(device))
-        y = images.labels[start : start + batch_size].to(device)
-        for name in outcomes:
-            attacked = x
-            if name != CLEAN:
-                generator.manual_seed(derive(seed, "evaluation", name, start))
-                attacked = attacks[name](model, x, y, epsilon=epsilon, generator=generator)
-            with frozen(model), torch.no_grad():
-                outcomes[name].append((model(attacked).argmax(dim=1) == y).cpu())
-            advance()
+    with full_precision(device), frozen(model):
+        for start in range(0, len(images), batch_size):
+            x = to_float(images.images[start : start + batch_size].to(device))
+            y = images.labels[start : start + batch_size].to(device)
+            for name in outcomes:
+                attacked = x
+                if name != CLEAN:
+                    generator.manual_seed(derive(seed, "evaluation", name, start))
+                    attacked = attacks[name](model, x, y, epsilon=epsilon, generator=generator)
+                with torch.no_grad():
+                    outcomes[name].append((model(attacked).argmax(dim=1) == y).cpu())
+                advance()
     return {name: torch.cat(parts) for name, parts in outcomes.items()}

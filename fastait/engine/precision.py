@@ -1,6 +1,7 @@
 """Devices, and the arithmetic that each has natively."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -18,7 +19,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()) or name == "cuda:":
+    if kind != "cuda" or (index and not index.isdecimal()) or name == "cuda:":
         raise InputError(f"--device: {name!r} is not auto, cpu, cuda or cuda:N")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= gpus:
@@ -58,5 +59,28 @@ class Precision:
         return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     def describe(self) -> str:
-        """fp32, bf16 or fp16."""
-        return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+        """fp32, tf32 (torch's default for fp32 convolutions on current GPUs), bf16 or fp16."""
+        if self.dtype is None:
+            return "fp32" if self.device_type == "cpu" or _CONVOLUTIONS.fp32_precision == "ieee" else "tf32"
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+
+_CONVOLUTIONS = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+_PRODUCTS = torch.backends.cuda.matmul
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """fp32 as fp32: no autocast of a caller's, no TF32 in convolutions and matrix products. Restores both."""
+    before = _CONVOLUTIONS.fp32_precision, _PRODUCTS.fp32_precision
+    try:
+        _CONVOLUTIONS.fp32_precision = _PRODUCTS.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _CONVOLUTIONS.fp32_precision, _PRODUCTS.fp32_precision = before
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Make ``device`` torch's current GPU, if it is one: what allocates or launches without naming a device uses it."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

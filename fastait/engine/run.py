@@ -2,20 +2,22 @@
 
 import itertools
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastait.attacks import ATTACKS
 from fastait.config import TrainConfig
 from fastait.data import BatchPlan, Dataset, load_dataset, make_loader
 from fastait.engine.evaluate import evaluate
 from fastait.engine.hardware import differences, environment
-from fastait.engine.precision import Precision, native_half, resolve_device
+from fastait.engine.precision import Precision, current, native_half, resolve_device
 from fastait.engine.randomness import derive
 from fastait.engine.report import Report
 from fastait.engine.run_folder import RunFolder, load_weights
@@ -58,11 +60,11 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
         Interrupted: SIGINT or SIGTERM; the run has been saved.
     """
     config.check()
+    config = config.resolved()
     report = Report(show)
-    folder = RunFolder.new(config.out or _dated_folder(config))
-    prepared = _Prepared(config, report)
-    folder.begin(config)
-    with folder:
+    with _readable_memory_errors(), RunFolder.new(config.out or _dated_folder(config)) as folder:
+        prepared = _Prepared(config, report)
+        folder.begin(config)
         return _go_on(folder, prepared, report, None)
 
 
@@ -73,12 +75,50 @@ def resume_training(path: Path, *, show: bool = False) -> TrainResult:
         As ``run_training``.
     """
     report = Report(show)
-    with RunFolder.existing(path) as folder:
+    threads = torch.get_num_threads()
+    with _readable_memory_errors(), RunFolder.existing(path) as folder:
+        folder.lock()
         config = folder.config()
+        finished = folder.result()
+        if finished is not None:
+            report.result(finished, str(path))
+            return TrainResult(path, _trained_model(config, folder.weights()), finished)
         checkpoint = folder.load_checkpoint()
-        if checkpoint is not None:
-            torch.set_num_threads(checkpoint["environment"]["threads"])
-        return _go_on(folder, _Prepared(config, report), report, checkpoint)
+        if checkpoint is None:
+            return _go_on(folder, _Prepared(config, report), report, None)
+        _refuse_other_config(folder, checkpoint["config"], config.to_json())
+        torch.set_num_threads(checkpoint["environment"]["threads"])
+        try:
+            # The checkpoint's weights replace those that the run began with, which need not be there any more.
+            return _go_on(folder, _Prepared(replace(config, init_from=None), report), report, checkpoint)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _readable_memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+            first = text.splitlines()[0] if text else "MemoryError"
+            raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
+        raise
+
+
+def _refuse_other_config(folder: RunFolder, saved: dict[str, Any], found: dict[str, Any]) -> None:
+    changed = sorted(key for key in saved.keys() | found.keys() if saved.get(key) != found.get(key))
+    if changed:
+        raise InputError(
+            f"{folder.config_file} is not what {folder.checkpoint_file} was made with: {', '.join(changed)}"
+        )
+
+
+def _trained_model(config: TrainConfig, weights: dict[str, Tensor]) -> nn.Module:
+    model = WideResNet(config.depth, config.widen_factor, len(weights["fc.bias"]))
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 class _Prepared:
@@ -145,27 +185,21 @@ def _make_model(config: TrainConfig, num_classes: int) -> WideResNet:
 
 
 def _dated_folder(config: TrainConfig) -> Path:
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{config.dataset}-{config.method}"
-    names = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
-    return next(path for path in (Path("runs") / name for name in names) if not path.exists())
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{config.dataset}-{config.method}"
 
 
 def _go_on(folder: RunFolder, prepared: _Prepared, report: Report, checkpoint: dict[str, Any] | None) -> TrainResult:
     try:
-        run = _Run(folder, prepared, report)
-        if checkpoint is not None:
-            run.restore(checkpoint)
-        finished = folder.result()
-        if finished is None:
-            with StopRequest() as stop:
-                run.train(stop)
-                finished = run.evaluate(stop)
-        report.result(finished, str(folder.path))
-        return TrainResult(folder.path, prepared.model.eval(), finished)
-    except torch.OutOfMemoryError as error:
-        raise RunError(f"out of GPU memory ({str(error).splitlines()[0]}); try a smaller --batch-size") from None
+        with current(prepared.device), StopRequest() as stop:
+            run = _Run(folder, prepared, report)
+            if checkpoint is not None:
+                run.restore(checkpoint)
+            run.train(stop)
+            result = run.evaluate(stop)
     finally:
         report.finish()
+    report.result(result, str(folder.path))
+    return TrainResult(folder.path, prepared.model.eval(), result)
 
 
 class _Run:
@@ -179,8 +213,9 @@ class _Run:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.totals = Totals(prepared.device)
-        self.environment = environment(prepared.device)
+        self.environment = {**environment(prepared.device), "precision": prepared.precision.describe()}
         self.seconds_before = 0.0
+        self.training_seconds: float | None = None
         self.epoch_seconds_before = 0.0
         self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
 
@@ -189,11 +224,13 @@ class _Run:
         prepared = self.prepared
         prepared.model.load_state_dict(checkpoint["model"])
         prepared.optimizer.load_state_dict(checkpoint["optimizer"])
-        prepared.precision.scaler.load_state_dict(checkpoint["scaler"])
+        if checkpoint["scaler"] and prepared.precision.scaler.is_enabled():
+            prepared.precision.scaler.load_state_dict(checkpoint["scaler"])
         self.step = checkpoint["step"]
         self.history = checkpoint["history"]
         self.totals.load(checkpoint["totals"])
         self.seconds_before = checkpoint["seconds"]
+        self.training_seconds = checkpoint["training_seconds"]
         self.epoch_seconds_before = checkpoint["epoch_seconds"]
         changed = differences(checkpoint["environment"], self.environment)
         if changed:
@@ -217,7 +254,8 @@ class _Run:
                 "scaler": self.prepared.precision.scaler.state_dict(),
                 "history": self.history,
                 "totals": self.totals.state(),
-                "seconds": self.seconds_before + now - self.started,
+                "seconds": self._seconds(),
+                "training_seconds": self.training_seconds,
                 "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started,
                 "environment": self.environment,
             }
@@ -251,6 +289,8 @@ class _Run:
             now = time.monotonic()
             if now - self.last_read >= READ_SECONDS:
                 self._show_progress()
+            if self.step == last:
+                self.training_seconds = self._seconds()
             if now - self.last_save >= config.checkpoint_seconds or self.step == last:
                 self.save()
             if stop.number is not None:
@@ -260,7 +300,6 @@ class _Run:
         """Write the weights, measure them and write the result."""
         config, prepared = self.config, self.prepared
         self.folder.save_weights(prepared.model.state_dict())
-        seconds_of_training = self.seconds_before + time.monotonic() - self.started
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
@@ -291,14 +330,16 @@ class _Run:
             "seed": config.seed,
             "epochs": config.epochs,
             "network": f"WRN-{config.depth}-{config.widen_factor}",
-            "training_precision": prepared.precision.describe(),
-            "training_seconds": round(seconds_of_training, 1),
-            "wall_seconds": round(self.seconds_before + time.monotonic() - self.started, 1),
+            "training_seconds": round(self.training_seconds or 0.0, 1),
+            "wall_seconds": round(self._seconds(), 1),
             **self.environment,
         }
         self.report.finish()
         self.folder.save_result(result)
         return result
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
 
     def _end_epoch(self) -> None:
         self._check_finite()

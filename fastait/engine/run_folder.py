@@ -35,48 +35,50 @@ class RunFolder:
         """A folder for a new run; nothing is written before ``begin``.
 
         Raises:
-            InputError: it holds files already.
+            InputError: it holds files already, or cannot be read.
         """
         folder = cls(path)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--out {path} is a file, not a folder")
-        if path.exists() and any(entry.name != _LOCK for entry in path.iterdir()):
-            what = f"another run; go on with it by --resume {path}" if folder.config_file.exists() else "other files"
-            raise InputError(f"--out {path} already holds {what}, or choose a new folder")
+        folder._refuse_used()
         return folder
 
     def begin(self, config: TrainConfig) -> None:
-        """Make the folder and write the run's settings; enter the folder to train in it.
+        """Make the folder, lock it and write the run's settings.
 
         Raises:
-            InputError: it cannot be made.
+            InputError: it cannot be made, or another run has been begun in it meanwhile.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.path} cannot be made: {error.strerror}") from None
+        self.lock()
+        self._refuse_used()
         write_whole(self.config_file, _json(config.to_json()))
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was begun; enter it to go on with it.
+        """The folder of a run that was begun.
 
         Raises:
             InputError: there is no run in it.
         """
         folder = cls(path)
-        if not folder.config_file.is_file():
+        try:
+            begun = folder.config_file.is_file()
+        except OSError as error:
+            raise InputError(f"--resume {path} cannot be read: {error.strerror}") from None
+        if not begun:
             raise InputError(f"--resume {path}: no run there (no {folder.config_file.name})")
         return folder
 
-    def __enter__(self) -> "RunFolder":
-        """Keep other processes from training in this folder, until the exit or the process's end.
+    def lock(self) -> None:
+        """Keep other processes from training in this folder, until it is left or this process ends.
 
         Raises:
             InputError: another process does, or the folder cannot be written.
         """
         try:
-            handle = open(self.path / _LOCK, "w")
+            handle = open(self.path / _LOCK, "w")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}") from None
         try:
@@ -86,12 +88,29 @@ class RunFolder:
             handle.close()
             raise InputError(f"{self.path}: another process is training in this folder") from None
         self._lock = handle
+
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _refuse_used(self) -> None:
+        path = self.path
+        try:
+            if not path.exists():
+                return
+            if not path.is_dir():
+                raise InputError(f"--out {path} is a file, not a folder")
+            # What a run leaves that was killed while it began does not count.
+            used = any(entry.name != _LOCK and entry.suffix != _PARTIAL for entry in path.iterdir())
+        except OSError as error:
+            raise InputError(f"--out {path} cannot be used: {error.strerror}") from None
+        if used:
+            what = f"another run; go on with it by --resume {path}" if self.config_file.exists() else "other files"
+            raise InputError(f"--out {path} already holds {what}, or choose a new folder")
 
     def config(self) -> TrainConfig:
         """The run's settings.
@@ -100,9 +119,11 @@ class RunFolder:
             InputError: ``config.json`` is damaged or of another version.
         """
         try:
-            return TrainConfig.from_json(json.loads(self.config_file.read_text()))
-        except (ValueError, TypeError, AttributeError) as error:
+            config = TrainConfig.from_json(json.loads(self.config_file.read_text()))
+            config.check()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
+        return config
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint. ``state`` holds tensors, numbers, strings, lists and dicts only."""
@@ -120,13 +141,15 @@ class RunFolder:
             return None
         try:
             state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise InputError(f"{self.checkpoint_file} cannot be read: {error.strerror}") from None
         # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
         except Exception:
             state = None
         if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
             raise InputError(
-                f"{self.checkpoint_file} is truncated or not a checkpoint of this version; remove it to begin the run "
-                "anew"
+                f"{self.checkpoint_file} is truncated or not a checkpoint of this version; move it away to begin the "
+                "run anew"
             )
         return state
 
@@ -143,11 +166,27 @@ class RunFolder:
         write_whole(self.result_file, _json(result))
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's figures, None if it is not finished."""
-        return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+        """The finished run's figures, None if it is not finished.
+
+        Raises:
+            InputError: ``result.json`` is damaged.
+        """
+        try:
+            return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The finished run's state dict.
+
+        Raises:
+            InputError: ``model.safetensors`` is missing or damaged.
+        """
+        return load_weights(self.weights_file)
 
 
 _LOCK = ".lock"
+_PARTIAL = ".partial"
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -157,11 +196,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         InputError: there is no such file, or it is no safetensors file.
     """
     if not path.is_file():
-        raise InputError(f"--init-from {path}: no such file")
+        raise InputError(f"{path}: no such file of weights")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"--init-from {path} is no safetensors file: {error}") from None
+        raise InputError(f"{path} is no safetensors file: {error}") from None
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
@@ -170,7 +209,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     Raises:
         RunError: the disk is full or the file cannot be written; what was there is unharmed.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + _PARTIAL)
     try:
         with open(partial, "wb") as file:
             file.write(data)

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-triton: Any
-tl: Any
 try:
     import triton
     import triton.language as tl
@@ -17,10 +15,12 @@ try:
 except ImportError:  # no triton wheel for this platform: the torch references serve
     HAS_TRITON = False
 
-    class tl:  # noqa: N801
+    class _Absent:
         """Lets the kernels' signatures be read; nothing calls them."""
 
         constexpr = int
+
+    tl = _Absent()
 
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -129,7 +129,7 @@ def linf_step_kernel(
     COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A block of BLOCK elements in memory order; only the last block is masked, so that the others are 16 bytes wide."""
+    """A block of BLOCK elements in memory order; only the last one is masked, so the others are read 16 bytes wide."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     offsets = start + tl.arange(0, BLOCK)
     if start + BLOCK <= n:

@@ -52,7 +52,8 @@ def random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> Ten
     for name, counter in (("seed", seed), ("offset", offset)):
         if counter.dtype != torch.int64 or counter.shape != (1,) or counter.device != x.device:
             raise ValueError(
-                f"{name} must be int64 [1] on {x.device}, got {counter.dtype} {tuple(counter.shape)} on {counter.device}"
+                f"{name} must be int64 [1] on {x.device}, "
+                f"got {counter.dtype} {tuple(counter.shape)} on {counter.device}"
             )
     return _random_start(x, epsilon, seed, offset)
 

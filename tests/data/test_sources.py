@@ -188,3 +188,14 @@ def test_stratified():
     assert counts.min() >= 10
     assert counts.max() <= 11
     assert len(data.test.stratified(len(data.test))) == len(data.test)
+
+
+def test_16_bit_grey_keeps_its_range_and_32_bit_is_refused(tmp_path):
+    root = write_folder(tmp_path / "images", {"a": 1, "b": 1})
+    pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(pixels).save(root / "train" / "a" / "0.png")
+    image = load_dataset("folder", root, image_size=8).train.images[0]
+    assert np.array_equal(image[..., 0].numpy(), pixels >> 8)
+    Image.fromarray(pixels.astype(np.float32)).save(root / "train" / "a" / "1.tiff")
+    with pytest.raises(InputError, match=r"1\.tiff is not a readable image: mode F"):
+        load_dataset("folder", root, image_size=8)

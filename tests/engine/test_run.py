@@ -2,18 +2,22 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastait import recipe, resume_training, run_training
+from fastait.data import load_dataset
 from fastait.engine import precision
+from fastait.engine.evaluate import evaluate
 from fastait.engine.precision import Precision, native_half, resolve_device
 from fastait.engine.run_folder import RunFolder, write_whole
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import Totals
 from fastait.errors import InputError, Interrupted, RunError
+from fastait.models import WideResNet
 
 
 def tiny(**overrides):
@@ -84,16 +88,15 @@ def test_resume_restores_threads_and_names_what_differs(capsys):
     state = folder.load_checkpoint()
     state.pop("format")
     threads = torch.get_num_threads()
-    state["environment"] |= {"threads": 1, "torch": "1.0"}
+    state["environment"] |= {"threads": 1, "torch": "1.0", "precision": "bf16"}
     folder.save_checkpoint(state)
     folder.result_file.unlink()
-    try:
-        resume_training(Path("run"), show=True)
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(threads)
+    resumed = resume_training(Path("run"), show=True)
+    assert resumed.result["threads"] == 1
+    assert torch.get_num_threads() == threads
     warning = capsys.readouterr().err
     assert f"torch {torch.__version__} (was 1.0)" in warning
+    assert "precision fp32 (was bf16)" in warning
     assert "threads" not in warning
 
 
@@ -153,7 +156,7 @@ def test_amp_on_cpus(monkeypatch, capsys, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert native_half(torch.device("cpu")) == expected
     run = run_training(tiny(epochs=1, amp=True), show=True)
-    assert run.result["training_precision"] == ("bf16" if expected else "fp32")
+    assert run.result["precision"] == ("bf16" if expected else "fp32")
     assert ("so the run is fp32" in capsys.readouterr().err) == (expected is None)
 
 
@@ -173,7 +176,7 @@ def test_fp16_scales_its_loss(monkeypatch):
     assert not Precision(torch.device("cpu"), torch.bfloat16).scaler.is_enabled()
     monkeypatch.setattr("fastait.engine.run.native_half", lambda device: torch.float16)
     run = run_training(tiny(epochs=1, amp=True))
-    assert run.result["training_precision"] == "fp16"
+    assert run.result["precision"] == "fp16"
     assert RunFolder(Path("run")).load_checkpoint()["scaler"]["scale"] > 0
 
 
@@ -188,3 +191,82 @@ def test_devices(monkeypatch, gpus, name, expected):
     for bad in ("cuda:2", "cuda:", "cuda:x", "tpu", ""):
         with pytest.raises(InputError, match="--device"):
             resolve_device(bad)
+
+
+def test_two_runs_that_begin_in_one_folder(tmp_path):
+    """Both saw it empty; the one that comes second finds out before it writes anything."""
+    first, second = RunFolder.new(tmp_path / "run"), RunFolder.new(tmp_path / "run")
+    with first:
+        first.begin(tiny(seed=1))
+        with pytest.raises(InputError, match=r"already holds another run|another process is training"):
+            second.begin(tiny(seed=2))
+        assert first.config().seed == 1
+    with pytest.raises(InputError, match="already holds another run"):
+        second.begin(tiny(seed=2))
+    assert first.config().seed == 1
+
+
+def test_config_that_the_checkpoint_was_not_made_with():
+    run_training(tiny(epochs=1))
+    folder = RunFolder(Path("run"))
+    folder.result_file.unlink()
+    config = json.loads(folder.config_file.read_text())
+    folder.config_file.write_text(json.dumps({**config, "seed": 7, "widen_factor": 2}))
+    with pytest.raises(InputError, match=r"is not what .*checkpoint.pt was made with: seed, widen_factor"):
+        resume_training(Path("run"))
+
+
+def test_resume_needs_neither_the_initial_weights_nor_the_old_folder(monkeypatch, tmp_path):
+    run_training(tiny(epochs=1, out=Path("first")))
+    Path("start.safetensors").write_bytes(Path("first/model.safetensors").read_bytes())
+    run = run_training(tiny(epochs=1, init_from=Path("start.safetensors")))
+    assert RunFolder(Path("run")).config().init_from == tmp_path / "start.safetensors"
+    Path("start.safetensors").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    shown = resume_training(tmp_path / "run")
+    assert shown.result == run.result
+    assert torch.equal(shown.model.fc.weight, run.model.fc.weight)
+    (tmp_path / "run" / "result.json").unlink()
+    assert resume_training(tmp_path / "run").result["clean"] == run.result["clean"]
+
+
+def test_interrupted_evaluation_does_not_count_as_training(monkeypatch):
+    def slow(*args, **kwargs):
+        time.sleep(0.6)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastait.engine.run.evaluate", slow)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(tiny(epochs=1))
+    state = RunFolder(Path("run")).load_checkpoint()
+    resumed = resume_training(Path("run"))
+    assert resumed.result["training_seconds"] == round(state["training_seconds"], 1)
+
+
+def test_evaluation_is_fp32_whatever_the_caller_set():
+    """No autocast and no TF32 inside, both as they were afterwards."""
+    seen = []
+    model = WideResNet(10, 1, 10)
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+
+    def look(module, inputs, output):
+        seen.append((output.dtype, convolutions.fp32_precision, torch.is_autocast_enabled("cpu")))
+
+    model.fc.register_forward_hook(look)
+    images = load_dataset("digits", image_size=8).test.stratified(10)
+    with torch.autocast("cpu", torch.bfloat16):
+        evaluate(model, images, {}, epsilon=0.1, seed=0)
+    assert seen == [(torch.float32, "ieee", False)]
+    assert convolutions.fp32_precision == before
+
+
+def test_out_of_memory_is_one_line(monkeypatch):
+    def allocate(*args):
+        torch.empty(2**60)
+
+    monkeypatch.setattr("fastait.engine.run.load_dataset", allocate)
+    with pytest.raises(RunError, match="out of memory"):
+        run_training(tiny())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastait.data.dataset import ImageSet
 from fastait.data.plan import BatchPlan
-from fastait.errors import InputError
+from fastait.errors import InputError, RunError
 
 PREFETCH = 2
 THREADS = 2
@@ -39,8 +39,11 @@ class DaliLoader:
 
     def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Loader``."""
-        pipeline = self._pipeline(first, last)
-        pipeline.build()
+        try:
+            pipeline = self._pipeline(first, last)
+            pipeline.build()
+        except RuntimeError as error:
+            raise RunError(f"--dali: DALI cannot start here: {' '.join(str(error).split())[:300]}") from None
         for step in range(first, last):
             stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
             (images,) = pipeline.run(stream)
@@ -68,7 +71,7 @@ class DaliLoader:
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=PREFETCH,
             exec_dynamic=True,  # its outputs own their buffers, so that torch takes them without a copy
-            seed=self.plan.seed,
+            seed=0,  # of nothing: the plan makes every choice
         )
         def pipeline() -> Any:
             pixels, corner, flip = fn.external_source(

@@ -93,9 +93,10 @@ def cosine_kernel(
     distance = 1.0 - cosine
     tl.store(distance_ptr + row, tl.where(distance < 0, 0.0, distance))
     if GRAD:
-        # d(1 - cos)/da = -(b / |b| - cos a / |a|) / |a|; the second term goes where |a| is held at its least value.
+        # d(1 - cos)/da = -(b / |b| - cos a / |a|) / |a|. Where |a| is held at its least value, torch's gradient, which
+        # is the one to equal, still has the second term, with the direction of a for a / |a|.
         toward = -1.0 / (norm_a * norm_b)
-        away = tl.where(root_a > least, cosine / (norm_a * norm_a), 0.0)
+        away = tl.where(root_a > 0, cosine / (norm_a * root_a), 0.0)
         clamped = distance < 0
         grad_ptr += row * width
         if ONE_TILE:
@@ -147,7 +148,7 @@ def reference(features: Tensor, target: Tensor, with_grad: bool) -> tuple[Tensor
     distance = 1 - cosine
     if not with_grad:
         return distance.clamp(min=0).squeeze(1), features.new_empty(0)
-    away = torch.where(root > COSINE_EPSILON, cosine / (norm_a * norm_a), 0.0)
+    away = torch.where(root > 0, cosine / (norm_a * root), 0.0)
     grad = torch.where(distance < 0, 0.0, -b / (norm_a * norm_b) + away * a)
     return distance.clamp(min=0).squeeze(1), grad.to(features.dtype)
 

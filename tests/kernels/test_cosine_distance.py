@@ -70,6 +70,15 @@ def test_equal_opposite_and_zero_features(run):
 
 
 @pytest.mark.parametrize("run", [kernel, torch_reference])
+def test_features_shorter_than_the_least_norm(run):
+    a, b = 1e-8 * random((4, 7), torch.float32, low=-1), random((4, 7), torch.float32, low=-1, seed=1)
+    distance, grad = run(a, b)
+    expected, expected_grad = oracle(a, b)
+    torch.testing.assert_close(distance.double(), expected, **ROW[torch.float32])
+    torch.testing.assert_close(1e-6 * grad.double(), 1e-6 * expected_grad, **ROW[torch.float32])
+
+
+@pytest.mark.parametrize("run", [kernel, torch_reference])
 def test_nan_stays_nan(run):
     a = random((2, 7), torch.float32)
     a[1, 3] = torch.nan

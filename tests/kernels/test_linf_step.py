@@ -78,6 +78,15 @@ def test_16_bit_values_on_the_edge_of_the_ball(dtype):
         assert (naive.double() - origin.double()).abs().max() > 8 / 255 + BALL_FP32 or dtype == torch.float32
 
 
+@pytest.mark.parametrize("run", [kernel, torch_reference])
+@pytest.mark.parametrize(("dtype", "ulp"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_ties_round_to_even(run, dtype, ulp):
+    x = torch.full((4,), 0.5, dtype=dtype, device=DEVICE)
+    for halves, expected in ((1, 0), (3, 2), (5, 2), (7, 4)):
+        out = run(x, torch.ones_like(x), x, halves * ulp / 2, 1.0)
+        assert (out.double() == 0.5 + expected * ulp).all()
+
+
 SPECIAL = [0.0, -0.0, 0.5, 1.0, torch.nan, torch.inf, -torch.inf]
 
 

@@ -57,7 +57,8 @@ def test_kernel_is_torch_to_the_bit(dtype, layout, shape, epsilon, seed, offset)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_more_than_one_block(shape):
     x = random(shape, torch.float32)
-    assert same(kernel(x, 0.1, 3, 4), op.reference(x, 0.1, counter(3), counter(4)))
+    seed, offset = 2**50 + 3, 2**40 + 4
+    assert same(kernel(x, 0.1, seed, offset), op.reference(x, 0.1, counter(seed), counter(offset)))
 
 
 def test_chunks_do_not_show():

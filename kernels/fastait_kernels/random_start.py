@@ -1,8 +1,9 @@
 """A uniform point of the Linf ball, from counters: the start of PGD and of adversarial interpolation.
 
 One read and one write of the images, where eager torch takes four passes (the noise is written, then read to be
-added); the second launch of both is here the counter's, one number. The noise is Philox 4x32-10 (Salmon et al., 2011) keyed by ``seed``, its counter the
-element's place in memory order and ``offset``: the same numbers on every device, in every dtype, at every batch split.
+added); the second launch of both is here the counter's, one number. The noise is Philox 4x32-10 (Salmon et al., 2011)
+keyed by ``seed``, its counter the element's place in memory order and ``offset``: the same numbers on every device and
+in every dtype.
 """
 
 import numpy as np

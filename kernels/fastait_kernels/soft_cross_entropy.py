@@ -2,7 +2,8 @@
 
 A forward launch that reads logits and targets once and writes two numbers a row, and a backward launch that reads them
 once and writes the gradients. Eager torch takes ten launches for both, these and the mean's three are five, and it
-writes and reads a log-softmax tensor in between. ``interpolated_cross_entropy`` has the same kernels make the target from three numbers a row.
+writes and reads a log-softmax tensor in between. ``interpolated_cross_entropy`` has the same arithmetic on a target
+that it makes from three numbers a row.
 """
 
 import torch

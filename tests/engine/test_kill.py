@@ -21,13 +21,19 @@ def run(*argv, **options):
     return subprocess.run([*COMMAND, *argv], capture_output=True, text=True, check=False, **options)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of the undisturbed run; its loader is torch's, whose batches are those of every loader."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    done = run(*LONG, "--out", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.parametrize("loader", [[], ["--dali"]], ids=["torch", "dali"])
-def test_killed_at_random_moments(loader):
+def test_killed_at_random_moments(whole, loader):
     if loader:
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    whole = run(*LONG, *loader, "--out", "whole")
-    assert whole.returncode == 0, whole.stderr
-
     moments = random.Random(f"kill {loader}")
     checkpoint = Path("run/checkpoint.pt")
     argv = [*LONG, *loader, "--out", "run", "--checkpoint-seconds", "0.02"]
@@ -44,13 +50,13 @@ def test_killed_at_random_moments(loader):
         argv = ["--resume", "run"]
     done = run(*argv)
     assert done.returncode == 0, done.stderr
-    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    assert Path("run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     epochs = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, 7))
     assert [epoch["loss"] for epoch in epochs] == [
-        json.loads(line)["loss"] for line in Path("whole/metrics.jsonl").read_text().splitlines()
+        json.loads(line)["loss"] for line in (whole / "metrics.jsonl").read_text().splitlines()
     ]
-    results = [json.loads(Path(folder, "result.json").read_text()) for folder in ("run", "whole")]
+    results = [json.loads(Path(folder, "result.json").read_text()) for folder in ("run", whole)]
     for column in ("clean", "fgsm", "pgd20", "cw20"):
         assert results[0][column] == results[1][column]
 

@@ -126,11 +126,14 @@ def test_write_whole_keeps_what_was_there(tmp_path, monkeypatch):
 
 
 def test_second_signal_acts_as_always():
+    # A background shell starts its children with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_totals_find_the_first_bad_step():

@@ -1,4 +1,4 @@
-"""Two packages in one distribution: ``fastait_kernels`` needs torch alone; the trainer's needs are extras."""
+"""Two packages in one distribution: ``fastait_kernels`` needs torch and numpy alone; the trainer's needs are extras."""
 
 import re
 from pathlib import Path

@@ -24,6 +24,9 @@ ROW = {
     torch.bfloat16: {"rtol": 1.6e-2, "atol": 1.6e-2},
 }
 
+# One rounding to fp16, whose smallest numbers are 2^-24 apart, of an fp32 difference.
+FP16_ONCE = {"rtol": 2**-10, "atol": 2**-22}
+
 # How far outside the epsilon ball rounding may put an fp32 pixel: origin + epsilon is rounded once, below one.
 BALL_FP32 = 2**-24
 

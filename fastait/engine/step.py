@@ -87,7 +87,7 @@ class TrainStep:
         x = to_float(images)
         with self.precision.autocast():
             x_tilde = self.move_images(self.model, x, y, self.settings, self.noise)
-        # A context of its own: weights that autocast cached inside the attack have no graph.
+        # A context of its own: what autocast caches in one must not outlive the attack's frozen weights.
         with self.precision.autocast():
             logits = self.model(x_tilde)
         loss = self.loss(logits, y, self.settings)

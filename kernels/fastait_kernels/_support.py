@@ -91,17 +91,22 @@ def check_float(name: str, t: Tensor) -> None:
         raise TypeError(f"{name} must be floating-point (images in [0, 1]), got {t.dtype}")
 
 
-def check_like(name: str, t: Tensor, x: Tensor, *, other: str = "x") -> None:
-    """Raise unless ``t`` has the shape, dtype, device and memory layout of ``x``, which the message calls ``other``."""
+def check_same(name: str, t: Tensor, x: Tensor, *, other: str = "x") -> None:
+    """Raise unless ``t`` has the shape, dtype and device of ``x``, which the message calls ``other``."""
     if t.shape != x.shape:
         raise ValueError(f"{name} must have {other}'s shape {tuple(x.shape)}, got {tuple(t.shape)}")
     if t.dtype != x.dtype:
         raise TypeError(f"{name} must have {other}'s dtype {x.dtype}, got {t.dtype}")
     if t.device != x.device:
         raise ValueError(f"{name} must be on {other}'s device {x.device}, got {t.device}")
+
+
+def check_like(name: str, t: Tensor, x: Tensor) -> None:
+    """Raise unless ``t`` has the shape, dtype, device and memory layout of ``x``."""
+    check_same(name, t, x)
     if not same_layout(t, x):
         raise ValueError(
-            f"{name} must have {other}'s memory layout, strides {x.stride()}, got {t.stride()}; "
+            f"{name} must have x's memory layout, strides {x.stride()}, got {t.stride()}; "
             "bring both to one memory format first (contiguous or channels_last)"
         )
 
@@ -142,6 +147,13 @@ def check_label_range(name: str, y: Tensor, num_classes: int) -> None:
         if low < 0 or high >= num_classes:
             bad = low if low < 0 else high
             raise ValueError(f"{name} must be in [0, {num_classes}), the number of classes, got {bad}")
+
+
+def check_counter(name: str, t: Tensor | None, device: torch.device) -> None:
+    """Raise a ValueError unless ``t`` is int64 [1] on ``device``."""
+    if t is None or t.dtype != torch.int64 or t.shape != (1,) or t.device != device:
+        got = "nothing" if t is None else f"{t.dtype} {tuple(t.shape)} on {t.device}"
+        raise ValueError(f"{name} must be int64 [1] on {device}, got {got}")
 
 
 def check_epsilon(epsilon: float) -> None:

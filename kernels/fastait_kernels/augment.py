@@ -8,8 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastait_kernels._support import HAS_TRITON, KERNEL_DTYPES, cdiv, check_epsilon, jit, on_device_of, round_to, tl
-from fastait_kernels.random_start import symmetric_uniform, uniform_quads
+from fastait_kernels._support import (
+    HAS_TRITON,
+    KERNEL_DTYPES,
+    cdiv,
+    check_counter,
+    check_epsilon,
+    jit,
+    on_device_of,
+    round_inside,
+    round_to,
+    tl,
+)
+from fastait_kernels.random_start import reference as start
+from fastait_kernels.random_start import uniform_quads
 
 DTYPES = (*KERNEL_DTYPES, torch.uint8)
 
@@ -73,8 +85,11 @@ def augment(
     if dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     check_epsilon(epsilon)
-    if epsilon and (seed is None or offset is None or dtype == torch.uint8):
-        raise ValueError("epsilon needs seed, offset and a floating-point dtype")
+    if epsilon and dtype == torch.uint8:
+        raise ValueError("epsilon needs a floating-point dtype, got torch.uint8")
+    if epsilon:
+        check_counter("seed", seed, images_u8.device)
+        check_counter("offset", offset, images_u8.device)
     if not epsilon:
         return _augment(images_u8, index, shift, flip, padding, dtype)
     assert seed is not None and offset is not None
@@ -137,10 +152,12 @@ def augment_kernel(
     value = tl.load(images_ptr + source, mask=visible, other=0)
     if SCALE:
         value = tl.div_rn(value.to(tl.float32), 255.0)
-        if NOISE:
-            noise = uniform_quads(tl.load(seed_ptr), tl.load(offset_ptr), first_quad + tl.arange(0, QUADS))
-            value = value + tl.reshape(noise, (BLOCK,)) * epsilon
         value = round_to(value, out_ptr.dtype.element_ty)
+        if NOISE:
+            clean = value.to(tl.float32)
+            noise = uniform_quads(tl.load(seed_ptr), tl.load(offset_ptr), first_quad + tl.arange(0, QUADS))
+            started = clean + tl.reshape(noise, (BLOCK,)) * epsilon
+            value = round_inside(started, clean - epsilon, clean + epsilon, out_ptr.dtype.element_ty)
     if ONE_IMAGE:
         tl.store(out_ptr + place, value)
     else:
@@ -217,11 +234,11 @@ def reference(
     batch = padded[places, rows[:, :, None], columns[:, None, :]]
     if dtype != torch.uint8:
         batch = batch.float().div_(255)
-        if epsilon:
-            assert seed is not None and offset is not None
-            noise = symmetric_uniform(batch.numel(), int(seed), int(offset)).to(device)
-            batch += noise.mul_(epsilon).view_as(batch)
-    return batch.to(dtype).permute(0, 3, 1, 2)
+    batch = batch.to(dtype).permute(0, 3, 1, 2)
+    if not epsilon:
+        return batch
+    assert seed is not None and offset is not None
+    return start(batch, epsilon, seed, offset)
 
 
 def _run(images_u8, index, shift, flip, padding, dtype, epsilon, seed, offset):

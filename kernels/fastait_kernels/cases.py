@@ -301,7 +301,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
                 "cosine_kernel",
                 {
                     "distance_ptr": "*fp32",
-                    "grad_ptr": p,
+                    "grad_ptr": "*fp32",
                     "features_ptr": p,
                     "target_ptr": p,
                     **dict.fromkeys(("width", "stride", "target_stride"), "i32"),
@@ -313,7 +313,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
                 aligned=("width", "stride", "target_stride"),
                 num_warps=warps(1024 if one_tile else 4096, size),
                 block=1024 if one_tile else 4096,
-                minimum_bytes=3 * size + 4 / width,
+                minimum_bytes=2 * size + 4 + 4 / width,
                 elements=ROWS * width,
                 wide=(2, 1),
             )

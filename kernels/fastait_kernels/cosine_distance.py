@@ -9,13 +9,12 @@ from torch import Tensor
 
 from fastait_kernels._support import (
     accumulate_dtype,
-    check_like,
     check_rows,
+    check_same,
     jit,
     next_power_of_2,
     on_device_of,
     reduce,
-    round_to,
     tl,
     use_kernel,
     widen,
@@ -45,7 +44,7 @@ def cosine_distance(features: Tensor, target_features: Tensor, reduction: str = 
     """
     check_rows("features", features)
     check_rows("target_features", target_features)
-    check_like("target_features", target_features, features, other="features")
+    check_same("target_features", target_features, features, other="features")
     if target_features.requires_grad and torch.is_grad_enabled():
         raise ValueError("target_features must not require grad: the distance is differentiable in features alone")
     with_grad = features.requires_grad and torch.is_grad_enabled()
@@ -100,14 +99,12 @@ def cosine_kernel(
         clamped = distance < 0
         grad_ptr += row * width
         if ONE_TILE:
-            grad = tl.where(clamped, 0.0, toward * b + away * a)
-            tl.store(grad_ptr + column, round_to(grad, grad_ptr.dtype.element_ty), mask=column < width)
+            tl.store(grad_ptr + column, tl.where(clamped, 0.0, toward * b + away * a), mask=column < width)
         else:
             for start in range(0, width, BLOCK):
                 a = tl.load(features_ptr + start + column, mask=start + column < width, other=0.0).to(tl.float32)
                 b = tl.load(target_ptr + start + column, mask=start + column < width, other=0.0).to(tl.float32)
                 grad = tl.where(clamped, 0.0, toward * b + away * a)
-                grad = round_to(grad, grad_ptr.dtype.element_ty)
                 tl.store(grad_ptr + start + column, grad, mask=start + column < width)
 
 
@@ -147,10 +144,10 @@ def reference(features: Tensor, target: Tensor, with_grad: bool) -> tuple[Tensor
     cosine = (a * b).sum(dim=1, keepdim=True) / (norm_a * norm_b)
     distance = 1 - cosine
     if not with_grad:
-        return distance.clamp(min=0).squeeze(1), features.new_empty(0)
+        return distance.clamp(min=0).squeeze(1), a.new_empty(0)
     away = torch.where(root > 0, cosine / (norm_a * root), 0.0)
     grad = torch.where(distance < 0, 0.0, -b / (norm_a * norm_b) + away * a)
-    return distance.clamp(min=0).squeeze(1), grad.to(features.dtype)
+    return distance.clamp(min=0).squeeze(1), grad
 
 
 @torch.library.custom_op("fastait_kernels::cosine_distance", mutates_args=())
@@ -158,19 +155,33 @@ def _forward(features: Tensor, target_features: Tensor, with_grad: bool) -> tupl
     if not use_kernel(features):
         return reference(features, target_features, with_grad)
     distance = features.new_empty(len(features), dtype=torch.float32)
-    grad = features.new_empty(features.shape if with_grad else 0)
+    # fp32 until it is scaled: a loss scale must reach it before 16 bits do.
+    grad = features.new_empty(features.shape if with_grad else 0, dtype=torch.float32)
     launch(distance, grad if with_grad else None, features, target_features)
     return distance, grad
 
 
 @_forward.register_fake
 def _(features, target_features, with_grad):
-    distance = features.new_empty(features.shape[0], dtype=accumulate_dtype(features.dtype))
-    return distance, features.new_empty(features.shape if with_grad else 0)
+    dtype = accumulate_dtype(features.dtype)
+    grad = features.new_empty(features.shape if with_grad else 0, dtype=dtype)
+    return features.new_empty(features.shape[0], dtype=dtype), grad
+
+
+@torch.library.custom_op("fastait_kernels::cosine_distance_backward", mutates_args=())
+def _backward(upstream: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    # An operator without a gradient of its own, so that a second derivative is refused rather than wrong.
+    return (upstream[:, None] * grad).to(dtype)
+
+
+@_backward.register_fake
+def _(upstream, grad, dtype):
+    return torch.empty_like(grad, dtype=dtype)
 
 
 def _save(ctx, inputs, output):
     ctx.save_for_backward(output[1])
+    ctx.dtype = inputs[0].dtype
     ctx.set_materialize_grads(False)
 
 
@@ -178,7 +189,7 @@ def _differentiate(ctx, distance_grad, grad_grad):
     if distance_grad is None:
         return None, None, None
     (grad,) = ctx.saved_tensors
-    return (distance_grad[:, None] * grad).to(grad.dtype), None, None
+    return _backward(distance_grad, grad, ctx.dtype), None, None
 
 
 torch.library.register_autograd("fastait_kernels::cosine_distance", _differentiate, setup_context=_save)

@@ -82,9 +82,11 @@ def linf_step_(
     """``linf_step`` written over ``x``, which is returned.
 
     Raises:
-        ValueError: as ``linf_step``, or ``x`` shares memory with ``origin``, whose ball would move with it.
+        ValueError: as ``linf_step``, or ``x`` requires grad, or shares memory with ``origin``, whose ball would move.
     """
     _check(x, grad, origin, epsilon, counts)
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("x must not require grad where it is written over; detach it, or use linf_step")
     _linf_step_inplace(x, grad, origin, step_size, epsilon, lower, upper, counts)
     return x
 
@@ -108,9 +110,12 @@ def _check(x: Tensor, grad: Tensor, origin: Tensor, epsilon: float, counts: Tens
     check_like("origin", origin, x)
     check_dense("x", x)
     check_epsilon(epsilon)
-    if counts is not None and (counts.dtype != torch.int64 or counts.shape != (2,) or counts.device != x.device):
+    if counts is not None and (
+        counts.dtype != torch.int64 or counts.shape != (2,) or counts.device != x.device or not counts.is_contiguous()
+    ):
         raise ValueError(
-            f"counts must be int64 [2] on {x.device}, got {counts.dtype} {tuple(counts.shape)} on {counts.device}"
+            f"counts must be contiguous int64 [2] on {x.device}, "
+            f"got {counts.dtype} {tuple(counts.shape)} on {counts.device}, strides {counts.stride()}"
         )
 
 
@@ -275,6 +280,7 @@ def _linf_step_inplace(
     upper: float,
     counts: Tensor | None,
 ) -> None:
-    if x.untyped_storage().data_ptr() == origin.untyped_storage().data_ptr() and x.numel():
+    # Both are dense and alike, so they share memory where their stretches of it overlap.
+    if abs(x.data_ptr() - origin.data_ptr()) < x.numel() * x.element_size():
         raise ValueError("x must not share memory with origin: the ball would move with the images; clone one of them")
     _run(x, grad, origin, step_size, epsilon, lower, upper, counts, x)

@@ -136,21 +136,21 @@ def launch_backward(grad: Tensor, upstream: Tensor, y: Tensor, rival: Tensor) ->
 def reference_forward(logits: Tensor, y: Tensor, kappa: float) -> tuple[Tensor, Tensor]:
     """Loss and rival class of each row, in torch."""
     z = widen(logits)
-    own = torch.zeros_like(z, dtype=torch.bool).scatter_(1, y[:, None], True)
+    num_classes = z.shape[1]
+    own = torch.arange(num_classes, device=z.device) == y[:, None]
     largest = z.masked_fill(own, -torch.inf).amax(dim=1)
     candidates = (z == largest[:, None]) & ~own
     rival = candidates.to(torch.int8).argmax(dim=1)
-    margin = z.gather(1, y[:, None]).squeeze(1) - largest + kappa
-    margin = torch.where(z.isnan().any(dim=1), torch.nan, margin)
+    margin = torch.where(own, z, 0.0).sum(dim=1) - largest + kappa
+    margin = torch.where(z.isnan().any(dim=1) | (y < 0) | (y >= num_classes), torch.nan, margin)
     return torch.where(margin < 0, 0.0, -margin), torch.where(margin >= 0, rival, -1)
 
 
 def reference_backward(upstream: Tensor, y: Tensor, rival: Tensor, like: Tensor) -> Tensor:
     """The logits' gradient, in torch."""
     active = torch.where(rival >= 0, upstream, 0.0)[:, None]
-    grad = active.new_zeros(like.shape)
-    grad.scatter_(1, rival.clamp(min=0)[:, None], active)
-    grad.scatter_(1, y[:, None], -active)
+    column = torch.arange(like.shape[1], device=like.device)
+    grad = torch.where(column == y[:, None], -active, torch.where(column == rival[:, None], active, 0.0))
     return grad.to(like.dtype)
 
 

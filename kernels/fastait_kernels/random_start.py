@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastait_kernels._support import (
+    HAS_TRITON,
     cdiv,
+    check_counter,
     check_dense,
     check_epsilon,
     check_float,
@@ -50,12 +52,8 @@ def random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> Ten
     check_float("x", x)
     check_dense("x", x)
     check_epsilon(epsilon)
-    for name, counter in (("seed", seed), ("offset", offset)):
-        if counter.dtype != torch.int64 or counter.shape != (1,) or counter.device != x.device:
-            raise ValueError(
-                f"{name} must be int64 [1] on {x.device}, "
-                f"got {counter.dtype} {tuple(counter.shape)} on {counter.device}"
-            )
+    check_counter("seed", seed, x.device)
+    check_counter("offset", offset, x.device)
     return _random_start(x, epsilon, seed, offset)
 
 
@@ -145,12 +143,23 @@ def philox(start: int, count: int, seed: int, offset: int) -> np.ndarray:
     return c
 
 
+def unit_noise(n: int, seed: Tensor, offset: Tensor) -> Tensor:
+    """The kernel's noise before it is scaled: fp32 [n] in [-1, 1), on the counters' device.
+
+    On a GPU the kernel makes it, without a synchronisation; on the CPU, numpy.
+    """
+    if HAS_TRITON and seed.is_cuda:
+        noise = torch.zeros(n, device=seed.device)
+        launch(noise, noise, 1.0, seed, offset)
+        return noise
+    return symmetric_uniform(n, int(seed), int(offset)).to(seed.device)
+
+
 def reference(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor) -> Tensor:
-    """The same in torch; reads ``seed`` and ``offset`` on the host."""
-    noise = symmetric_uniform(x.numel(), int(seed), int(offset)).to(x.device) * epsilon
+    """The same in torch."""
     wide = widen(x)
     started = torch.empty_like(wide)
-    in_memory_order(started).copy_(noise)
+    in_memory_order(started).copy_(unit_noise(x.numel(), seed, offset) * epsilon)
     started += wide
     return round_inside_torch(started, wide - epsilon, wide + epsilon, x.dtype)
 

@@ -111,6 +111,27 @@ def test_nothing_waits_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_what_torch_computes_on_a_gpu_keeps_the_promises():
+    """fp64 and rows too wide for a tile: no synchronisation, and NaN for a label out of range."""
+    x = images().double()
+    wide = torch.randn(4, 20_000, device=DEVICE)
+    y = torch.tensor([0, 1, 20_000, -1], device=DEVICE)
+    seed, offset = torch.tensor([5], device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        start = ops.random_start(x, 8 / 255, seed, offset)
+        moved = ops.linf_step(start, x - 0.5, x, 0.1, 8 / 255)
+        losses = [
+            ops.margin_loss(wide, y, reduction="none"),
+            ops.interpolated_cross_entropy(wide, y, y, 0.5, "none"),
+        ]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (moved - x).abs().max() <= 8 / 255 + 1e-9
+    for loss in losses:
+        assert loss.isnan().tolist() == [False, False, True, True]
+
+
 def eager_linf(x, grad, origin):
     moved = x + 2 / 255 * grad.sign()
     return torch.min(torch.max(moved, origin - 8 / 255), origin + 8 / 255).clamp(0, 1)

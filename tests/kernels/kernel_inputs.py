@@ -1,7 +1,10 @@
 """What the operators' tests share: where kernels run, and tensors of any dtype and layout."""
 
+import pytest
 import torch
 from hypothesis import strategies as st
+
+pytest.importorskip("triton", reason="triton is not installed, so there are no kernels to test")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Kernels run on the GPU, or on CPU tensors in Triton's interpreter."""

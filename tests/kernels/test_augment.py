@@ -68,13 +68,16 @@ def test_images_of_whole_blocks(dtype):
     assert torch.equal(kernel(*arguments, 4, dtype), op.reference(*arguments, 4, dtype, 0.0, None, None))
 
 
-def test_start_is_random_starts():
-    arguments = draw(3, (4, 8, 8, 3), 2)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(4, 9, 7, 3), (4, 32, 32, 3)])
+def test_start_is_random_starts(dtype, shape):
+    arguments = draw(3, shape, 2)
     seed, offset = (torch.tensor([v], device=DEVICE) for v in (3, 5))
-    fused = augment(*arguments, 2, epsilon=0.1, seed=seed, offset=offset)
+    fused = augment(*arguments, 2, dtype=dtype, epsilon=8 / 255, seed=seed, offset=offset)
     assert offset.item() == 6
     offset.fill_(5)
-    assert torch.equal(fused, random_start(augment(*arguments, 2), 0.1, seed, offset))
+    assert torch.equal(fused, kernel(*arguments, 2, dtype, 8 / 255, seed, offset))
+    assert torch.equal(fused, random_start(augment(*arguments, 2, dtype=dtype), 8 / 255, seed, offset))
 
 
 def test_places_outside_are_black_in_the_kernel_and_an_error_on_the_cpu():
@@ -100,7 +103,8 @@ def test_places_outside_are_black_in_the_kernel_and_an_error_on_the_cpu():
         ({"flip": torch.zeros(1)}, TypeError, "flip must be torch.bool"),
         ({"padding": -1}, ValueError, "padding must be >= 0"),
         ({"dtype": torch.int32}, TypeError, "dtype must be one of"),
-        ({"epsilon": 0.1}, ValueError, "epsilon needs seed, offset"),
+        ({"epsilon": 0.1}, ValueError, r"seed must be int64 \[1\] on cpu, got nothing"),
+        ({"epsilon": 0.1, "dtype": torch.uint8}, ValueError, "epsilon needs a floating-point dtype"),
     ],
 )
 def test_bad_arguments(change, error, message):

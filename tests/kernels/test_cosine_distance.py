@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_inputs import DEVICE, DTYPES, random, same
-from tolerances import ROW
+from tolerances import FP16_ONCE, ROW
 
 from fastait_kernels import cosine_distance
 
@@ -22,7 +22,7 @@ def oracle(features, target):
 
 def kernel(features, target):
     distance = torch.full((len(features),), torch.nan, device=DEVICE)
-    grad = torch.full(features.shape, torch.nan, dtype=features.dtype, device=DEVICE)
+    grad = torch.full(features.shape, torch.nan, device=DEVICE)
     op.launch(distance, grad, features, target)
     alone = torch.full_like(distance, torch.nan)
     op.launch(alone, None, features, target)
@@ -53,7 +53,7 @@ def test_against_fp64(run, dtype, size, padded, low, seed):
     (distance, grad), (expected, expected_grad) = run(features, target), oracle(features, target)
     torch.testing.assert_close(distance.double(), expected, **ROW[torch.float32])
     scale = features.double().norm(dim=1, keepdim=True)
-    torch.testing.assert_close(grad.double() * scale, expected_grad * scale, **ROW[dtype])
+    torch.testing.assert_close(grad.double() * scale, expected_grad * scale, **ROW[torch.float32])
 
 
 @pytest.mark.parametrize("run", [kernel, torch_reference])
@@ -85,6 +85,26 @@ def test_nan_stays_nan(run):
     distance, grad = run(a, a.nan_to_num())
     assert distance.isnan().tolist() == [False, True]
     assert grad[1].isnan().any()
+
+
+def test_rows_of_different_strides():
+    a, b = random((3, 12), torch.float32), random((3, 8), torch.float32, seed=1)
+    torch.testing.assert_close(cosine_distance(a[:, :8], b), cosine_distance(a[:, :8].contiguous(), b))
+
+
+def test_fp16_gradients_are_rounded_after_the_loss_scale():
+    a, b = (random((2, 8192), torch.float16, high=100, seed=i) for i in range(2))
+    a.requires_grad_()
+    (grad,) = torch.autograd.grad(65536 * cosine_distance(a, b), a)
+    expected = oracle(a.detach(), b)[1] * 65536 / 2
+    torch.testing.assert_close(grad.double(), expected, **FP16_ONCE)
+
+
+def test_second_derivative_is_refused():
+    a, b = random((2, 5), torch.float32).requires_grad_(), random((2, 5), torch.float32, seed=1)
+    (grad,) = torch.autograd.grad(cosine_distance(a, b), a, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        torch.autograd.grad(grad.pow(2).sum(), a)
 
 
 def test_reductions():

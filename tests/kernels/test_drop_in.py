@@ -22,11 +22,11 @@ def functions():
     return namespace
 
 
-@pytest.fixture
-def setting():
+@pytest.fixture(params=[torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def setting(request):
     torch.manual_seed(0)
-    model = WideResNet(10, 1, 10).to(DEVICE).eval()
-    x = torch.rand(6, 3, 16, 16, device=DEVICE)
+    model = WideResNet(10, 1, 10).to(DEVICE).to(memory_format=request.param).eval()
+    x = torch.rand(6, 3, 16, 16, device=DEVICE).contiguous(memory_format=request.param)
     start = (x + 0.03 * torch.randn_like(x)).clamp(0, 1)
     return model, x, torch.arange(6, device=DEVICE), start
 

@@ -131,7 +131,19 @@ def test_in_place_refuses_shared_memory():
     with pytest.raises(ValueError, match="must not share memory with origin"):
         linf_step_(x, grad, x, 0.1, 0.1)
     with pytest.raises(ValueError, match="must not share memory with origin"):
-        linf_step_(x[:1], grad[:1], x[1:], 0.1, 0.1)
+        linf_step_(x.flatten()[:50], grad.flatten()[:50], x.flatten()[40:90], 0.1, 0.1)
+
+
+def test_in_place_takes_two_halves_of_one_buffer():
+    buffer, grad = random((2, 50), torch.float32), random((50,), torch.float32, low=-1)
+    expected = linf_step(buffer[0], grad, buffer[1], 0.1, 0.1)
+    assert same(linf_step_(buffer[0], grad, buffer[1], 0.1, 0.1), expected)
+
+
+def test_in_place_refuses_what_requires_grad():
+    x, grad, origin = inputs((2, 3, 4, 4), torch.float32)
+    with pytest.raises(ValueError, match="must not require grad"):
+        linf_step_(x.requires_grad_(), grad, origin, 0.1, 0.1)
 
 
 def bad(name, change, error, message):
@@ -149,7 +161,8 @@ def bad(name, change, error, message):
         bad("out", LAYOUTS["channels_last"], ValueError, "out must have x's memory layout"),
         bad("epsilon", lambda _: -0.1, ValueError, "epsilon must be >= 0, got -0.1"),
         bad("epsilon", lambda _: float("nan"), ValueError, "epsilon must be >= 0, got nan"),
-        bad("counts", lambda _: torch.zeros(2), ValueError, r"counts must be int64 \[2\]"),
+        bad("counts", lambda _: torch.zeros(2), ValueError, r"counts must be contiguous int64 \[2\]"),
+        bad("counts", lambda _: torch.zeros(2, 4).long()[:, 1], ValueError, r"counts must be contiguous int64 \[2\]"),
     ],
 )
 def test_bad_arguments(name, change, error, message):

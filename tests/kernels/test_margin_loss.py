@@ -77,6 +77,9 @@ def test_label_out_of_range_is_nan_in_the_kernel_and_an_error_on_the_cpu():
     loss, grad = kernel(logits, y, 50.0, torch.ones(3, device=DEVICE))
     assert loss.isnan().tolist() == [False, True, True]
     assert (grad[1:] == 0).all()
+    loss, rival = op.reference_forward(logits, y, 50.0)
+    assert loss.isnan().tolist() == [False, True, True]
+    assert (op.reference_backward(torch.ones(3, device=DEVICE), y, rival, logits)[1:] == 0).all()
     with pytest.raises(ValueError, match=r"y must be in \[0, 4\), the number of classes, got -1"):
         margin_loss(logits.cpu(), y.cpu())
 

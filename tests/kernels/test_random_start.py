@@ -69,6 +69,13 @@ def test_chunks_do_not_show():
     assert torch.equal(whole[4 * op.CHUNK :][:4], torch.tensor([int(v) >> 8 for v in alone]) * 2.0**-23 - 1)
 
 
+def test_unit_noise_is_a_start_from_zero():
+    """How fp64 images on a GPU get their noise."""
+    zero = torch.zeros(1000, device=DEVICE)
+    assert torch.equal(kernel(zero, 1.0, 3, 4).cpu(), op.symmetric_uniform(1000, 3, 4))
+    assert torch.equal(op.unit_noise(1000, counter(3), counter(4)).cpu(), op.symmetric_uniform(1000, 3, 4))
+
+
 def test_uniform():
     noise = op.symmetric_uniform(400_000, 1, 2).double()
     assert noise.min() >= -1

@@ -45,6 +45,7 @@ def operator_calls(dtype, layout="contiguous"):
         (NAMESPACE.margin_loss_backward, (upstream, LABELS, LABELS.flip(0), logits)),
         (NAMESPACE.cosine_distance, (grad_logits, target, True)),
         (NAMESPACE.cosine_distance, (logits, target, False)),
+        (NAMESPACE.cosine_distance_backward, (upstream, logits.to(upstream.dtype), dtype)),
         (NAMESPACE.augment, (images, LABELS, shift, LABELS > 1, 2, torch.float32)),
         (NAMESPACE.augment_with_start, (images, LABELS, shift, LABELS > 1, 2, torch.float32, 0.1, scalar(1), scalar())),
     ]

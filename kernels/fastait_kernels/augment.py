@@ -133,7 +133,8 @@ def augment_kernel(
     row = (line % HEIGHT).to(tl.int32)
     if ONE_IMAGE:
         image = first_quad * 4 // (HEIGHT * WIDTH * CHANNELS)
-        index = tl.load(index_ptr + image)
+        # Triton 3.9's interpreter takes no mask that a scalar had a part in.
+        index = tl.broadcast_to(tl.load(index_ptr + image), (BLOCK,))
         down = tl.load(shift_ptr + 2 * image)
         right = tl.load(shift_ptr + 2 * image + 1)
         flip = tl.load(flip_ptr + image) != 0

@@ -1,4 +1,4 @@
-"""Fused operators for adversarial training in any PyTorch code. Depends on torch and numpy, and on triton where it is.
+"""Fused operators for adversarial training in any PyTorch code. Depends on torch, and on triton where it is.
 
 On a GPU they are Triton kernels, elsewhere torch; the call is the same. They are ``torch.library`` operators, so they
 work under ``torch.compile(fullgraph=True)``, autocast, DistributedDataParallel and CUDA graph capture, and their

@@ -126,6 +126,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
                 "epsilon": "fp32",
                 "seed_ptr": "*i64",
                 "offset_ptr": "*i64",
+                "quads_before": "i32",
                 "QUADS": start_quads,
             },
             options={"enable_fp_fusion": False},

@@ -18,9 +18,9 @@ def counter(value):
     return torch.tensor([value], device=DEVICE)
 
 
-def kernel(x, epsilon, seed, offset):
+def kernel(x, epsilon, seed, offset, place=0):
     out = torch.full_like(x, torch.nan)
-    op.launch(out, x, epsilon, counter(seed), counter(offset))
+    op.launch(out, x, epsilon, counter(seed), counter(offset), place)
     return out
 
 
@@ -33,7 +33,7 @@ def kernel(x, epsilon, seed, offset):
     ],
 )
 def test_philox_known_answers(start, offset, seed, expected):
-    assert op.philox(start, 1, seed, offset)[:, 0].tolist() == expected
+    assert [bits.item() for bits in op.philox(start, 1, seed, offset)] == expected
 
 
 @settings(deadline=None, max_examples=40)
@@ -44,11 +44,12 @@ def test_philox_known_answers(start, offset, seed, expected):
     epsilon=UNIT,
     seed=st.integers(0, 2**63 - 1),
     offset=st.integers(0, 2**63 - 1),
+    place=st.integers(0, 2**20).map(lambda quads: 4 * quads),
 )
-def test_kernel_is_torch_to_the_bit(dtype, layout, shape, epsilon, seed, offset):
+def test_kernel_is_torch_to_the_bit(dtype, layout, shape, epsilon, seed, offset, place):
     x = random(shape, dtype, layout)
-    out = kernel(x, epsilon, seed, offset)
-    assert same(out, op.reference(x, epsilon, counter(seed), counter(offset)))
+    out = kernel(x, epsilon, seed, offset, place)
+    assert same(out, op.reference(x, epsilon, counter(seed), counter(offset), place))
     if out.numel():
         assert out.stride() == x.stride()
         assert ((out.double() - x.double()).abs() <= epsilon + BALL_FP32).all()
@@ -65,8 +66,20 @@ def test_chunks_do_not_show():
     """The CPU makes its numbers in chunks; the places where they meet are as any other."""
     n = 4 * op.CHUNK + 6
     whole = op.symmetric_uniform(n, 7, 8)
-    alone = op.philox(op.CHUNK, 1, 7, 8)[:, 0]
-    assert torch.equal(whole[4 * op.CHUNK :][:4], torch.tensor([int(v) >> 8 for v in alone]) * 2.0**-23 - 1)
+    alone = torch.cat(op.philox(op.CHUNK, 1, 7, 8))
+    assert torch.equal(whole[4 * op.CHUNK :][:4], (alone >> 8) * 2.0**-23 - 1)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(("shape", "cut"), [((6, 3, 8, 8), 2), ((9, 3, 5, 5), 4), ((40, 3, 32, 32), 13)])
+def test_the_parts_of_a_batch_get_the_noise_of_the_whole(layout, shape, cut):
+    """What two workers draw for their shards is what one draws for the batch."""
+    x = random(shape, torch.float32, layout)
+    seed = counter(5)
+    whole = random_start(x, 0.1, seed, counter(3))
+    size = x[0].numel()
+    assert torch.equal(random_start(x[:cut], 0.1, seed, counter(3)), whole[:cut])
+    assert torch.equal(random_start(x[cut:], 0.1, seed, counter(3), place=cut * size), whole[cut:])
 
 
 def test_unit_noise_is_a_start_from_zero():
@@ -105,6 +118,8 @@ def test_every_call_draws_fresh_noise_and_an_offset_set_back_the_same():
         ({"epsilon": -1.0}, ValueError, "epsilon must be >= 0, got -1.0"),
         ({"seed": torch.zeros(1)}, ValueError, r"seed must be int64 \[1\]"),
         ({"offset": torch.zeros((), dtype=torch.int64)}, ValueError, r"offset must be int64 \[1\]"),
+        ({"place": 6}, ValueError, "place must be a multiple of four, at least 0, got 6"),
+        ({"place": -4}, ValueError, "place must be a multiple of four, at least 0, got -4"),
     ],
 )
 def test_bad_arguments(change, error, message):

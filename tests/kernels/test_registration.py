@@ -35,7 +35,7 @@ def operator_calls(dtype, layout="contiguous"):
         (NAMESPACE.linf_step_out, (x, grad, origin, *step, None, torch.empty_like(x))),
         (NAMESPACE.linf_step_out, (x, grad, origin, *step, counts, torch.empty_like(x))),
         (NAMESPACE.linf_step_, (x.clone(), grad, origin, *step, None)),
-        (NAMESPACE.random_start, (x, 0.1, scalar(3), scalar())),
+        (NAMESPACE.random_start, (x, 0.1, scalar(3), scalar(), 4)),
         (NAMESPACE.soft_cross_entropy, (grad_logits, target.clone().requires_grad_())),
         (NAMESPACE.soft_cross_entropy, (grad_logits, target)),
         (NAMESPACE.soft_cross_entropy_backward, (upstream, logits, target, log_sum, True)),

@@ -9,7 +9,7 @@ from alternating import DEVICE, compare
 from fastait import WideResNet, reference
 from fastait.engine.hardware import environment
 from fastait.engine.precision import Precision
-from fastait.engine.step import Totals, TrainStep
+from fastait.engine.step import TrainStep
 from fastait.methods import METHODS, Settings
 
 BATCH = 128
@@ -27,8 +27,7 @@ def test_step_against_reference(benchmark, capsys, depth, widen_factor):
     def optimizer(model):
         return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
 
-    settings = Settings(epsilon=8 / 255, epsilon_y=0.5, steps=1, num_classes=10)
-    totals = Totals(DEVICE)
+    settings = Settings(epsilon=8 / 255, epsilon_y=0.5, steps=1, step_size=8 / 255, num_classes=10)
     step = TrainStep(
         fast_model, METHODS["adv-interp"], settings, optimizer(fast_model), Precision(DEVICE, None), seed=0
     )
@@ -37,7 +36,7 @@ def test_step_against_reference(benchmark, capsys, depth, widen_factor):
 
     ours, theirs = compare(
         benchmark,
-        lambda: step(images, y, 0, totals),
+        lambda: step(images, y, 0),
         lambda: reference.train_step(slow_model, slow_optimizer, x, y, 10),
         rounds=ROUNDS,
         warmup=2,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from fastait import __version__
-from fastait.errors import FastaitError, InputError
+from fastait.errors import FastaitError, InputError, SaidElsewhere
 
 try:
     import cyclopts
@@ -68,6 +68,8 @@ def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None 
     """Call ``body(argv)`` and return the exit code: errors that a user can act on become one line on stderr."""
     try:
         body(sys.argv[1:] if argv is None else argv)
+    except SaidElsewhere as error:
+        return error.exit_code
     except FastaitError as error:
         print(f"{program}: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -13,6 +13,8 @@ from fastait.errors import InputError, check_choice
 from fastait.methods import METHODS
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder")
+OPTIMIZERS = ("sgd", "apex")
+CUDA_GRAPH = ("auto", "on", "off")
 
 
 def _parse_fraction(type_: type, tokens: Sequence[Token]) -> float:
@@ -40,7 +42,7 @@ class TrainConfig:
     """Published settings to start from: digits, cifar10, cifar100 or svhn. Other flags override single settings."""
 
     method: str = "adv-interp"
-    """How images and labels are moved: adv-interp or natural."""
+    """How images and labels are moved: adv-interp, madry or natural."""
 
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, svhn (downloaded) or folder ({train,test}/CLASS/IMAGE)."""
@@ -81,6 +83,9 @@ class TrainConfig:
     attack_steps: int = 1
     """Attack iterations in training, the paper's L."""
 
+    step_size: Ratio | None = None
+    """Length of an attack step in training. [default: epsilon; 2/255 for madry]"""
+
     depth: int = 10
     """Depth of the wide ResNet: 6n + 4."""
 
@@ -92,6 +97,15 @@ class TrainConfig:
 
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+
+    optimizer: str = "sgd"
+    """sgd (torch's fused SGD) or apex (NVIDIA apex's FusedSGD, where it is installed)."""
+
+    cuda_graph: str = "auto"
+    """The whole step as one CUDA graph: auto (with one GPU), on or off."""
+
+    compile: bool = False
+    """Compile the network's passes with torch.compile: a minute or two before the first step."""
 
     amp: bool = False
     """Mixed precision where the hardware has it natively: bf16, or fp16 on older GPUs."""
@@ -118,6 +132,8 @@ class TrainConfig:
         """Raise InputError, naming the flag, unless every setting is in its range."""
         check_choice("--method", self.method, METHODS)
         check_choice("--dataset", self.dataset, DATASETS)
+        check_choice("--optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("--cuda-graph", self.cuda_graph, CUDA_GRAPH)
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= _AT_MOST.get(name, value):
@@ -131,6 +147,10 @@ class TrainConfig:
                 raise InputError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
         if not 0 <= self.epsilon <= 1:
             raise InputError(f"--epsilon must be in [0, 1] for images in [0, 1] (8/255 is usual), got {self.epsilon}")
+        if self.step_size is not None and not 0 < self.step_size <= 1:
+            raise InputError(
+                f"--step-size must be in (0, 1] for images in [0, 1] (2/255 is usual), got {self.step_size}"
+            )
         if not 0 <= self.epsilon_y < 1:
             raise InputError(f"--epsilon-y must be in [0, 1), got {self.epsilon_y}")
         if (self.depth - 4) % 6:

@@ -28,6 +28,14 @@ class Interrupted(FastaitError):
         self.exit_code = 128 + signal_number
 
 
+class SaidElsewhere(FastaitError):
+    """The first of several processes has said what went wrong; this one ends with its exit code."""
+
+    def __init__(self, exit_code: int):
+        super().__init__("another process of this run has said what went wrong")
+        self.exit_code = exit_code
+
+
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     """Raise an InputError with the near match unless ``value`` is one of ``choices``."""
     choices = list(choices)

@@ -58,7 +58,7 @@ def adversarial_interpolation(
     _check(x, y, epsilon, epsilon_y, steps)
     soft = y.detach().float() if y.dim() == 2 else F.one_hot(y, _num_classes(model, x)).float()
     noise = Noise.drawn(generator, x.device)
-    x_tilde = images.interpolate(model, feature_fn, x, epsilon=epsilon, steps=steps, noise=noise)
+    x_tilde = images.interpolate(model, feature_fn, x, epsilon=epsilon, step_size=epsilon, steps=steps, noise=noise)
     return x_tilde, labels.interpolate(soft, soft.flip(0), labels.effective_epsilon_y(epsilon_y, steps))
 
 

@@ -46,6 +46,9 @@ def _main(argv: list[str]) -> None:
     arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY)
     config = arguments.config().resolved()
 
+    from fastait.engine.memory import keep_freed_memory
+
+    keep_freed_memory()
     if first.resume is None:
         config.check()
         from fastait.engine.run import run_training

@@ -1,13 +1,22 @@
-"""The gradient of an attack's loss for its images."""
+"""The gradient of an attack's loss for its images, and the step along its sign."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from fastait_kernels import linf_step
+
+FP16_SCALE = 2.0**10
+"""What an attack's loss is multiplied by where fp16 carries its gradient, whose smallest numbers are 2^-24 apart."""
+
 
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """d loss(x) / dx, like ``x`` also in memory; works under ``no_grad``.
+    """A positive multiple of d loss(x) / dx, like ``x`` also in memory; works under ``no_grad``.
+
+    Under fp16 autocast and for fp16 images the loss is scaled by ``FP16_SCALE`` and the gradient is not scaled back:
+    only its sign is wanted, which underflow would turn to zero. Otherwise the multiple is one.
 
     Args:
         loss: images like ``x`` -> a scalar.
@@ -15,6 +24,38 @@ def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
-        (grad,) = torch.autograd.grad(loss(leaf), leaf)
+        value = loss(leaf)
+        if _carried_in_fp16(x):
+            value = value * FP16_SCALE
+        (grad,) = torch.autograd.grad(value, leaf)
     # A channels-last network returns channels-last gradients of contiguous images, and the other way round.
     return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+
+
+def _carried_in_fp16(x: Tensor) -> bool:
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return autocast or x.dtype == torch.float16
+
+
+def sign_step(
+    x: Tensor, grad: Tensor, origin: Tensor, step_size: float, epsilon: float, counts: Tensor | None = None
+) -> Tensor:
+    """``linf_step`` on images in [0, 1].
+
+    Args:
+        counts: int64 [3] on ``x``'s device; the numbers of zero, of NaN and of all gradients are added to it.
+    """
+    if counts is None:
+        return linf_step(x, grad, origin, step_size, epsilon)
+    counts[2] += grad.numel()
+    return linf_step(x, grad, origin, step_size, epsilon, counts=counts[:2])
+
+
+def parts(images: int, at_most: int | None) -> list[slice]:
+    """Cut a batch into the fewest parts of at most ``at_most`` images, as equal as can be; None leaves it whole."""
+    if at_most is None or images <= at_most:
+        return [slice(0, images)]
+    count = -(-images // at_most)
+    bounds = [images * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]

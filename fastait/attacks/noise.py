@@ -15,11 +15,13 @@ class Noise:
     Attributes:
         offset: int64 [1], the number of starts drawn so far; each draw advances it on the device, so the replays of a
             captured CUDA graph differ.
+        before: how many images of the batch come before those that a start is drawn for.
     """
 
     def __init__(self, seed: Tensor):
         self.seed = seed
         self.offset = torch.zeros_like(seed)
+        self.before = 0
 
     @classmethod
     def seeded(cls, seed: int, device: torch.device) -> "Noise":
@@ -31,10 +33,15 @@ class Noise:
         """A stream whose seed is drawn from ``generator``, the global one if None, without a synchronisation."""
         return cls(torch.randint(0, torch.iinfo(torch.int64).max, (1,), generator=generator, device=device))
 
-    def seek(self, offset: int) -> None:
-        """Make the next start that of ``offset``."""
-        self.offset.fill_(offset)
+    def seek(self, offset: Tensor, before: int = 0) -> None:
+        """Make the next start that of ``offset``, int64 [1], for images with ``before`` others before them.
+
+        So processes that share a batch draw the noise that one would; ``before`` is a multiple of four where an image
+        has not a multiple of four elements.
+        """
+        self.offset.copy_(offset)
+        self.before = before
 
     def start(self, x: Tensor, epsilon: float) -> Tensor:
         """x + U(-epsilon, epsilon), like ``x``, not clipped to [0, 1]."""
-        return random_start(x, epsilon, self.seed, self.offset)
+        return random_start(x, epsilon, self.seed, self.offset, self.before * x[:1].numel())

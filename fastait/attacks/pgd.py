@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastait.attacks.frozen import frozen
-from fastait.attacks.gradient import input_gradient
+from fastait.attacks.gradient import input_gradient, parts, sign_step
 from fastait.attacks.noise import Noise
-from fastait_kernels import linf_step, margin_loss
+from fastait_kernels import margin_loss
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits [B, K], y int64 [B]) -> a scalar to ascend: a sum, so that no sample's gradient depends on the batch size."""
@@ -45,6 +45,7 @@ def pgd(
     loss: AttackLoss = cross_entropy,
     random_start: bool = True,
     generator: torch.Generator | None = None,
+    at_a_time: int | None = None,
 ) -> Tensor:
     """The last iterate of projected gradient ascent in the Linf ball.
 
@@ -61,6 +62,8 @@ def pgd(
         loss: what to ascend.
         random_start: start from a uniform point of the ball, else from ``x``.
         generator: source of the random start, on ``x``'s device.
+        at_a_time: attack no more images than this together. In eval mode images do not see each other, so the result
+            is the same, and on a CPU a part of a batch may stay in the cache where the whole does not.
 
     Returns:
         Adversarial images like ``x``, detached, within ``epsilon`` of ``x`` and in [0, 1].
@@ -71,12 +74,34 @@ def pgd(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     x = x.detach()
-    adversarial = Noise.drawn(generator, x.device).start(x, epsilon) if random_start else x
+    start = Noise.drawn(generator, x.device).start(x, epsilon) if random_start else x.clone()
+    return ascend(model, x, y, start, epsilon=epsilon, step_size=step_size, steps=steps, loss=loss, at_a_time=at_a_time)
+
+
+def ascend(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    *,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    loss: AttackLoss = cross_entropy,
+    at_a_time: int | None = None,
+    counts: Tensor | None = None,
+) -> Tensor:
+    """``pgd`` from ``start``, like ``x``, which may be written over; ``counts`` is that of ``sign_step``."""
     with frozen(model):
-        for _ in range(steps):
-            grad = input_gradient(lambda leaf: loss(model(leaf), y), adversarial)
-            adversarial = linf_step(adversarial, grad, x, step_size, epsilon)
-    return adversarial
+        for part in parts(len(x), at_a_time):
+            moved, origin, labels = start[part], x[part], y[part]
+            for _ in range(steps):
+                grad = input_gradient(lambda leaf, labels=labels: loss(model(leaf), labels), moved)  # type: ignore[misc]
+                moved = sign_step(moved, grad, origin, step_size, epsilon, counts)
+            if len(moved) == len(x):
+                return moved
+            start[part] = moved
+    return start
 
 
 def fgsm(

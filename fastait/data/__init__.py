@@ -2,7 +2,7 @@
 
 from fastait.data.dataset import Dataset, ImageSet, to_float
 from fastait.data.loaders import Loader, make_loader
-from fastait.data.plan import Batch, BatchPlan
+from fastait.data.plan import Batch, BatchPlan, Shard
 from fastait.data.sources import load_dataset
 
-__all__ = ["Batch", "BatchPlan", "Dataset", "ImageSet", "Loader", "load_dataset", "make_loader", "to_float"]
+__all__ = ["Batch", "BatchPlan", "Dataset", "ImageSet", "Loader", "Shard", "load_dataset", "make_loader", "to_float"]

@@ -4,7 +4,7 @@ Every loader follows the same plan, so all of them yield the same batches, a res
 worker processes cannot disagree.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -14,8 +14,24 @@ from fastait.engine.randomness import derive
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Which part of a step's batch a process has.
+
+    Attributes:
+        start: how many images of the batch come before; a multiple of four.
+        size: how many images are its own. None in an epoch's last batch if that has too few; the process then gets a
+            stand-in, an image that counts for nothing.
+        batch: how many images the batch has.
+    """
+
+    start: int
+    size: int
+    batch: int
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One step's share of an epoch.
+    """One process's share of one step.
 
     Attributes:
         index: int64 [B], places in the training set.
@@ -30,24 +46,40 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of a run: steps are counted over all epochs, an epoch's last batch may be smaller."""
+    """The batches of a run: steps are counted over all epochs, an epoch's last batch may be smaller.
+
+    Of ``ranks`` processes that share each batch, this is the plan of ``rank``; together they see what one would.
+    """
 
     seed: int
     size: int
     batch_size: int
     padding: int
     flip: bool
+    rank: int = field(default=0, compare=False)
+    ranks: int = field(default=1, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch, the smaller last one included."""
         return -(-self.size // self.batch_size)
 
+    def shard(self, step: int) -> Shard:
+        """Which part of step ``step``'s batch is this process's: consecutive images, cut at multiples of four."""
+        first = step % self.steps_per_epoch * self.batch_size
+        batch = min(self.batch_size, self.size - first)
+        fours = -(-batch // 4)
+        start, end = (min(batch, 4 * -(-fours * rank // self.ranks)) for rank in (self.rank, self.rank + 1))
+        return Shard(start, end - start, batch)
+
     def batch(self, step: int) -> Batch:
-        """What step ``step``, counted from 0 over all epochs, works on."""
+        """What this process works on in step ``step``, counted from 0 over all epochs."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order, shift, flip = _epoch(self, epoch)
-        part = slice(place * self.batch_size, (place + 1) * self.batch_size)
+        shard = self.shard(step)
+        first = place * self.batch_size
+        own = slice(first + shard.start, first + shard.start + shard.size)
+        part = own if shard.size else slice(first, first + 1)
         return Batch(order[part], shift[part], flip[part])
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastait.attacks import Attack, frozen
 from fastait.data import ImageSet, to_float
+from fastait.engine.distributed import Ranks
 from fastait.engine.precision import full_precision
 from fastait.engine.randomness import derive
 
@@ -22,6 +23,7 @@ def evaluate(
     seed: int,
     batch_size: int = 250,
     advance: Callable[[], None] = lambda: None,
+    ranks: Ranks = Ranks(),  # noqa: B008, immutable
 ) -> dict[str, Tensor]:
     """Whether each image is classified correctly, clean and under each attack.
 
@@ -33,23 +35,25 @@ def evaluate(
         seed: of the attacks' random starts.
         batch_size: images at a time.
         advance: called after each batch of each column.
+        ranks: the processes that share the batches; the outcomes are those of one process.
 
     Returns:
         {"clean" or an attack's name: bool [N] on the CPU}.
     """
     device = next(model.parameters()).device
-    outcomes: dict[str, list[Tensor]] = {name: [] for name in (CLEAN, *attacks)}
+    outcomes = {name: torch.zeros(len(images), dtype=torch.uint8) for name in (CLEAN, *attacks)}
     generator = torch.Generator(device)
     with full_precision(device), frozen(model):
-        for start in range(0, len(images), batch_size):
-            x = to_float(images.images[start : start + batch_size].to(device))
-            y = images.labels[start : start + batch_size].to(device)
+        for start in range(ranks.rank * batch_size, len(images), ranks.size * batch_size):
+            batch = slice(start, start + batch_size)
+            x = to_float(images.images[batch].to(device))
+            y = images.labels[batch].to(device)
             for name in outcomes:
                 attacked = x
                 if name != CLEAN:
                     generator.manual_seed(derive(seed, "evaluation", name, start))
                     attacked = attacks[name](model, x, y, epsilon=epsilon, generator=generator)
                 with torch.no_grad():
-                    outcomes[name].append((model(attacked).argmax(dim=1) == y).cpu())
+                    outcomes[name][batch] = (model(attacked).argmax(dim=1) == y).cpu()
                 advance()
-    return {name: torch.cat(parts) for name, parts in outcomes.items()}
+    return {name: ranks.merge(outcome).bool() for name, outcome in outcomes.items()}

@@ -52,11 +52,17 @@ class Precision:
     def __init__(self, device: torch.device, dtype: torch.dtype | None):
         self.device_type = device.type
         self.dtype = dtype
+        # With SGD(fused=True) it decides on the device whether a step counts, so a graph can hold it.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.scaler.scale(torch.zeros((), device=device))  # makes its tensors, which it otherwise does in a step
 
     def autocast(self) -> AbstractContextManager:
         """Mixed precision for the model's passes, or a context that does nothing."""
         return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What a step changes of it."""
+        return [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []  # type: ignore
 
     def describe(self) -> str:
         """fp32, tf32 (torch's default for fp32 convolutions on current GPUs), bf16 or fp16."""

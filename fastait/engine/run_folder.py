@@ -19,10 +19,16 @@ CHECKPOINT_FORMAT = "fastait checkpoint 1"
 
 
 class RunFolder:
-    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json`` of one run."""
+    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json`` of one run.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the folder.
+        writes: whether what is saved is written; one of several processes of a run writes.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True):
         self.path = path
+        self.writes = writes
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoint_file = path / "checkpoint.pt"
@@ -63,13 +69,21 @@ class RunFolder:
             InputError: there is no run in it.
         """
         folder = cls(path)
-        try:
-            begun = folder.config_file.is_file()
-        except OSError as error:
-            raise InputError(f"--resume {path} cannot be read: {error.strerror}") from None
-        if not begun:
+        if not cls.begun(path):
             raise InputError(f"--resume {path}: no run there (no {folder.config_file.name})")
         return folder
+
+    @classmethod
+    def begun(cls, path: Path) -> bool:
+        """Whether there is a run in ``path``.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return cls(path).config_file.is_file()
+        except OSError as error:
+            raise InputError(f"--resume {path} cannot be read: {error.strerror}") from None
 
     def lock(self) -> None:
         """Keep other processes from training in this folder, until it is left or this process ends.
@@ -127,9 +141,10 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint. ``state`` holds tensors, numbers, strings, lists and dicts only."""
-        buffer = io.BytesIO()
-        torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
-        write_whole(self.checkpoint_file, buffer.getbuffer())
+        if self.writes:
+            buffer = io.BytesIO()
+            torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+            write_whole(self.checkpoint_file, buffer.getbuffer())
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, on the CPU; None if the run had not come to one.
@@ -155,15 +170,18 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """One JSON object per finished epoch, the whole file."""
-        write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
+        if self.writes:
+            write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
 
     def save_weights(self, weights: dict[str, Tensor]) -> None:
         """The network's state dict as safetensors."""
-        write_whole(self.weights_file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+        if self.writes:
+            write_whole(self.weights_file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
 
     def save_result(self, result: dict[str, Any]) -> None:
         """The finished run's figures."""
-        write_whole(self.result_file, _json(result))
+        if self.writes:
+            write_whole(self.result_file, _json(result))
 
     def result(self) -> dict[str, Any] | None:
         """The finished run's figures, None if it is not finished.

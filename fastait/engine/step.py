@@ -1,10 +1,20 @@
-"""One training step, the same for every method."""
+"""One training step, the same for every method, written so that a CUDA graph can hold it.
+
+What a step reads and writes besides its batch lies in tensors that stay where they are: weights, gradients, momentum,
+learning rate, BN statistics, the step's number, the noise's counter and the epoch's totals. Nothing is read from the
+device, and no shape depends on data.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from fastait.attacks import Noise
-from fastait.data import to_float
+from fastait.data import Shard, to_float
+from fastait.engine.compiled import Compiled
+from fastait.engine.distributed import Ranks
+from fastait.engine.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
 from fastait.engine.precision import Precision
 from fastait.engine.randomness import derive
 from fastait.methods import Method, Settings
@@ -18,38 +28,54 @@ class Totals:
     Attributes:
         loss: float64, the summed loss of the images seen.
         correct: int64, how many of the images that were trained on were classified as their label says.
+        gradients: int64 [3], how many of the attack's input gradients were zero, were NaN, and were computed.
+        first_bad_step: int64 [1], the first step whose loss was NaN or infinite, ``NEVER`` if none was.
         seen: images seen.
-        first_bad_step: int64, the first step whose loss was NaN or infinite, ``NEVER`` if none was.
     """
 
     def __init__(self, device: torch.device):
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.first_bad_step = torch.full((), NEVER, dtype=torch.int64, device=device)
+        self.gradients = torch.zeros(3, dtype=torch.int64, device=device)
+        self.first_bad_step = torch.full((1,), NEVER, dtype=torch.int64, device=device)
         self.seen = 0
 
-    def add(self, loss: Tensor, logits: Tensor, y: Tensor, step: int) -> None:
-        """Count one step's batch."""
+    def tensors(self) -> list[Tensor]:
+        """What a step adds to."""
+        return [self.loss, self.correct, self.gradients, self.first_bad_step]
+
+    def add(self, loss: Tensor, logits: Tensor, y: Tensor, number: Tensor) -> None:
+        """Count one step's batch; ``number``, int64 [1], is the step's. ``seen`` is left to the caller."""
         self.loss += loss.double() * len(y)
         self.correct += (logits.argmax(dim=1) == y).sum()
-        bad = torch.where(loss.isfinite(), NEVER, step)
+        bad = torch.where(loss.isfinite(), NEVER, number)
         torch.minimum(self.first_bad_step, bad, out=self.first_bad_step)
-        self.seen += len(y)
 
-    def bad_step(self) -> int | None:
-        """The first step whose loss was not finite. Waits for the device."""
-        step = int(self.first_bad_step)
-        return None if step == NEVER else step
+    def bad_step(self) -> int:
+        """The first step whose loss was not finite, or ``NEVER``. Waits for the device."""
+        return int(self.first_bad_step)
 
-    def state(self) -> dict[str, float | int]:
-        """The sums as numbers. Waits for the device."""
-        return {"loss": float(self.loss), "correct": int(self.correct), "seen": self.seen}
+    def state(self, ranks: Ranks | None = None) -> dict[str, float | int]:
+        """The sums as numbers, over all processes if ``ranks`` is given, which all must call. Waits for the device."""
+        sums = [float(self.loss), int(self.correct), self.seen, *self.gradients.tolist()]
+        if ranks is not None:
+            sums = ranks.total(sums)
+        names = ("loss", "correct", "seen", "zero_gradients", "nan_gradients", "gradients")
+        return {name: value if name == "loss" else int(value) for name, value in zip(names, sums, strict=True)}
 
     def load(self, state: dict[str, float | int]) -> None:
         """Start from the sums of ``state``."""
         self.loss.fill_(state["loss"])
         self.correct.fill_(state["correct"])
+        for place, name in enumerate(("zero_gradients", "nan_gradients", "gradients")):
+            self.gradients[place] = state[name]
         self.seen = int(state["seen"])
+
+    def reset(self) -> None:
+        """Start from nothing, in place. What went wrong stays known."""
+        for tensor in (self.loss, self.correct, self.gradients):
+            tensor.zero_()
+        self.seen = 0
 
 
 class TrainStep:
@@ -59,9 +85,15 @@ class TrainStep:
         model: in train mode, on its device.
         method: a way to move images and a way to move labels.
         settings: what the method needs to know.
-        optimizer: over the model's parameters.
+        optimizer: over the model's parameters, from ``make_optimizer``.
         precision: of the model's passes.
-        seed: of the attack's noise; a step's noise depends on (seed, step) only.
+        seed: of the attack's noise; an image's noise depends on (seed, step, its place in the batch) only.
+        ranks: the processes that share each batch.
+        batch_size: of the batches that are compiled and captured, over all processes; others run eagerly. Needed for
+            ``compile`` and ``graph``.
+        compile: compile the model's passes.
+        graph: capture the step at its first whole batch and replay it from then on.
+        note: called with one line if the step cannot be captured; it then goes on without.
     """
 
     def __init__(
@@ -72,28 +104,91 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         seed: int,
+        ranks: Ranks = Ranks(),  # noqa: B008, immutable
+        *,
+        batch_size: int | None = None,
+        compile: bool = False,
+        graph: bool = False,
+        note: Callable[[str], None] = lambda text: None,
     ):
-        self.model = model
+        self.batch_size = batch_size
+        self.compiled = compile
+        self.graphed = graph
+        self.graph: Graph | None = None
+        self.note = note
+        self.model: nn.Module = Compiled(model) if compile else model
         self.move_images = method.image_part()
         self.loss = method.label_part()
         self.settings = settings
         self.optimizer = optimizer
         self.precision = precision
-        self.noise = Noise.seeded(derive(seed, "noise"), next(model.parameters()).device)
+        self.ranks = ranks
+        # Its hooks average the gradients; the attack's passes go by the model itself.
+        self.trained = ranks.data_parallel(self.model)
+        device = next(model.parameters()).device
+        self.noise = Noise.seeded(derive(seed, "noise"), device)
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self.totals = Totals(device)
+        self.statistics = [b for b in model.buffers() if b.is_floating_point()]
 
-    def __call__(self, images: Tensor, y: Tensor, step: int, totals: Totals) -> None:
-        """Train on uint8 images [B, H, W, 3] and classes int64 [B] as global step ``step``."""
-        self.noise.seek(step)
+    def __call__(self, images: Tensor, y: Tensor, step: int, shard: Shard | None = None) -> None:
+        """Train on a batch as global step ``step``.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            y: int64 [B].
+            step: counted over all epochs.
+            shard: which part of a batch that is shared by several processes this is; the whole one if None.
+        """
+        shard = shard or Shard(0, len(y), len(y))
+        whole = shard.batch == self.batch_size
+        self.number.fill_(step)
+        if self.graphed and whole and self.graph is None:
+            self._capture(images, y, shard)
+        if self.graph is not None and whole and self.graph.takes(images, y):
+            self.graph.replay(images, y)
+        elif self.compiled and not whole:
+            with torch.compiler.set_stance("force_eager"):
+                self.compute(images, y, shard)
+        else:
+            self.compute(images, y, shard)
+        self.totals.seen += shard.size
+
+    def _capture(self, images: Tensor, y: Tensor, shard: Shard) -> None:
+        try:
+            self.graph = Graph(
+                lambda images, y: self.compute(images, y, shard),
+                (images, y),
+                self.state(),
+                self.ranks.stream,
+                WARMUP if self.ranks.size == 1 else DISTRIBUTED_WARMUP,
+            )
+        except CaptureError as error:
+            self.graphed = False
+            self.note(f"warning: the step cannot be captured as a CUDA graph and runs without one: {error}")
+
+    def compute(self, images: Tensor, y: Tensor, shard: Shard) -> None:
+        """What a CUDA graph holds: ``__call__`` for the step in ``number``, less what only the host needs."""
+        weight = shard.size / shard.batch
+        self.noise.seek(self.number, shard.start)
         x = to_float(images)
         with self.precision.autocast():
-            x_tilde = self.move_images(self.model, x, y, self.settings, self.noise)
-        # A context of its own: what autocast caches in one must not outlive the attack's frozen weights.
-        with self.precision.autocast():
-            logits = self.model(x_tilde)
+            x_tilde = self.move_images(self.model, x, y, self.settings, self.noise, self.totals.gradients)
+            logits = self.trained(x_tilde)
         loss = self.loss(logits, y, self.settings)
-        self.optimizer.zero_grad(set_to_none=True)
+        # In place: captured graphs, and the processes' buckets, know the gradients by their address.
+        self.optimizer.zero_grad(set_to_none=False)
         scaler = self.precision.scaler
-        scaler.scale(loss).backward()
+        share = loss if self.ranks.size == 1 else loss * (weight * self.ranks.size)
+        scaler.scale(share).backward()
+        self.ranks.average(self.statistics, weight)
         scaler.step(self.optimizer)
         scaler.update()
-        totals.add(loss.detach(), logits.detach(), y, step)
+        if shard.size:
+            self.totals.add(loss.detach(), logits.detach(), y, self.number)
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step changes, gradients aside, which every step makes anew."""
+        momentum = [value for state in self.optimizer.state.values() for value in state.values()]
+        model = [*self.model.parameters(), *self.model.buffers()]
+        return [*model, *momentum, *self.precision.tensors(), self.noise.offset, *self.totals.tensors()]

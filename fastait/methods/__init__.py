@@ -21,13 +21,17 @@ class Settings:
         epsilon: radius of the Linf ball on images in [0, 1].
         epsilon_y: the paper's label budget, in [0, 1).
         steps: attack iterations, the paper's L.
+        step_size: length of an attack's step, in the units of ``epsilon``.
         num_classes: the paper's C.
+        at_a_time: attack no more images than this together; None for the whole batch.
     """
 
     epsilon: float
     epsilon_y: float
     steps: int
+    step_size: float
     num_classes: int
+    at_a_time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,5 +53,6 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "adv-interp": Method("adversarial_interpolation", "adversarial_interpolation", "the paper, Algorithm 1"),
+    "madry": Method("pgd", "classes", "Madry et al., 2018"),
     "natural": Method("clean", "classes", "standard training (Krizhevsky et al., 2012)"),
 }

@@ -1,0 +1,162 @@
+"""The processes of a run: one, or as many as torchrun started, on one machine or several."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastait.errors import FastaitError, InputError, SaidElsewhere
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process and its peers. Every method but ``first`` is for all processes to call, at the same place.
+
+    Attributes:
+        rank: this process among all, from 0.
+        size: how many there are.
+        local_rank: this process among those of its machine, from 0.
+        stream: what DistributedDataParallel's gradients are accumulated on, and what a graph is captured on; None for
+            a single process or without a GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    stream: "torch.cuda.Stream | None" = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def from_first(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns in the first process; its FastaitError ends the others without another word."""
+        if self.size == 1:
+            return call()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer[0] = call()
+            except FastaitError as error:
+                dist.broadcast_object_list([None, error.exit_code])
+                raise
+        dist.broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise SaidElsewhere(answer[1])
+        return answer[0]
+
+    @contextmanager
+    def one_by_one(self) -> Iterator[None]:
+        """The first process of each machine goes first, to download for example; the others wait for it."""
+        if self.size > 1 and self.local_rank:
+            dist.barrier()
+        yield
+        if self.size > 1 and not self.local_rank:
+            dist.barrier()
+
+    def largest(self, *values: int) -> list[int]:
+        """The largest of each value over all processes. On the CPUs: no GPU is waited for."""
+        if self.size == 1:
+            return list(values)
+        all_values = torch.tensor(values)
+        dist.all_reduce(all_values, dist.ReduceOp.MAX)
+        return all_values.tolist()
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over all processes, in fp64."""
+        if self.size == 1:
+            return list(values)
+        all_values = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(all_values)
+        return all_values.tolist()
+
+    def merge(self, parts: Tensor) -> Tensor:
+        """The sum over all processes of a tensor on the CPU."""
+        if self.size > 1:
+            dist.all_reduce(parts)
+        return parts
+
+    def average(self, tensors: list[Tensor], weight: float) -> None:
+        """Replace each tensor by its mean over the processes, whose weights sum to one. A launch each on a GPU."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).mul_(weight)
+        dist.all_reduce(flat)
+        means = [mean.view_as(t) for mean, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
+        torch._foreach_copy_(tensors, means)
+
+    def data_parallel(self, model: nn.Module) -> nn.Module:
+        """``model`` with gradients that are averaged over the processes; itself if there is but one."""
+        if self.size == 1:
+            return model
+        device = next(model.parameters()).device
+        parallel_type = nn.parallel.DistributedDataParallel
+        # BN statistics are averaged by ``average``, which counts an empty shard for nothing. torch 2.15 renamed this.
+        new = "forward_sync_buffers" in inspect.signature(parallel_type.__init__).parameters
+        options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        if self.stream is None:
+            return parallel_type(model, **options)
+        # Its gradient accumulators keep the stream that they are made on, and a graph holds one stream's work.
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            parallel = parallel_type(model, device_ids=[device.index], **options)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return parallel
+
+
+def launched() -> bool:
+    """Whether torchrun, or something that sets its variables, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def restarts() -> int:
+    """How often torchrun has started this run's processes anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if launched() else 0
+
+
+def may_restart() -> bool:
+    """Whether torchrun will start the processes anew when one dies."""
+    return launched() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
+@contextmanager
+def join(device: str) -> Iterator[tuple[Ranks, str]]:
+    """Meet the other processes that torchrun started, if it did; yields the ranks and this process's device's name.
+
+    Args:
+        device: ``--device``: with several processes auto, cpu or cuda; each process takes the GPU of its local rank.
+
+    Raises:
+        InputError: ``device`` names one GPU for several processes, or torchrun's variables are incomplete.
+    """
+    if not launched():
+        yield Ranks(), device
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(f"WORLD_SIZE is set but {', '.join(missing)} not; start several processes with torchrun")
+    if device.startswith("cuda:"):
+        raise InputError(f"--device {device}: each of several processes takes its own GPU; use --device cuda or auto")
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        device = f"cuda:{local_rank}"
+    stream = None
+    if on_gpu and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
+        stream = torch.cuda.Stream()
+    # The hosts agree on when to save and to stop over gloo; NCCL would make them wait for their GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if stream else "gloo")
+    try:
+        yield Ranks(rank, size, local_rank, stream), device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,76 @@
+"""A step as one CUDA graph."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+WARMUP = 3
+"""Calls before the capture: kernels are compiled and chosen, workspaces and buckets allocated."""
+
+DISTRIBUTED_WARMUP = 11
+"""What torch asks for before a step with DistributedDataParallel is captured."""
+
+
+class CaptureError(Exception):
+    """The call cannot be captured; what it changed has been put back."""
+
+
+class Graph:
+    """``call(*inputs)``, captured once and replayed.
+
+    The call is warmed up and captured on copies of ``inputs``; afterwards every tensor of ``state`` holds what it held
+    before, so the first replay is the first call. What the call does besides launching work on the GPU happens while
+    it is captured and never again.
+
+    Args:
+        call: reads its inputs and ``state``, writes ``state``; allocates what it likes.
+        inputs: example tensors on the GPU; replays take tensors of their shapes and dtypes.
+        state: every tensor that the call changes and that outlives it.
+        stream: to capture on; what the call's gradients were first accumulated on, where that matters.
+        warmup: calls before the capture.
+
+    Raises:
+        CaptureError: the call does something that a graph cannot hold, a synchronisation for example.
+    """
+
+    def __init__(
+        self,
+        call: Callable[..., None],
+        inputs: Sequence[Tensor],
+        state: Sequence[Tensor],
+        stream: "torch.cuda.Stream | None" = None,
+        warmup: int = WARMUP,
+    ):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        before = [tensor.detach().clone() for tensor in state]
+        stream = stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(warmup):
+                    call(*self.inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            # Loader threads may allocate while this thread captures.
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+                call(*self.inputs)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise CaptureError(" ".join(str(error).split())[:300]) from error
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.no_grad():
+                for tensor, value in zip(state, before, strict=True):
+                    tensor.copy_(value)
+
+    def takes(self, *inputs: Tensor) -> bool:
+        """Whether ``inputs`` have the shapes and dtypes that were captured."""
+        return all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(inputs, self.inputs, strict=True))
+
+    def replay(self, *inputs: Tensor) -> None:
+        """``call(*inputs)``."""
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self.graph.replay()

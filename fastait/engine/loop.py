@@ -1,0 +1,267 @@
+"""The training loop and the evaluation at its end."""
+
+import itertools
+import time
+from typing import Any
+
+from fastait.attacks import ATTACKS
+from fastait.engine.evaluate import evaluate
+from fastait.engine.hardware import differences, environment
+from fastait.engine.optimizer import restore_optimizer, set_lr
+from fastait.engine.prepare import Prepared
+from fastait.engine.report import Report
+from fastait.engine.run_folder import RunFolder
+from fastait.engine.signals import StopRequest
+from fastait.engine.step import NEVER, TrainStep
+from fastait.errors import FastaitError, Interrupted, RunError, SaidElsewhere
+from fastait.methods import METHODS
+
+READ_SECONDS = 0.5
+"""How often the running totals are read from the device."""
+
+
+def gradient_shares(totals: dict[str, float | int]) -> dict[str, float]:
+    """Zero and NaN input gradients of the attack in percent; nothing for a method that computes none."""
+    if not totals["gradients"]:
+        return {}
+    return {name: round(100 * totals[name] / totals["gradients"], 4) for name in ("zero_gradients", "nan_gradients")}
+
+
+class Loop:
+    """The state of a run and the loop that advances it."""
+
+    def __init__(self, folder: RunFolder, prepared: Prepared, report: Report):
+        self.folder = folder
+        self.prepared = prepared
+        self.config = prepared.config
+        self.report = report
+        self.ranks = prepared.ranks
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.train_step = TrainStep(
+            prepared.model,
+            METHODS[self.config.method],
+            prepared.settings,
+            prepared.optimizer,
+            prepared.precision,
+            self.config.seed,
+            prepared.ranks,
+            batch_size=self.config.batch_size,
+            compile=self.config.compile,
+            graph=prepared.graph,
+            note=report.note,
+        )
+        self.totals = self.train_step.totals
+        self.environment = {
+            **environment(prepared.device),
+            "precision": prepared.precision.describe(),
+            "processes": prepared.ranks.size,
+        }
+        self.seconds_before = 0.0
+        self.training_seconds: float | None = None
+        self.epoch_seconds_before = 0.0
+        self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Put every part of the run where the checkpoint has it."""
+        prepared = self.prepared
+        prepared.model.load_state_dict(checkpoint["model"])
+        restore_optimizer(prepared.optimizer, checkpoint["optimizer"])
+        if checkpoint["scaler"] and prepared.precision.scaler.is_enabled():
+            prepared.precision.scaler.load_state_dict(checkpoint["scaler"])
+        self.step = checkpoint["step"]
+        self.history = checkpoint["history"]
+        if self.ranks.first:  # the sums are of all processes
+            self.totals.load(checkpoint["totals"])
+        self.seconds_before = checkpoint["seconds"]
+        self.training_seconds = checkpoint["training_seconds"]
+        self.epoch_seconds_before = checkpoint["epoch_seconds"]
+        changed = differences(checkpoint["environment"], self.environment)
+        if changed:
+            self.report.note(
+                f"warning: not the machine or the versions that the run was begun with, so its weights will not be "
+                f"the same to the bit: {', '.join(changed)}"
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the run has gone wrong since the last one. For all processes to call."""
+        self._check_finite()
+        if not all(bool(value.isfinite().all()) for value in self.prepared.model.state_dict().values()):
+            raise self._not_finite("the weights are", self.step - 1)
+        now = time.monotonic()
+        totals = self.totals.state(self.ranks)
+        self.folder.save_checkpoint(
+            {
+                "config": self.config.to_json(),
+                "step": self.step,
+                "model": self.prepared.model.state_dict(),
+                "optimizer": self.prepared.optimizer.state_dict(),
+                "scaler": self.prepared.precision.scaler.state_dict(),
+                "history": self.history,
+                "totals": totals,
+                "seconds": self._seconds(),
+                "training_seconds": self.training_seconds,
+                "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started,
+                "environment": self.environment,
+            }
+        )
+        self.last_save = time.monotonic()
+
+    def train(self, stop: StopRequest) -> None:
+        """From the current step to the last."""
+        config, prepared, ranks = self.config, self.prepared, self.ranks
+        per_epoch = prepared.plan.steps_per_epoch
+        last = config.epochs * per_epoch
+        rate = None
+        self.folder.write_metrics(self.history)
+        self.report.note(self._headline())
+        self.report.start("training", last, self.step)
+        prepared.model.train()
+        for images, labels in prepared.loader.batches(self.step, last):
+            if rate != (rate := config.learning_rate(self.step // per_epoch)):
+                set_lr(prepared.optimizer, rate)
+            self.train_step(images, labels, self.step, prepared.plan.shard(self.step))
+            self.step += 1
+            if self.step % per_epoch == 0:
+                self._end_epoch()
+            if self.step == last:
+                self.training_seconds = self._seconds()
+            now = time.monotonic()
+            # One clock decides for all processes; a signal may have reached any of them.
+            read, save, number = ranks.largest(
+                ranks.first and now - self.last_read >= READ_SECONDS,
+                ranks.first and now - self.last_save >= config.checkpoint_seconds,
+                stop.number or 0,
+            )
+            if read:
+                self._show_progress()
+            if save or self.step == last:
+                self.save()
+            if number:
+                self.report.finish()
+                self.save()
+                raise self._interrupted(number)
+
+    def evaluate(self, stop: StopRequest) -> dict[str, Any]:
+        """Write the weights, measure them and write the result."""
+        config, prepared = self.config, self.prepared
+        self.folder.save_weights(prepared.model.state_dict())
+        images = prepared.dataset.test
+        if config.eval_samples is not None:
+            images = images.stratified(config.eval_samples)
+        done = itertools.count(1)
+        batch_size = prepared.settings.at_a_time or config.batch_size
+        batches = -(-len(images) // (batch_size * self.ranks.size))
+        self.report.start("evaluating", batches * (1 + len(ATTACKS)))
+
+        def advance() -> None:
+            self.report.update(next(done))
+            if stop.number is not None:
+                self.report.finish()
+                raise self._interrupted(stop.number)
+
+        outcomes = evaluate(
+            prepared.model,
+            images,
+            ATTACKS,
+            epsilon=config.epsilon,
+            seed=config.seed,
+            batch_size=batch_size,
+            advance=advance,
+            ranks=self.ranks,
+        )
+        result = {
+            **{name: round(100 * outcome.double().mean().item(), 2) for name, outcome in outcomes.items()},
+            "test_images": len(images),
+            "dataset": config.dataset,
+            "method": config.method,
+            "epsilon": config.epsilon,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "network": f"WRN-{config.depth}-{config.widen_factor}",
+            "training_seconds": round(self.training_seconds or 0.0, 1),
+            "wall_seconds": round(self._seconds(), 1),
+            **self.environment,
+        }
+        self.report.finish()
+        self.folder.save_result(result)
+        return result
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _end_epoch(self) -> None:
+        self._check_finite()
+        now = time.monotonic()
+        totals = self.totals.state(self.ranks)
+        seconds = self.epoch_seconds_before + now - self.epoch_started
+        epoch = self.step // self.prepared.plan.steps_per_epoch
+        record = {
+            "epoch": epoch,
+            "step": self.step,
+            "lr": self.config.learning_rate(epoch - 1),
+            "loss": totals["loss"] / totals["seen"],
+            "accuracy": 100 * totals["correct"] / totals["seen"],
+            **gradient_shares(totals),
+            "images_per_second": round(totals["seen"] / seconds, 1),
+            "seconds": round(seconds, 3),
+        }
+        self.history.append(record)
+        self.folder.write_metrics(self.history)
+        self.report.note(
+            f"epoch {epoch}/{self.config.epochs}  loss {record['loss']:.4f}  training accuracy "
+            f"{record['accuracy']:.1f} %  {record['images_per_second']:.0f} images/s"
+        )
+        self.totals.reset()
+        self.epoch_seconds_before = 0.0
+        self.epoch_started = now
+
+    def _show_progress(self) -> None:
+        self._check_finite()
+        self.last_read = time.monotonic()
+        totals = self.totals.state(self.ranks)
+        if totals["seen"]:
+            speed = totals["seen"] / (self.epoch_seconds_before + self.last_read - self.epoch_started)
+            self.report.update(
+                self.step,
+                f"epoch {self.step // self.prepared.plan.steps_per_epoch + 1}/{self.config.epochs}",
+                f"loss {totals['loss'] / totals['seen']:.3f}  accuracy {100 * totals['correct'] / totals['seen']:.1f} %"
+                f"  {speed:.0f} images/s",
+            )
+
+    def _check_finite(self) -> None:
+        bad = -self.ranks.largest(-self.totals.bad_step())[0]
+        if bad != NEVER:
+            raise self._not_finite("the loss became", bad)
+
+    def _not_finite(self, what: str, step: int) -> FastaitError:
+        if not self.ranks.first:
+            return SaidElsewhere(RunError.exit_code)
+        epoch = step // self.prepared.plan.steps_per_epoch + 1
+        kept = self.folder.checkpoint_file
+        return RunError(
+            f"{what} NaN or infinite at step {step + 1} (epoch {epoch}); "
+            + (f"the last good checkpoint is kept in {kept}" if kept.exists() else "there is no checkpoint before it")
+            + f"; a smaller --lr than {self.config.lr:g} may help"
+        )
+
+    def _interrupted(self, number: int) -> FastaitError:
+        if not self.ranks.first:
+            return SaidElsewhere(128 + number)
+        return Interrupted(
+            f"stopped at step {self.step} and saved; go on with: python -m fastait.train --resume {self.folder.path}",
+            number,
+        )
+
+    def _headline(self) -> str:
+        config, data = self.config, self.prepared.dataset
+        return (
+            f"{config.method} on {config.dataset}: {len(data.train)} training and {len(data.test)} test images, "
+            f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
+            f"{self.prepared.precision.describe()}, {self.environment['device']}, "
+            f"{'DALI' if config.dali else 'torch'} loader"
+            + (", CUDA graph" if self.prepared.graph else "")
+            + (", compiled" if config.compile else "")
+            + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")
+            + f"; run folder {self.folder.path}"
+        )

@@ -1,0 +1,119 @@
+"""What a run needs before its first step, made and checked."""
+
+import torch
+
+from fastait.config import TrainConfig
+from fastait.data import BatchPlan, Dataset, load_dataset, make_loader
+from fastait.engine.distributed import Ranks
+from fastait.engine.optimizer import make_optimizer
+from fastait.engine.precision import Precision, native_half, resolve_device
+from fastait.engine.randomness import derive
+from fastait.engine.report import Report
+from fastait.engine.run_folder import load_weights
+from fastait.errors import InputError
+from fastait.methods import METHODS, Settings
+from fastait.methods.labels import effective_epsilon_y
+from fastait.models import WideResNet
+
+CPU_AT_A_TIME = 64
+"""Images that an attack on a CPU takes together: fewer stay in the cache, too few leave cores idle."""
+
+
+class Prepared:
+    """Everything that can be found wrong before a run folder is made."""
+
+    def __init__(self, config: TrainConfig, report: Report, ranks: Ranks, device: str):
+        self.config = config
+        self.ranks = ranks
+        self.device = resolve_device(device)
+        self.precision = Precision(self.device, native_half(self.device) if config.amp else None)
+        if config.amp and self.precision.dtype is None:
+            report.note("--amp: this CPU has no native bf16, so the run is fp32 (emulation would be slower).")
+        self.graph = _use_graph(config, self.device, ranks)
+        with ranks.one_by_one():
+            self.dataset = load_dataset(config.dataset, config.data_dir, config.image_size)
+        _check_sizes(config, self.dataset, ranks)
+        self.plan = BatchPlan(
+            config.seed,
+            len(self.dataset.train),
+            config.batch_size,
+            config.crop_padding,
+            config.flip,
+            ranks.rank,
+            ranks.size,
+        )
+        self.loader = make_loader(self.dataset.train, self.plan, self.device, dali=config.dali, workers=config.workers)
+        self.settings = Settings(
+            config.epsilon,
+            config.epsilon_y,
+            config.attack_steps,
+            config.epsilon if config.step_size is None else config.step_size,
+            len(self.dataset.classes),
+            CPU_AT_A_TIME if self.device.type == "cpu" else None,
+        )
+        if METHODS[config.method].labels == "adversarial_interpolation":
+            _warn_of_labels(self.settings, report)
+        self.model = (
+            _make_model(config, len(self.dataset.classes)).to(self.device).to(memory_format=torch.channels_last)
+        )
+        self.optimizer = make_optimizer(
+            config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+
+
+def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
+    if config.cuda_graph == "on":
+        if device.type != "cuda":
+            raise InputError(f"--cuda-graph on needs a CUDA GPU, but the device is {device}; use auto or off")
+        if config.optimizer == "apex":
+            raise InputError(
+                "--cuda-graph on does not go with --optimizer apex, which bakes the learning rate into the graph; "
+                "use --optimizer sgd, or --cuda-graph off"
+            )
+    # Several GPUs are asked for by name: a capture that fails in one process only would leave the others waiting.
+    suits = device.type == "cuda" and config.optimizer == "sgd" and ranks.size == 1
+    return config.cuda_graph == "on" or (config.cuda_graph == "auto" and suits)
+
+
+def _check_sizes(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+    if config.batch_size < 4 * ranks.size:
+        raise InputError(
+            f"--batch-size {config.batch_size} is too small for {ranks.size} processes, which share each batch; "
+            f"it must be at least {4 * ranks.size}, four images each"
+        )
+    if config.batch_size > len(dataset.train):
+        raise InputError(f"--batch-size {config.batch_size} is larger than the {len(dataset.train)} training images")
+    if (config.eval_samples or 0) > len(dataset.test):
+        raise InputError(f"--eval-samples {config.eval_samples} is more than the {len(dataset.test)} test images")
+
+
+def _warn_of_labels(settings: Settings, report: Report) -> None:
+    moved = effective_epsilon_y(settings.epsilon_y, settings.steps)
+    classes = settings.num_classes
+    if moved >= (classes - 1) / classes:
+        report.note(
+            f"warning: --epsilon-y {settings.epsilon_y:g} with --attack-steps {settings.steps} moves labels by "
+            f"{moved:g}: where both images are of one class, the true class is no longer the largest "
+            f"(below {(classes - 1) / classes:g} it is, with {classes} classes)."
+        )
+
+
+def _make_model(config: TrainConfig, num_classes: int) -> WideResNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config.seed, "weights"))
+        model = WideResNet(config.depth, config.widen_factor, num_classes)
+    if config.init_from is not None:
+        weights = load_weights(config.init_from)
+        own = model.state_dict()
+        wrong = sorted(
+            name
+            for name in own.keys() | weights.keys()
+            if name not in own or name not in weights or own[name].shape != weights[name].shape
+        )
+        if wrong:
+            raise InputError(
+                f"--init-from {config.init_from} does not fit WRN-{config.depth}-{config.widen_factor} with "
+                f"{num_classes} classes: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}"
+            )
+        model.load_state_dict(weights)
+    return model

@@ -86,8 +86,9 @@ def train_step(
     epsilon_y: float = 0.5,
     steps: int = 1,
     generator: torch.Generator | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """One update of Algorithm 1 on images [B, C, H, W] and classes int64 [B]; returns the loss."""
+    """One step of Algorithm 1 on images [B, C, H, W] and classes int64 [B]; returns the loss."""
     x_tilde, y_tilde = adv_interp(
         x,
         one_hot(y, num_classes),
@@ -97,7 +98,13 @@ def train_step(
         epsilon_y=epsilon_y,
         steps=steps,
         generator=generator,
+        start=start,
     )
+    return update(net, optimizer, x_tilde, y_tilde)
+
+
+def update(net: nn.Module, optimizer: torch.optim.Optimizer, x_tilde: Tensor, y_tilde: Tensor) -> Tensor:
+    """One update of the weights on images [B, C, H, W] and labels [B, num_classes]; returns the loss."""
     loss = soft_cross_entropy(net(x_tilde), y_tilde)
     optimizer.zero_grad()
     loss.backward()

@@ -33,3 +33,10 @@ BALL_FP32 = 2**-24
 # A network's gradient in fp32 is exact to about 1e-6 of its largest entries, so the signs of the tiniest can differ
 # between two orders of summation: this share of the pixels at most.
 SIGN_FLIPS_FP32 = 2e-3
+
+# The loss of a batch, both paths in fp32 from one state: a sum over the batch of values around 2.
+LOSS_FP32 = 1e-5
+
+# The largest difference of two fp32 updates of a parameter or a statistic, relative to the update's norm: rounding
+# alone in most steps, and in some a ReLU whose input is zero but for rounding, which passes a gradient in one path only.
+UPDATE_FP32 = {"median": 3e-4, "each": 3e-2}

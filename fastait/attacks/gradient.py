@@ -9,7 +9,11 @@ from torch import Tensor
 from fastait_kernels import linf_step
 
 FP16_SCALE = 2.0**10
-"""What an attack's loss is multiplied by where fp16 carries its gradient, whose smallest numbers are 2^-24 apart."""
+"""What an attack's loss is multiplied by where fp16 carries its gradient.
+
+Measured under CPU autocast, digits, loss summed over 64 images, a trained WRN-10-1 and a fresh WRN-28-4: gradients
+vanish where the loss is a thousandth (up to 89 % of them), none is NaN up to 2^16 and some or all are at 2^20.
+"""
 
 
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -45,9 +45,9 @@ class Dataset:
     test: ImageSet
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [0, 1], channels-last in memory."""
-    return images.permute(0, 3, 1, 2).float().div_(255)
+def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 [B, H, W, C] -> float [B, C, H, W] in [0, 1], channels-last in memory."""
+    return images.permute(0, 3, 1, 2).to(dtype).div_(255)
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

@@ -150,7 +150,7 @@ class Loop:
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
         done = itertools.count(1)
-        batch_size = prepared.settings.at_a_time or config.batch_size
+        batch_size = min(prepared.settings.at_a_time or config.batch_size, config.batch_size)
         batches = -(-len(images) // (batch_size * self.ranks.size))
         self.report.start("evaluating", batches * (1 + len(ATTACKS)))
 

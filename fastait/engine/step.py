@@ -125,7 +125,8 @@ class TrainStep:
         self.ranks = ranks
         # Its hooks average the gradients; the attack's passes go by the model itself.
         self.trained = ranks.data_parallel(self.model)
-        device = next(model.parameters()).device
+        weight = next(model.parameters())
+        device, self.dtype = weight.device, weight.dtype
         self.noise = Noise.seeded(derive(seed, "noise"), device)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.totals = Totals(device)
@@ -171,7 +172,7 @@ class TrainStep:
         """What a CUDA graph holds: ``__call__`` for the step in ``number``, less what only the host needs."""
         weight = shard.size / shard.batch
         self.noise.seek(self.number, shard.start)
-        x = to_float(images)
+        x = to_float(images, self.dtype)
         with self.precision.autocast():
             x_tilde = self.move_images(self.model, x, y, self.settings, self.noise, self.totals.gradients)
             logits = self.trained(x_tilde)

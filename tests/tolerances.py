@@ -38,5 +38,5 @@ SIGN_FLIPS_FP32 = 2e-3
 LOSS_FP32 = 1e-5
 
 # The largest difference of two fp32 updates of a parameter or a statistic, relative to the update's norm: rounding
-# alone in most steps, and in some a ReLU whose input is zero but for rounding, which passes a gradient in one path only.
+# alone in most steps, and in some a ReLU whose input is zero but for rounding, which lets gradients pass in one path.
 UPDATE_FP32 = {"median": 3e-4, "each": 3e-2}

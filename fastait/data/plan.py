@@ -18,7 +18,7 @@ class Shard:
     """Which part of a step's batch a process has.
 
     Attributes:
-        start: how many images of the batch come before; a multiple of four.
+        start: how many images of the batch come before; a multiple of four, as random starts need it.
         size: how many images are its own. None in an epoch's last batch if that has too few; the process then gets a
             stand-in, an image that counts for nothing.
         batch: how many images the batch has.
@@ -70,7 +70,7 @@ class BatchPlan:
         batch = min(self.batch_size, self.size - first)
         fours = -(-batch // 4)
         start, end = (min(batch, 4 * -(-fours * rank // self.ranks)) for rank in (self.rank, self.rank + 1))
-        return Shard(start, end - start, batch)
+        return Shard(start if end > start else 0, end - start, batch)
 
     def batch(self, step: int) -> Batch:
         """What this process works on in step ``step``, counted from 0 over all epochs."""

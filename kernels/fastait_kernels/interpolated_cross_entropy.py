@@ -190,9 +190,9 @@ def interpolated_labels(y: Tensor, y_partner: Tensor, epsilon_y: float, num_clas
     """y~ itself, [B, K]: what the kernels never make; NaN in the rows of a class out of range."""
     column = torch.arange(num_classes, device=y.device)
     own, other = 1 - epsilon_y, epsilon_y / (num_classes - 1)
-    t = torch.where(column == y[:, None], own, 0.0) + torch.where(column == y_partner[:, None], 0.0, other)
+    t = (column == y[:, None]).to(dtype) * own + (column != y_partner[:, None]).to(dtype) * other
     valid = (y >= 0) & (y < num_classes) & (y_partner >= 0) & (y_partner < num_classes)
-    return torch.where(valid[:, None], t, torch.nan).to(dtype)
+    return t.masked_fill(~valid[:, None], torch.nan)
 
 
 @torch.library.custom_op("fastait_kernels::interpolated_cross_entropy", mutates_args=())

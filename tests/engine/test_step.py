@@ -6,38 +6,21 @@ import statistics
 import pytest
 import torch
 import torch.nn.functional as F
+from step_inputs import CPU, EPSILON, LR, batch, make_step
 from tolerances import ELEMENTWISE, LOSS_FP32, SIGN_FLIPS_FP32, UPDATE_FP32
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fastait import reference
 from fastait.attacks import Noise
 from fastait.data import Shard, to_float
-from fastait.engine.optimizer import make_optimizer, set_lr
-from fastait.engine.precision import Precision
+from fastait.engine.optimizer import set_lr
 from fastait.engine.randomness import derive
 from fastait.engine.step import NEVER, TrainStep
-from fastait.methods import METHODS, Settings
+from fastait.methods import METHODS
 from fastait.models import WideResNet
 
-CPU = torch.device("cpu")
-EPSILON = 8 / 255
-LR = 0.0625  # exact in fp32, so that fp64 runs of both paths use one number
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def make_step(model, method="adv-interp", *, dtype=None, at_a_time=None, steps=1, **options):
-    settings = Settings(
-        EPSILON, 0.5, steps, EPSILON if method == "adv-interp" else 2 / 255, model.num_classes, at_a_time
-    )
-    optimizer = make_optimizer("sgd", model.parameters(), lr=LR, weight_decay=2e-4)
-    return TrainStep(model, METHODS[method], settings, optimizer, Precision(CPU, dtype), seed=3, **options)
-
-
-def batch(step, size=8, image=16):
-    generator = torch.Generator().manual_seed(step)
-    images = torch.randint(0, 256, (size, image, image, 3), generator=generator, dtype=torch.uint8)
-    return images, torch.randint(0, 10, (size,), generator=generator)
 
 
 def start_of(x, step, before=0):

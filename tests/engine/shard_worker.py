@@ -1,0 +1,53 @@
+"""What each of two processes does in test_distributed.py: train on its shards, evaluate its batches, save both."""
+
+import sys
+from pathlib import Path
+
+import torch
+from step_inputs import batch, make_step
+
+from fastait.attacks import ATTACKS
+from fastait.data import BatchPlan, load_dataset
+from fastait.engine.distributed import join
+from fastait.engine.evaluate import evaluate
+from fastait.models import WideResNet
+
+SIZES = (12, 6, 3)
+"""Batches of one step each: equal shards, unequal shards, and one that leaves the second process nothing."""
+
+
+def network():
+    torch.manual_seed(1)
+    return WideResNet(10, 1, 10).double()
+
+
+def shards(size, ranks):
+    """The shards of one batch of ``size`` images, as the plan cuts it."""
+    return [BatchPlan(0, size, size, 0, False, rank, ranks).shard(0) for rank in range(ranks)]
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    with join("cpu") as (ranks, device):
+        assert device == "cpu"
+        model = network().train()
+        step = make_step(model, steps=2, ranks=ranks)
+        for number, size in enumerate(SIZES):
+            shard = shards(size, ranks.size)[ranks.rank]
+            images, y = batch(number, size, image=9)
+            own = slice(shard.start, shard.start + shard.size) if shard.size else slice(0, 1)
+            step(images[own], y[own], number, shard)
+        images = load_dataset("digits", image_size=8).test.stratified(23)
+        outcomes = evaluate(network().float(), images, ATTACKS, epsilon=0.1, seed=5, batch_size=5, ranks=ranks)
+        state = {
+            "model": model.state_dict(),
+            "totals": step.totals.state(ranks),
+            "outcomes": outcomes,
+            "largest": ranks.largest(ranks.rank, -ranks.rank),
+            "from_first": ranks.from_first(lambda: f"said by {ranks.rank}"),
+        }
+        torch.save(state, Path(folder, f"{ranks.rank}.pt"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

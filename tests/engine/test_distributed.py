@@ -1,0 +1,234 @@
+"""Several processes: one model, the arithmetic of one process, every image once, and restarts that lose nothing."""
+
+import copy
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from shard_worker import SIZES, network, shards
+from step_inputs import CPU, EPSILON, batch, make_step
+
+from fastait import reference
+from fastait.attacks import ATTACKS, Noise
+from fastait.data import BatchPlan, load_dataset, to_float
+from fastait.engine.distributed import join
+from fastait.engine.evaluate import evaluate
+from fastait.engine.randomness import derive
+from fastait.errors import InputError, SaidElsewhere
+from fastait.train import main
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+MODULES = os.pathsep.join([str(HERE), str(HERE.parent)])
+TINY = ["--image-size", "16", "--eval-samples", "20", "--device", "cpu", "--crop-padding", "1", "--flip"]
+
+
+def torchrun(*argv, **options):
+    environment = {**os.environ, "PYTHONPATH": MODULES, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*TORCHRUN, *argv], capture_output=True, text=True, check=False, env=environment, timeout=300, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes saved."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun(str(HERE / "shard_worker.py"), str(folder))
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_weights_and_statistics_are_equal_on_both(two):
+    for name, value in two[0]["model"].items():
+        assert torch.equal(value, two[1]["model"][name]), name
+
+
+def test_two_processes_are_one_that_is_given_their_shards(two):
+    """The same shards, noise and BN statistics per shard, by the reference path in fp64."""
+    model = network()
+    optimizer = make_step(model).optimizer
+    loss_sum = 0.0
+    for number, size in enumerate(SIZES):
+        images, y = batch(number, size, image=9)
+        x = to_float(images, torch.float64)
+        optimizer.zero_grad(set_to_none=False)
+        statistics = {name: torch.zeros_like(b) for name, b in model.named_buffers()}
+        for shard in shards(size, 2):
+            if not shard.size:
+                continue
+            own = slice(shard.start, shard.start + shard.size)
+            noise = Noise.seeded(derive(3, "noise"), CPU)
+            noise.seek(torch.tensor([number]))
+            start = noise.start(x, EPSILON)[own]
+            soft = reference.one_hot(y[own], 10).double()
+            part = copy.deepcopy(model).train()
+            moved = reference.adv_interp(x[own], soft, part, 10, steps=2, start=start)
+            loss = reference.soft_cross_entropy(part(moved[0]), moved[1])
+            part.zero_grad()
+            loss.backward()
+            loss_sum += loss.item() * shard.size
+            for mine, its in zip(model.parameters(), part.parameters(), strict=True):
+                mine.grad += its.grad * shard.size / size
+            for name, buffer in part.named_buffers():
+                weight = shard.size / size if buffer.is_floating_point() else 1
+                statistics[name] += (buffer * weight).to(buffer.dtype) if weight != 1 or shard.start == 0 else 0
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(two[0]["model"][name], value, rtol=1e-9, atol=1e-9)
+    for state in two:
+        assert state["totals"]["seen"] == sum(SIZES)
+        assert state["totals"]["loss"] == pytest.approx(loss_sum, rel=1e-9)
+
+
+def test_evaluation_is_that_of_one_process(two):
+    images = load_dataset("digits", image_size=8).test.stratified(23)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = evaluate(network().float(), images, ATTACKS, epsilon=0.1, seed=5, batch_size=5)
+    torch.set_num_threads(threads)
+    for state in two:
+        assert state["outcomes"].keys() == alone.keys()
+        for name, outcome in alone.items():
+            assert torch.equal(state["outcomes"][name], outcome), name
+
+
+def test_they_agree(two):
+    for state in two:
+        assert state["largest"] == [1, 0]
+        assert state["from_first"] == "said by 0"
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize(("size", "batch_size"), [(103, 20), (40, 40), (41, 40), (7, 20)])
+def test_shards_are_disjoint_and_their_union_is_the_epoch(ranks, size, batch_size):
+    plans = [BatchPlan(1, size, batch_size, 2, True, rank, ranks) for rank in range(ranks)]
+    whole = BatchPlan(1, size, batch_size, 2, True)
+    for epoch in range(2):
+        seen = []
+        for place in range(whole.steps_per_epoch):
+            step = epoch * whole.steps_per_epoch + place
+            own = [plan.shard(step) for plan in plans]
+            batches = [plan.batch(step) for plan in plans]
+            assert sum(shard.size for shard in own) == own[0].batch == len(whole.batch(step).index)
+            assert own[0].size == max(shard.size for shard in own)
+            assert all(shard.start % 4 == 0 for shard in own)
+            index = torch.cat([b.index[: s.size] for b, s in zip(batches, own, strict=True)])
+            flip = torch.cat([b.flip[: s.size] for b, s in zip(batches, own, strict=True)])
+            assert torch.equal(index, whole.batch(step).index)
+            assert torch.equal(flip, whole.batch(step).flip)
+            assert all(len(b.index) == max(s.size, 1) for b, s in zip(batches, own, strict=True))
+            seen.append(index)
+        assert sorted(torch.cat(seen).tolist()) == list(range(size))
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def workers(pid):
+    """The training processes that a torchrun process has now."""
+    found = []
+    for child in children(pid):
+        command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        if b"fastait.train" in command:
+            found.append(child)
+    return found
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
+    """torchrun starts the processes anew, which go on from the checkpoint to the weights of an undisturbed run."""
+    argv = ["-m", "fastait.train", *TINY, "--epochs", "5", "--checkpoint-seconds", "0.05"]
+    if victim == 0:
+        whole = torchrun(*argv, "--out", "whole")
+        assert whole.returncode == 0, whole.stderr
+        assert len(re.findall("epoch 5/5", whole.stderr)) == 1  # one process speaks
+    else:
+        argv += ["--dali"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open("log", "w") as log:
+        process = subprocess.Popen(
+            [*TORCHRUN, "--max-restarts", "2", *argv, "--out", "run"], stdout=log, stderr=log, env=environment
+        )
+        deadline = time.monotonic() + 120
+        while not Path("run/checkpoint.pt").exists():
+            assert process.poll() is None, Path("log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert not Path("run/result.json").exists(), "the run ended before it was killed"
+        os.kill(workers(process.pid)[victim], signal.SIGKILL)
+        assert process.wait(timeout=300) == 0, Path("log").read_text()
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["processes"] == 2
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 5
+    if victim == 0:
+        assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+        assert result["pgd20"] == json.loads(Path("whole/result.json").read_text())["pgd20"]
+
+
+def test_one_interrupt_stops_all_and_saves():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    argv = [*TORCHRUN, "-m", "fastait.train", *TINY, "--epochs", "50", "--checkpoint-seconds", "0.1", "--out", "run"]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    while not Path("run/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(workers(process.pid)[1], signal.SIGTERM)  # the second process alone gets it
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert len(re.findall(r"stopped at step \d+ and saved; go on with: .* --resume run", err)) == 1
+
+
+def test_bad_input_is_said_once():
+    done = torchrun("-m", "fastait.train", *TINY, "--batch-size", "7")
+    assert done.returncode != 0
+    assert "--batch-size 7 is too small for 2 processes" in done.stderr
+    Path("run").mkdir()
+    Path("run/something").touch()
+    done = torchrun("-m", "fastait.train", *TINY, "--out", "run")
+    assert len(re.findall("error: --out run already holds other files", done.stderr)) == 1
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def launched(monkeypatch, **variables):
+    for name, value in {"WORLD_SIZE": "2", **variables}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_run_that_torchrun_may_restart_needs_a_folder(monkeypatch, capsys):
+    launched(monkeypatch, TORCHELASTIC_MAX_RESTARTS="3")
+    assert main(TINY) == 2
+    assert "it must be told its folder: --out RUN" in capsys.readouterr().err
+
+
+def test_one_gpu_for_several_processes(monkeypatch):
+    launched(monkeypatch, RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="1")
+    with pytest.raises(InputError, match="each of several processes takes its own GPU"), join("cuda:1"):
+        pass
+
+
+def test_incomplete_variables(monkeypatch):
+    launched(monkeypatch)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not; start"), join("cpu"):
+        pass
+
+
+def test_what_is_said_elsewhere_is_not_repeated(monkeypatch, capsys):
+    def elsewhere(argv):
+        raise SaidElsewhere(2)
+
+    monkeypatch.setattr("fastait.train._main", elsewhere)
+    assert main([]) == 2
+    assert capsys.readouterr() == ("", "")

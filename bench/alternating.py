@@ -1,4 +1,4 @@
-"""Timing of two ways in turn, so that a machine whose speed drifts slows both."""
+"""Timing of several ways in turn, so that a machine whose speed drifts slows all of them."""
 
 import statistics
 import time
@@ -19,17 +19,22 @@ def seconds(call):
     return time.perf_counter() - start
 
 
-def compare(benchmark, ours, theirs, *, rounds, warmup):
-    """Time ``theirs`` and ``ours`` alternately; returns their medians in seconds (ours, theirs) and records both."""
-    times = {"ours": [], "theirs": []}
+def alternate(benchmark, contenders, *, rounds, warmup=1):
+    """Call each of ``contenders``, a dict, once a round in turn; returns their median seconds by name.
 
-    def pair():
-        times["theirs"].append(seconds(theirs))
-        times["ours"].append(seconds(ours))
+    Where benchmarks are disabled each is called once, for its own sake, and None is returned.
+    """
+    times = {name: [] for name in contenders}
 
-    benchmark.pedantic(pair, rounds=rounds, warmup_rounds=warmup)
-    medians = [statistics.median(times[name][warmup:]) for name in ("ours", "theirs")]
-    benchmark.extra_info.update(
-        ours_seconds=medians[0], theirs_seconds=medians[1], ratio=medians[1] / medians[0], rounds=rounds
-    )
-    return medians
+    def one_round():
+        for name, call in contenders.items():
+            times[name].append(seconds(call))
+
+    if not benchmark.enabled:
+        benchmark.pedantic(one_round)
+        return None
+    for call in contenders.values():
+        for _ in range(warmup):
+            call()
+    benchmark.pedantic(one_round, rounds=rounds)
+    return {name: statistics.median(measured) for name, measured in times.items()}

@@ -6,10 +6,10 @@ On a CPU the operators are torch too, so a ratio near one there says that the ca
 import pytest
 import torch
 import torch.nn.functional as F
-from alternating import DEVICE, compare
+from alternating import DEVICE, alternate
+from results import record
 
 import fastait_kernels as ops
-from fastait.engine.hardware import environment
 
 BATCH, CLASSES, FEATURES, PADDING = 128, 10, 640, 4
 ROUNDS = 200
@@ -99,16 +99,20 @@ PAIRS = {
 }
 
 
-@pytest.mark.benchmark(group="operators")
 @pytest.mark.parametrize("name", PAIRS)
-def test_operator_against_eager(benchmark, capsys, name):
+def test_operator_against_eager(benchmark, name):
     values = inputs()
     operator, eager = PAIRS[name]
-    ours, theirs = compare(benchmark, lambda: operator(values), lambda: eager(values), rounds=ROUNDS, warmup=20)
-    machine = environment(DEVICE)
-    benchmark.extra_info.update(machine)
-    with capsys.disabled():
-        print(
-            f"\n{name}, batch {BATCH}, {machine['device']}: eager {1e6 * theirs:.0f} us, operator {1e6 * ours:.0f} us, "
-            f"ratio {theirs / ours:.2f} (medians of {ROUNDS} alternating calls)"
+    medians = alternate(
+        benchmark, {"eager": lambda: eager(values), name: lambda: operator(values)}, rounds=ROUNDS, warmup=20
+    )
+    if medians is not None:
+        record(
+            f"operators, forward and backward, batch {BATCH}, fp32",
+            medians,
+            "eager",
+            n=ROUNDS,
+            images=BATCH,
+            hide=["eager"],
+            eager_ms={name: f"{1e3 * medians['eager']:#.3g}"},
         )

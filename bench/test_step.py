@@ -1,51 +1,91 @@
-"""One training step of adversarial interpolation: fastait against the paper's algorithm written plainly."""
+"""Whole training steps: ours against the reference path and against ours with single ingredients switched off."""
 
-import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from alternating import DEVICE, compare
+from alternating import DEVICE, alternate
+from machine import forward_flops, peak_flops
+from results import NOTES, record
+from ways import AMP, ON_GPU, OURS, SWITCHED_OFF, batch, make
 
-from fastait import WideResNet, reference
-from fastait.engine.hardware import environment
-from fastait.engine.precision import Precision
-from fastait.engine.step import TrainStep
-from fastait.methods import METHODS, Settings
+from fastait import WideResNet
+from fastait.engine.precision import native_half
 
-BATCH = 128
+BATCH = 128 if not ON_GPU else 256
+NETWORKS = [(28, 10), (16, 2)] if ON_GPU else [(16, 2), (10, 1)]
 ROUNDS = 10
+FORWARDS = {"adv-interp": 6, "madry": 17}
+"""What a step needs, in forward passes: x' without a graph, x forward and for its gradient, the update's three; or
+seven times forward and for the gradient, and the update's three."""
 
 
-@pytest.mark.parametrize(("depth", "widen_factor"), [(10, 1), (16, 2)], ids=["WRN-10-1", "WRN-16-2"])
-def test_step_against_reference(benchmark, capsys, depth, widen_factor):
+def network(depth, widen_factor):
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (BATCH, 32, 32, 3), dtype=torch.uint8, device=DEVICE)
-    y = torch.randint(0, 10, (BATCH,), device=DEVICE)
-    slow_model = WideResNet(depth, widen_factor, 10).to(DEVICE)
-    fast_model = copy.deepcopy(slow_model).to(memory_format=torch.channels_last)
+    return WideResNet(depth, widen_factor, 10)
 
-    def optimizer(model):
-        return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
 
-    settings = Settings(epsilon=8 / 255, epsilon_y=0.5, steps=1, step_size=8 / 255, num_classes=10)
-    step = TrainStep(
-        fast_model, METHODS["adv-interp"], settings, optimizer(fast_model), Precision(DEVICE, None), seed=0
+def small(benchmark):
+    """Benchmarks that are only called once are called on little."""
+    return not benchmark.enabled
+
+
+def peak_memory(way, depth, widen_factor):
+    script = Path(__file__).with_name("peak_memory.py")
+    argv = [sys.executable, script, way, depth, widen_factor, BATCH]
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def compare_steps(benchmark, method, depth, widen_factor, ways, *, memory=()):
+    if small(benchmark):
+        depth, widen_factor, size = 10, 1, 8
+    else:
+        size = BATCH
+    model = network(depth, widen_factor)
+    calls = {way: make(way, model, size, method) for way in ways if not small(benchmark) or way != "compiled"}
+    medians = alternate(benchmark, calls, rounds=ROUNDS, warmup=3)
+    if medians is None:
+        return
+    x = batch(1)[0].permute(0, 3, 1, 2).float() / 255
+    needed = FORWARDS[method] * forward_flops(model.to(DEVICE), x) * size
+    dtype = native_half(DEVICE) if OURS["amp"] else torch.float32
+    peaks = peak_flops(dtype)
+    best = max(peaks.values())
+    used = {way: peak_memory(way, depth, widen_factor) for way in memory}
+    record(
+        f"{method}, WRN-{depth}-{widen_factor}, batch {size}, 32x32, {str(dtype).removeprefix('torch.')}",
+        medians,
+        ways[0],
+        n=ROUNDS,
+        images=size,
+        **{
+            "GFLOP/s": {way: f"{needed / seconds / 1e9:.0f}" for way, seconds in medians.items()},
+            "of_floor": {way: f"{100 * needed / seconds / best:.0f} %" for way, seconds in medians.items()},
+            "peak_MB": {way: f"{bytes_ / 1e6:.0f}" for way, bytes_ in used.items()},
+        },
     )
-    x = images.permute(0, 3, 1, 2).float().div(255).contiguous()
-    slow_optimizer = optimizer(slow_model)
-
-    ours, theirs = compare(
-        benchmark,
-        lambda: step(images, y, 0),
-        lambda: reference.train_step(slow_model, slow_optimizer, x, y, 10),
-        rounds=ROUNDS,
-        warmup=2,
+    note = (
+        f"GFLOP/s and the share of the floor count the {FORWARDS[method]}F that {method} needs, whatever a way spends, "
+        f"against the better of a matmul ({peaks['matmul'] / 1e9:.0f} GFLOP/s) and a convolution "
+        f"({peaks['convolution'] / 1e9:.0f} GFLOP/s) of this machine."
     )
-    machine = environment(DEVICE)
-    benchmark.extra_info.update(machine)
-    with capsys.disabled():
-        print(
-            f"\nWRN-{depth}-{widen_factor}, batch {BATCH}, fp32, {machine['device']}: reference {BATCH / theirs:.0f} "
-            f"images/s, fastait {BATCH / ours:.0f} images/s, ratio {theirs / ours:.2f} "
-            f"(medians of {ROUNDS} alternating rounds)"
-        )
+    if note not in NOTES:
+        NOTES.append(note)
+
+
+@pytest.mark.parametrize(("depth", "widen_factor"), NETWORKS, ids=lambda value: str(value))
+def test_step(benchmark, depth, widen_factor):
+    """adv-interp against the reference; the first network with every ingredient switched off in turn."""
+    first = (depth, widen_factor) == NETWORKS[0]
+    amp = [] if ON_GPU or native_half(DEVICE) is None else [AMP]
+    ways = ["reference", "fastait", "compiled", *amp, *(SWITCHED_OFF if first else [])]
+    memory = ("reference", "fastait", "compiled") if first else ()
+    compare_steps(benchmark, "adv-interp", depth, widen_factor, ways, memory=memory)
+
+
+def test_pgd_7_training(benchmark):
+    """madry against the same training written plainly with ``autograd.grad``."""
+    compare_steps(benchmark, "madry", *NETWORKS[0], ["plain loop", "fastait", "compiled"])

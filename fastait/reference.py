@@ -91,7 +91,7 @@ def train_step(
     """One step of Algorithm 1 on images [B, C, H, W] and classes int64 [B]; returns the loss."""
     x_tilde, y_tilde = adv_interp(
         x,
-        one_hot(y, num_classes),
+        one_hot(y, num_classes).to(x.dtype),
         net,
         num_classes,
         epsilon=epsilon,

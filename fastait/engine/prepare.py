@@ -52,7 +52,7 @@ class Prepared:
             config.attack_steps,
             config.epsilon if config.step_size is None else config.step_size,
             len(self.dataset.classes),
-            _at_a_time(config) if self.device.type == "cpu" else None,
+            cached_images(config.widen_factor, config.image_size) if self.device.type == "cpu" else None,
         )
         if METHODS[config.method].labels == "adversarial_interpolation":
             _warn_of_labels(self.settings, report)
@@ -64,8 +64,9 @@ class Prepared:
         )
 
 
-def _at_a_time(config: TrainConfig) -> int:
-    widest = 16 * config.widen_factor * config.image_size**2 * torch.float32.itemsize
+def cached_images(widen_factor: int, image_size: int) -> int:
+    """How many images an attack on a CPU takes together; see ``CACHED_BYTES``."""
+    widest = 16 * widen_factor * image_size**2 * torch.float32.itemsize
     return max(8, CACHED_BYTES // widest)
 
 
@@ -84,7 +85,7 @@ def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
 
 
 def _check_sizes(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
-    if config.batch_size < 4 * ranks.size:
+    if ranks.size > 1 and config.batch_size < 4 * ranks.size:
         raise InputError(
             f"--batch-size {config.batch_size} is too small for {ranks.size} processes, which share each batch; "
             f"it must be at least {4 * ranks.size}, four images each"

@@ -1,0 +1,186 @@
+"""The captured step on a real GPU: capture equals eager, and what a schedule, noise and a resume do to it."""
+
+import dataclasses
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tolerances import GRAPH_FP32
+
+from fastait import recipe, resume_training, run_training
+from fastait.attacks import Noise
+from fastait.data import Shard
+from fastait.engine.optimizer import make_optimizer, set_lr
+from fastait.engine.precision import Precision, native_half
+from fastait.engine.run_folder import RunFolder
+from fastait.engine.step import NEVER, TrainStep
+from fastait.errors import Interrupted
+from fastait.methods import METHODS, Settings
+from fastait.models import WideResNet
+
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA GPU", allow_module_level=True)
+
+DEVICE = torch.device("cuda", 0)
+BATCH = 64
+
+
+@pytest.fixture(autouse=True)
+def _deterministic(monkeypatch):
+    """The same kernels in both runs, so that they can be compared for 50 steps."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic, before = True, torch.backends.cudnn.deterministic
+    yield
+    torch.backends.cudnn.deterministic = before
+
+
+def make_step(model, method, dtype=None, **options):
+    steps, size = (3, 2 / 255) if method == "madry" else (1, 8 / 255)
+    settings = Settings(8 / 255, 0.5, steps, size, 10)
+    optimizer = make_optimizer("sgd", model.parameters(), lr=0.05, weight_decay=2e-4)
+    return TrainStep(
+        model, METHODS[method], settings, optimizer, Precision(DEVICE, dtype), 3, batch_size=BATCH, **options
+    )
+
+
+def model():
+    torch.manual_seed(0)
+    return WideResNet(10, 2, 10).to(DEVICE).to(memory_format=torch.channels_last).train()
+
+
+def batch(step, size=BATCH):
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (size, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    return images.to(DEVICE), torch.randint(0, 10, (size,), generator=generator).to(DEVICE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "half", "fp16"])
+@pytest.mark.parametrize("method", ["adv-interp", "madry"])
+def test_capture_equals_eager_over_50_steps(method, precision):
+    """With a smaller last batch every tenth step and a learning rate that falls in the middle."""
+    dtype = {"fp32": None, "half": native_half(DEVICE), "fp16": torch.float16}[precision]
+    models = [model() for _ in range(2)]
+    notes = []
+    eager = make_step(models[0], method, dtype)
+    graphed = make_step(models[1], method, dtype, graph=True, note=notes.append)
+    for number in range(50):
+        images, y = batch(number, 24 if number % 10 == 9 else BATCH)
+        for step in (eager, graphed):
+            set_lr(step.optimizer, 0.05 if number < 25 else 0.005)
+            step(images, y, number)
+    assert notes == []
+    assert graphed.graph is not None
+    assert graphed.totals.bad_step() == NEVER
+    for a, b in zip(eager.state(), graphed.state(), strict=True):
+        torch.testing.assert_close(a, b, **GRAPH_FP32)
+
+
+def test_learning_rate_reaches_a_captured_step():
+    step = make_step(model(), "natural", graph=True)
+    step(*batch(0), 0)
+    for state in step.optimizer.state.values():
+        state["momentum_buffer"].zero_()
+    weight = next(step.model.parameters())
+    moved = []
+    for rate in (0.1, 0.01, 0.0):
+        set_lr(step.optimizer, rate)
+        before = weight.detach().clone()
+        for state in step.optimizer.state.values():
+            state["momentum_buffer"].zero_()
+        step(*batch(1), 1)
+        moved.append((weight - before).norm().item())
+    assert moved[2] == 0
+    assert moved[0] > 5 * moved[1] > 0
+
+
+def test_noise_differs_between_replays_and_is_that_of_eager():
+    step = make_step(model(), "adv-interp", graph=True)
+    starts = []
+    start = step.noise.start
+
+    def keep(x, epsilon):
+        started = start(x, epsilon)
+        if not starts:
+            starts.append(torch.empty_like(started))
+        starts[0].copy_(started)
+        return started
+
+    step.noise.start = keep
+    seen = []
+    for number in (0, 1, 2):
+        step(*batch(0), number)
+        seen.append(starts[0].clone())
+    assert step.graph is not None
+    x = batch(0)[0].permute(0, 3, 1, 2).float() / 255
+    for number, got in enumerate(seen):
+        noise = Noise(step.noise.seed)
+        noise.seek(torch.tensor([number], device=DEVICE))
+        assert torch.equal(got, noise.start(x, 8 / 255))
+
+
+def test_nothing_waits_for_the_gpu():
+    step = make_step(model(), "madry", torch.float16)
+    images, y = batch(0)
+    step(images, y, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(images, y, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_warm_up_and_capture_leave_the_state_alone():
+    step = make_step(model(), "adv-interp", native_half(DEVICE), graph=True)
+    before = [t.detach().clone() for t in step.state()]
+    random = torch.cuda.get_rng_state()
+    images, y = batch(0)
+    step._capture(images, y, Shard(0, BATCH, BATCH))
+    assert step.graph is not None
+    assert torch.equal(torch.cuda.get_rng_state(), random)
+    assert all(torch.equal(a, b) for a, b in zip(before, step.state(), strict=True))
+
+
+def test_a_step_with_a_synchronisation_goes_on_eagerly():
+    notes = []
+    step = make_step(model(), "adv-interp", graph=True, note=notes.append)
+    loss = step.loss
+    step.loss = lambda logits, y, settings: loss(logits, y, settings) * float(logits.sum().isfinite())
+    for number in range(3):
+        step(*batch(number), number)
+    assert len(notes) == 1
+    assert step.graph is None
+    assert step.totals.bad_step() == NEVER
+
+
+def test_compiled_and_captured():
+    step = make_step(model(), "adv-interp", native_half(DEVICE), graph=True, compile=True)
+    plain = make_step(model(), "adv-interp", native_half(DEVICE))
+    for number in range(3):
+        step(*batch(number), number)
+        plain(*batch(number), number)
+    assert step.graph is not None
+    assert float(step.totals.loss) == pytest.approx(float(plain.totals.loss), rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["adv-interp", "madry"])
+def test_a_run_resumed_in_the_middle_goes_on_captured(method, monkeypatch):
+    config = recipe("digits", method=method, image_size=16, epochs=3, eval_samples=50, amp=True, cuda_graph="on")
+    whole = run_training(dataclasses.replace(config, out=Path("whole")))
+    call, calls = TrainStep.__call__, []
+
+    def stop_at_30(self, *args):
+        call(self, *args)
+        calls.append(1)
+        if len(calls) == 30:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", stop_at_30)
+        with pytest.raises(Interrupted):
+            run_training(dataclasses.replace(config, out=Path("run")))
+    resumed = resume_training(Path("run"))
+    ours, theirs = (RunFolder(Path(name)).weights() for name in ("run", "whole"))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **GRAPH_FP32)
+    assert resumed.result["clean"] == pytest.approx(whole.result["clean"], abs=5)

@@ -39,8 +39,13 @@ def interpolate(*, freeze=True, graph_free_partner=True, fused=True, copied=Fals
                 else:
                     distance.backward()
                     grad = leaf.grad
-                step = linf_step if fused else _step
-                moved.append(step(leaf.detach(), grad, x[own], -epsilon, epsilon))
+                counts[2] += grad.numel()
+                if fused:
+                    moved.append(linf_step(leaf.detach(), grad, x[own], -epsilon, epsilon, counts=counts[:2]))
+                else:
+                    counts[0] += (grad == 0).sum()
+                    counts[1] += grad.isnan().sum()
+                    moved.append(_step(leaf.detach(), grad, x[own], -epsilon, epsilon))
         return torch.cat(moved)
 
     return part

@@ -10,6 +10,7 @@ from fastait import WideResNet
 from fastait.attacks import pgd20
 from fastait.data import ImageSet
 from fastait.engine.evaluate import evaluate
+from fastait.engine.precision import full_precision
 from fastait.engine.prepare import cached_images
 
 IMAGES, BATCH, WIDEN_FACTOR = (2560, 256, 10) if ON_GPU else (128, 128, 1)
@@ -37,11 +38,17 @@ def test_pgd_20(benchmark):
     images, y = batch(size)
     test_set = ImageSet(images.cpu(), y.cpu())
     x = images.permute(0, 3, 1, 2).float().div(255).contiguous()
+
+    def whole_set():
+        with full_precision(DEVICE):
+            for i in range(0, size, BATCH):
+                plain(model, x[i : i + BATCH], y[i : i + BATCH])
+
     at_a_time = BATCH if ON_GPU else cached_images(WIDEN_FACTOR, 32)
     medians = alternate(
         benchmark,
         {
-            "plain loop": lambda: [plain(model, x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, size, BATCH)],
+            "plain loop": whole_set,
             "evaluate": lambda: evaluate(
                 fast, test_set, {"pgd20": pgd20}, epsilon=EPSILON, seed=0, batch_size=at_a_time
             ),

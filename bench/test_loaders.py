@@ -10,7 +10,7 @@ from results import record
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fastait.data import BatchPlan, ImageSet, make_loader
+from fastait.data import BatchPlan, ImageSet, make_loader, to_float
 
 IMAGES, BATCH, ROUNDS = 10_000, 128, 3
 
@@ -53,12 +53,12 @@ def test_epoch(benchmark):
             x.to(DEVICE, non_blocking=True), y.to(DEVICE, non_blocking=True)
 
     def epoch(loader):
-        return lambda: [None for _ in loader.batches(0, steps)]
+        return lambda: [to_float(x) for x, _ in loader.batches(0, steps)]
 
     ways = {
         "torchvision, 2 workers": theirs,
         "torch, 0 workers": epoch(make_loader(images, plan, DEVICE, dali=False, workers=0)),
-        "torch, 2 workers": epoch(make_loader(images, plan, DEVICE, dali=False, workers=workers)),
+        "torch, 2 workers, their start included": epoch(make_loader(images, plan, DEVICE, dali=False, workers=workers)),
     }
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         ways["DALI"] = epoch(make_loader(images, plan, DEVICE, dali=True, workers=0))

@@ -23,7 +23,7 @@ OURS = {"channels_last": True, "amp": ON_GPU, "graph": ON_GPU, "compile": False,
 SWITCHED_OFF = {
     "without channels-last": {"channels_last": False},
     "without frozen weights": {"freeze": False},
-    "with a graph for the partners": {"graph_free_partner": False},
+    "without frozen weights, with a graph for the partners": {"freeze": False, "graph_free_partner": False},
     "with a deep copy of the network": {"copied": True},
     "without fused operators": {"fused": False},
     "without fused SGD": {"fused_sgd": False},
@@ -67,6 +67,7 @@ def make(way, model, size, method="adv-interp"):
         batch_size=size,
         compile=options["compile"],
         graph=options["graph"],
+        note=_refuse,
     )
     if ingredients:
         step.move_images = interpolate(**ingredients)
@@ -75,6 +76,17 @@ def make(way, model, size, method="adv-interp"):
     if not options["channels_last"]:
         images = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     return lambda: step(images, y, 0)
+
+
+def arithmetic(way):
+    """The type that ``way``'s convolutions multiply."""
+    if way in ("reference", "plain loop"):
+        return torch.float32
+    return native_half(DEVICE) if {**OURS, **OPTIONS.get(way, {})}["amp"] else torch.float32
+
+
+def _refuse(note):
+    raise RuntimeError(note)  # a step without its graph would be timed as one with it
 
 
 def _sgd(model):

@@ -41,6 +41,6 @@ LOSS_FP32 = 1e-5
 # alone in most steps, and in some a ReLU whose input is zero but for rounding, which lets gradients pass in one path.
 UPDATE_FP32 = {"median": 3e-4, "each": 3e-2}
 
-# A captured step against the eager one on a GPU after 50 steps, on deterministic kernels: the same launches, so equal
+# A captured step against the eager one on a GPU, from one state, on deterministic kernels: the same launches, so equal
 # but for what a library chooses by workspace or stream. Not yet seen on hardware.
 GRAPH_FP32 = {"rtol": 1e-4, "atol": 1e-5}

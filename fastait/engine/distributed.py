@@ -24,8 +24,8 @@ class Ranks:
         rank: this process among all, from 0.
         size: how many there are.
         local_rank: this process among those of its machine, from 0.
-        stream: what DistributedDataParallel's gradients are accumulated on, and what a graph is captured on; None for
-            a single process or without a GPU.
+        stream: what DistributedDataParallel's gradients are accumulated on and a graph is captured on; None where no
+            graph is.
     """
 
     rank: int = 0
@@ -103,42 +103,39 @@ class Ranks:
         # BN statistics are averaged by ``average``, which counts an empty shard for nothing. torch 2.15 renamed this.
         new = "forward_sync_buffers" in inspect.signature(parallel_type.__init__).parameters
         options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        if device.type == "cuda":
+            options["device_ids"] = [device.index]
         if self.stream is None:
             return parallel_type(model, **options)
         # Its gradient accumulators keep the stream that they are made on, and a graph holds one stream's work.
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            parallel = parallel_type(model, device_ids=[device.index], **options)
+            parallel = parallel_type(model, **options)
         torch.cuda.current_stream().wait_stream(self.stream)
         return parallel
 
 
 def launched() -> bool:
-    """Whether torchrun, or something that sets its variables, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether torchrun, or something that sets its variables, started this process and may start it anew."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or _world_size() > 1
 
 
-def restarts() -> int:
-    """How often torchrun has started this run's processes anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if launched() else 0
-
-
-def may_restart() -> bool:
-    """Whether torchrun will start the processes anew when one dies."""
-    return launched() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def join(device: str) -> Iterator[tuple[Ranks, str]]:
+def join(device: str, *, capture: bool = False) -> Iterator[tuple[Ranks, str]]:
     """Meet the other processes that torchrun started, if it did; yields the ranks and this process's device's name.
 
     Args:
         device: ``--device``: with several processes auto, cpu or cuda; each process takes the GPU of its local rank.
+        capture: whether the step of several GPUs is to be captured as a CUDA graph.
 
     Raises:
         InputError: ``device`` names one GPU for several processes, or torchrun's variables are incomplete.
     """
-    if not launched():
+    if _world_size() == 1:
         yield Ranks(), device
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -153,9 +150,9 @@ def join(device: str) -> Iterator[tuple[Ranks, str]]:
     stream = None
     if on_gpu and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream() if capture else None
     # The hosts agree on when to save and to stop over gloo; NCCL would make them wait for their GPUs.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if stream else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield Ranks(rank, size, local_rank, stream), device
     finally:

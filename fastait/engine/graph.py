@@ -31,7 +31,8 @@ class Graph:
         warmup: calls before the capture.
 
     Raises:
-        CaptureError: the call does something that a graph cannot hold, a synchronisation for example.
+        CaptureError: the call does something that a graph cannot hold, a synchronisation for example, or the GPU has no
+            room for the graph's memory beside the eager step's.
     """
 
     def __init__(
@@ -46,21 +47,21 @@ class Graph:
         self.graph = torch.cuda.CUDAGraph()
         before = [tensor.detach().clone() for tensor in state]
         stream = stream or torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        outside = torch.cuda.current_stream()
+        stream.wait_stream(outside)
         try:
             with torch.cuda.stream(stream):
                 for _ in range(warmup):
                     call(*self.inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+            outside.wait_stream(stream)
             # Loader threads may allocate while this thread captures.
             with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                 call(*self.inputs)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
             raise CaptureError(" ".join(str(error).split())[:300]) from error
         finally:
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.set_stream(outside)  # before torch 2.15 a capture that fails leaves its own stream current
+            outside.wait_stream(stream)
             with torch.no_grad():
                 for tensor, value in zip(state, before, strict=True):
                     tensor.copy_(value)

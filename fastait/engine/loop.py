@@ -145,6 +145,7 @@ class Loop:
     def evaluate(self, stop: StopRequest) -> dict[str, Any]:
         """Write the weights, measure them and write the result."""
         config, prepared = self.config, self.prepared
+        self.train_step.graph = None  # its memory is wanted
         self.folder.save_weights(prepared.model.state_dict())
         images = prepared.dataset.test
         if config.eval_samples is not None:

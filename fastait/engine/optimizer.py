@@ -45,13 +45,24 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
+def zero_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Fill the gradients with zeros in place: captured graphs, and the processes' buckets, know them by address."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if gradients:
+        torch._foreach_zero_(gradients)
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """``load_state_dict`` into the tensors that are there; a captured graph knows no others."""
     rates = [group["lr"] for group in optimizer.param_groups]
+    momenta = {p: values["momentum_buffer"] for p, values in optimizer.state.items() if "momentum_buffer" in values}
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(rate, Tensor):
             group["lr"] = rate.fill_(float(group["lr"]))
+    for parameter, momentum in momenta.items():
+        loaded = optimizer.state[parameter]
+        loaded["momentum_buffer"] = momentum.copy_(loaded["momentum_buffer"])
 
 
 def _apex(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

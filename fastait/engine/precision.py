@@ -60,6 +60,13 @@ class Precision:
         """Mixed precision for the model's passes, or a context that does nothing."""
         return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
+    def forget_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the scaler's host side between two steps again, after one that ended in an exception."""
+        for name in ("grad_scale", "found_inf"):
+            optimizer.__dict__.pop(name, None)
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()
+
     def tensors(self) -> list[torch.Tensor]:
         """What a step changes of it."""
         return [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []  # type: ignore

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastait.config import TrainConfig
-from fastait.engine.distributed import Ranks, join, may_restart, restarts
+from fastait.engine.distributed import Ranks, join, launched
 from fastait.engine.loop import Loop
 from fastait.engine.precision import current
 from fastait.engine.prepare import Prepared
@@ -41,8 +41,8 @@ class TrainResult:
 def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
     """Train and evaluate as ``config`` says.
 
-    Under torchrun, one of several processes that do so together; when torchrun starts them anew after one died, they go
-    on from the last checkpoint in ``config.out``.
+    Under torchrun, one of the processes that do so together. torchrun may start them anew, with the same settings, when
+    one dies or another machine joins: they then go on from the last checkpoint in ``config.out``.
 
     Args:
         config: see ``fastait.recipe``.
@@ -56,12 +56,12 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
     """
     config.check()
     config = config.resolved()
-    if may_restart() and config.out is None:
-        raise InputError("torchrun may restart this run (--max-restarts), so it must be told its folder: --out RUN")
-    with _readable_errors(), join(config.device) as (ranks, device):
+    if launched() and config.out is None:
+        raise InputError("torchrun may start this run anew, so it must be told its folder: --out RUN")
+    with _readable_errors(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
         report = Report(show and ranks.first)
         out = config.out or _dated_folder(config)
-        if ranks.from_first(lambda: restarts() > 0 and RunFolder.begun(out)):
+        if ranks.from_first(lambda: launched() and RunFolder.begun(out)):
             return _resume(out, ranks, device, report, config)
         with RunFolder(ranks.from_first(lambda: RunFolder.new(out).path), writes=ranks.first) as folder:
             prepared = Prepared(config, report, ranks, device)
@@ -75,8 +75,8 @@ def resume_training(path: Path, *, show: bool = False) -> TrainResult:
     Raises:
         As ``run_training``.
     """
-    device = RunFolder.existing(path).config().device
-    with _readable_errors(), join(device) as (ranks, device):
+    config = RunFolder.existing(path).config()
+    with _readable_errors(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
         return _resume(path, ranks, device, Report(show and ranks.first))
 
 
@@ -123,7 +123,7 @@ def _readable_errors() -> Iterator[None]:
             raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
         if isinstance(error, dist.DistError) or "gloo" in text.lower():
             raise RunError(
-                f"another process of this run is gone ({first}); the last checkpoint is kept, go on with --resume"
+                f"another process of this run is gone ({first}); checkpoints, if there were any, are kept"
             ) from None
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise RunError(f"--compile: torch.compile failed ({first}); leave --compile out") from None

@@ -15,6 +15,7 @@ from fastait.data import Shard, to_float
 from fastait.engine.compiled import Compiled
 from fastait.engine.distributed import Ranks
 from fastait.engine.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
+from fastait.engine.optimizer import zero_gradients
 from fastait.engine.precision import Precision
 from fastait.engine.randomness import derive
 from fastait.methods import Method, Settings
@@ -166,6 +167,7 @@ class TrainStep:
             )
         except CaptureError as error:
             self.graphed = False
+            self.precision.forget_step(self.optimizer)
             self.note(f"warning: the step cannot be captured as a CUDA graph and runs without one: {error}")
 
     def compute(self, images: Tensor, y: Tensor, shard: Shard) -> None:
@@ -173,12 +175,12 @@ class TrainStep:
         weight = shard.size / shard.batch
         self.noise.seek(self.number, shard.start)
         x = to_float(images, self.dtype)
+        counts = self.totals.gradients if shard.size else None
         with self.precision.autocast():
-            x_tilde = self.move_images(self.model, x, y, self.settings, self.noise, self.totals.gradients)
+            x_tilde = self.move_images(self.model, x, y, self.settings, self.noise, counts)
             logits = self.trained(x_tilde)
         loss = self.loss(logits, y, self.settings)
-        # In place: captured graphs, and the processes' buckets, know the gradients by their address.
-        self.optimizer.zero_grad(set_to_none=False)
+        zero_gradients(self.optimizer)
         scaler = self.precision.scaler
         share = loss if self.ranks.size == 1 else loss * (weight * self.ranks.size)
         scaler.scale(share).backward()

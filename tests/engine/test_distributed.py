@@ -177,23 +177,28 @@ def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
         assert result["pgd20"] == json.loads(Path("whole/result.json").read_text())["pgd20"]
 
 
-def test_one_interrupt_stops_all_and_saves():
+@pytest.mark.parametrize("to", ["one process", "torchrun"])
+def test_one_interrupt_stops_all_and_saves(to):
+    """SIGTERM to one of two, or to torchrun, which passes it on to every process and their loaders' workers."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     argv = [*TORCHRUN, "-m", "fastait.train", *TINY, "--epochs", "50", "--checkpoint-seconds", "0.1", "--out", "run"]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*argv, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     while not Path("run/checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    os.kill(workers(process.pid)[1], signal.SIGTERM)  # the second process alone gets it
+    os.kill(workers(process.pid)[1] if to == "one process" else process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert len(re.findall(r"stopped at step \d+ and saved; go on with: .* --resume run", err)) == 1
 
 
-def test_bad_input_is_said_once():
-    done = torchrun("-m", "fastait.train", *TINY, "--batch-size", "7")
+def test_bad_input_is_said_without_traceback():
+    done = torchrun("-m", "fastait.train", *TINY, "--batch-size", "7", "--out", "run")
     assert done.returncode != 0
     assert "--batch-size 7 is too small for 2 processes" in done.stderr
+    assert not Path("run").exists()
     Path("run").mkdir()
     Path("run/something").touch()
     done = torchrun("-m", "fastait.train", *TINY, "--out", "run")
@@ -206,10 +211,24 @@ def launched(monkeypatch, **variables):
         monkeypatch.setenv(name, value)
 
 
-def test_a_run_that_torchrun_may_restart_needs_a_folder(monkeypatch, capsys):
-    launched(monkeypatch, TORCHELASTIC_MAX_RESTARTS="3")
+def test_a_run_that_torchrun_may_start_anew_needs_a_folder(monkeypatch, capsys):
+    launched(monkeypatch)
     assert main(TINY) == 2
     assert "it must be told its folder: --out RUN" in capsys.readouterr().err
+
+
+def test_the_same_command_again_goes_on(monkeypatch, capsys):
+    """As when a machine joins or leaves, which torchrun does not count as a restart, and when a job is queued again."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    argv = [*TINY, "--epochs", "1", "--out", "run"]
+    assert main(argv) == 0
+    before = Path("run/model.safetensors").read_bytes()
+    Path("run/result.json").unlink()
+    assert main(argv) == 0
+    assert Path("run/model.safetensors").read_bytes() == before
+    capsys.readouterr()
+    assert main([*argv, "--seed", "1"]) == 2
+    assert "run/config.json is not what the command was made with: seed" in capsys.readouterr().err
 
 
 def test_one_gpu_for_several_processes(monkeypatch):

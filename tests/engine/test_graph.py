@@ -1,5 +1,6 @@
-"""Capture and replay, on stand-ins for CUDA's streams and graphs that keep CUDA's rules: what is called while a graph
-is captured changes nothing, and a replay does again what was called. The real ones are in tests/gpu.
+"""Warm-up, capture, static inputs and the choice between replay and eager steps, on stand-ins for CUDA's streams and
+graphs: what is called while a graph is captured changes nothing, and a replay calls it again. That nothing of the host
+is baked into a graph only tests/gpu can show.
 """
 
 import contextlib
@@ -53,6 +54,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
     return fake
 
 
@@ -131,7 +133,7 @@ def test_errors_that_are_not_the_capture_s_go_through(network, cuda):
     def full(*inputs):
         raise torch.OutOfMemoryError("out of memory")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(CaptureError, match="out of memory"):
         Graph(full, batch(0), [])
 
     def syncing(*inputs):

@@ -33,17 +33,19 @@ def test_is_sgd_from_its_first_step_on():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_restoring_keeps_the_rate_s_tensor():
+def test_restoring_keeps_the_tensors():
     first, second = (make_optimizer("sgd", parameters(), lr=lr, weight_decay=0.0) for lr in (0.25, 0.5))
     for parameter in first.param_groups[0]["params"]:
         parameter.grad.fill_(1)
     first.step()
     rate = second.param_groups[0]["lr"]
+    momenta = [values["momentum_buffer"] for values in second.state.values()]
     restore_optimizer(second, copy.deepcopy(first.state_dict()))
     assert second.param_groups[0]["lr"] is rate
     assert rate.item() == 0.25
-    for a, b in zip(first.state.values(), second.state.values(), strict=True):
+    for a, b, kept in zip(first.state.values(), second.state.values(), momenta, strict=True):
         assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+        assert b["momentum_buffer"] is kept
 
 
 def fake_module(monkeypatch, name, **content):

@@ -1,5 +1,6 @@
 """The loader of torch's DataLoader."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -41,14 +42,18 @@ class TorchLoader:
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_leave_signals,
             generator=torch.Generator(),  # its seeds for workers, which nobody uses, are not drawn from the caller's
         )
         for images, labels in loader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
-def _ignore_signals(worker: int) -> None:
-    """A signal to the process group is for the main process, which saves and then ends its workers."""
+def _leave_signals(worker: int) -> None:
+    """A signal to the process group is for the main process, which saves and then ends its workers.
+
+    torchrun and batch systems end a run so; a worker without its main process ends by itself.
+    """
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -214,6 +214,8 @@ def test_state_is_everything_that_a_step_changes(network):
     with torch.no_grad():
         for tensor, value in zip(step.state(), kept, strict=True):
             tensor.copy_(value)
+    step.totals.seen = 0
+    assert not any(step.totals.state().values())
     step(images, y, 4)
     assert all(torch.equal(a, b) for a, b in zip(first, step.state(), strict=True))
 

@@ -2,6 +2,8 @@
 
 import inspect
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +12,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-from fastait.errors import FastaitError, InputError, SaidElsewhere
+from fastait.errors import FastaitError, InputError, RunError, SaidElsewhere
 
 T = TypeVar("T")
+
+JOIN_SECONDS = 600
+"""How long the first process waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,35 @@ def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def _store_of_this_start(rank: int, size: int) -> dist.Store:
+    """torchrun's store, under a prefix that the processes of this start alone know.
+
+    torchrun keeps one store for all its starts, so without a prefix a process can read the address that a dead one
+    left there, and wait for it for ever; and its count of restarts, each machine's own, is no common prefix. Each
+    process therefore leaves a name that no one ever had, and the first answers it with the name of this start.
+    """
+    store, _, _ = next(rendezvous("env://", rank, size))
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"fastait/here/{rank}", own)
+        start = store.get(f"fastait/start/{own}").decode()  # waits for the first process
+        store.add(f"fastait/joined/{start}", 1)
+        return dist.PrefixStore(start, store)
+    deadline = time.monotonic() + JOIN_SECONDS
+    answered = set()
+    while store.add(f"fastait/joined/{own}", 0) < size - 1:
+        if time.monotonic() > deadline:
+            raise RunError(f"{size} processes were announced, but some did not come within {JOIN_SECONDS} seconds")
+        for other in range(1, size):
+            if store.check([f"fastait/here/{other}"]):
+                name = store.get(f"fastait/here/{other}").decode()
+                if name not in answered:
+                    store.set(f"fastait/start/{name}", own)
+                    answered.add(name)
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
+
+
 @contextmanager
 def join(device: str, *, capture: bool = False) -> Iterator[tuple[Ranks, str]]:
     """Meet the other processes that torchrun started, if it did; yields the ranks and this process's device's name.
@@ -152,7 +187,8 @@ def join(device: str, *, capture: bool = False) -> Iterator[tuple[Ranks, str]]:
         torch.cuda.set_device(local_rank)
         stream = torch.cuda.Stream() if capture else None
     # The hosts agree on when to save and to stop over gloo; NCCL would make them wait for their GPUs.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=_store_of_this_start(rank, size), rank=rank, world_size=size)
     try:
         yield Ranks(rank, size, local_rank, stream), device
     finally:

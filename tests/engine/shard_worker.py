@@ -38,11 +38,22 @@ def main(folder):
             own = slice(shard.start, shard.start + shard.size) if shard.size else slice(0, 1)
             step(images[own], y[own], number, shard)
         images = load_dataset("digits", image_size=8).test.stratified(23)
-        outcomes = evaluate(network().float(), images, ATTACKS, epsilon=0.1, seed=5, batch_size=5, ranks=ranks)
+        done = []
+        outcomes = evaluate(
+            network().float(),
+            images,
+            ATTACKS,
+            epsilon=0.1,
+            seed=5,
+            batch_size=5,
+            ranks=ranks,
+            advance=lambda: done.append(1),
+        )
         state = {
             "model": model.state_dict(),
             "totals": step.totals.state(ranks),
             "outcomes": outcomes,
+            "attacked_batches": len(done),
             "largest": ranks.largest(ranks.rank, -ranks.rank),
             "from_first": ranks.from_first(lambda: f"said by {ranks.rank}"),
         }

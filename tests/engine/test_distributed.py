@@ -96,6 +96,7 @@ def test_evaluation_is_that_of_one_process(two):
     torch.set_num_threads(1)
     alone = evaluate(network().float(), images, ATTACKS, epsilon=0.1, seed=5, batch_size=5)
     torch.set_num_threads(threads)
+    assert [state["attacked_batches"] for state in two] == [3 * len(alone), 2 * len(alone)]  # none twice
     for state in two:
         assert state["outcomes"].keys() == alone.keys()
         for name, outcome in alone.items():
@@ -145,6 +146,10 @@ def workers(pid):
     return found
 
 
+def epochs(folder):
+    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
     """torchrun starts the processes anew, which go on from the checkpoint to the weights of an undisturbed run."""
@@ -171,8 +176,11 @@ def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
         assert process.wait(timeout=300) == 0, Path("log").read_text()
     result = json.loads(Path("run/result.json").read_text())
     assert result["processes"] == 2
-    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 5
+    assert len(epochs("run")) == 5
     if victim == 0:
+        for ours, theirs in zip(epochs("run"), epochs("whole"), strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+            assert ours["accuracy"] == theirs["accuracy"]
         assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
         assert result["pgd20"] == json.loads(Path("whole/result.json").read_text())["pgd20"]
 

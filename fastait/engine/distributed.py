@@ -1,5 +1,6 @@
 """The processes of a run: one, or as many as torchrun started, on one machine or several."""
 
+import gc
 import inspect
 import os
 import time
@@ -191,5 +192,9 @@ def join(device: str, *, capture: bool = False) -> Iterator[tuple[Ranks, str]]:
     dist.init_process_group(backend, store=_store_of_this_start(rank, size), rank=rank, world_size=size)
     try:
         yield Ranks(rank, size, local_rank, stream), device
+        dist.barrier()  # nobody leaves while another still speaks to it
     finally:
+        # Whatever holds the group, DistributedDataParallel for one, goes before it: a group whose threads are ended by
+        # the interpreter's exit has been seen to abort the process.
+        gc.collect()
         dist.destroy_process_group()

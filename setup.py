@@ -17,7 +17,8 @@ TRAIN = [
     "torchvision>=0.28",
 ]
 DALI = ["nvidia-dali-cuda130>=2.4"]
-TEST = [*TRAIN, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
+PARQUET = ["pyarrow>=17"]
+TEST = [*TRAIN, *PARQUET, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
 
 setup(
     name="fastait",
@@ -30,6 +31,12 @@ setup(
     package_dir={"fastait": "fastait", "fastait_kernels": "kernels/fastait_kernels"},
     package_data={"fastait": ["py.typed"], "fastait_kernels": ["py.typed"]},
     install_requires=["torch>=2.13", "numpy>=1.26"],
-    extras_require={"train": TRAIN, "dali": DALI, "test": TEST, "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"]},
+    extras_require={
+        "train": TRAIN,
+        "dali": DALI,
+        "parquet": PARQUET,
+        "test": TEST,
+        "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"],
+    },
     entry_points={"console_scripts": ["fastait-train = fastait.train:main"]},
 )

@@ -22,6 +22,8 @@ HELP_FLAGS = ("--help", "-h")
 def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> Arguments:
     """Parse ``argv`` into a copy of ``defaults``, a dataclass: a field is a flag, its attribute docstring the help.
 
+    Fields that are not ``kw_only`` may also be given without their flag, in order.
+
     Args:
         command: what the user types, for the help page.
         defaults: the values of flags that are not given; the help page shows them.
@@ -58,10 +60,13 @@ def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> A
 def _with_defaults(defaults: Any) -> type:
     """The dataclass of ``defaults`` with its values as the fields' defaults."""
     cls = type(defaults)
-    values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(cls)}
+    values = {
+        field.name: dataclasses.field(default=getattr(defaults, field.name), kw_only=field.kw_only)
+        for field in dataclasses.fields(cls)
+    }
     annotations = {field.name: field.type for field in dataclasses.fields(cls)}
     namespace = {"__doc__": cls.__doc__, "__annotations__": annotations, **values}
-    return dataclasses.dataclass(frozen=True, kw_only=True)(type(cls.__name__, (cls,), namespace))
+    return dataclasses.dataclass(frozen=True)(type(cls.__name__, (cls,), namespace))
 
 
 def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

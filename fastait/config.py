@@ -12,7 +12,13 @@ from cyclopts import Parameter, Token
 from fastait.errors import InputError, check_choice
 from fastait.methods import METHODS
 
-DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder")
+DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
+IN_PLACE = {
+    "folder": "DIR/train/CLASS/* and DIR/test/CLASS/*",
+    "parquet": "DIR/train*.parquet and DIR/test*.parquet",
+}
+"""Data sets that a user brings, and how they lie."""
+
 OPTIMIZERS = ("sgd", "apex")
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -39,19 +45,24 @@ class TrainConfig:
     """
 
     recipe: str = "digits"
-    """Published settings to start from: digits, cifar10, cifar100 or svhn. Other flags override single settings."""
+    """Published settings to start from: digits, cifar10, cifar100, svhn or svhn-unaugmented. Other flags override
+    single settings."""
 
     method: str = "adv-interp"
     """How images and labels are moved: adv-interp, madry or natural."""
 
     dataset: str = "digits"
-    """digits (embedded), cifar10, cifar100, svhn (downloaded) or folder ({train,test}/CLASS/IMAGE)."""
+    """digits (embedded), cifar10, cifar100, svhn (downloaded), folder ({train,test}/CLASS/IMAGE) or parquet
+    ({train,test}*.parquet, as on the Hugging Face hub)."""
 
     data_dir: Path | None = None
-    """Where the data set lies or is downloaded to. [default: ./data; required for folder]"""
+    """Where the data set lies or is downloaded to. [default: ./data; required for folder and parquet]"""
 
     image_size: int = 32
     """Images are resized (shorter side, bilinear) and centre-cropped to this height and width, at least 8."""
+
+    skip_bad_images: bool = False
+    """Leave unreadable and too small images of a folder or parquet set out, counted and listed, instead of refusing."""
 
     crop_padding: int = 0
     """Random crops from the image with this many black pixels around it; 0 for none."""
@@ -111,10 +122,11 @@ class TrainConfig:
     """Mixed precision where the hardware has it natively: bf16, or fp16 on older GPUs."""
 
     dali: bool = False
-    """Load and augment with NVIDIA DALI, on the GPU if there is one."""
+    """Load and augment with NVIDIA DALI, on the GPU if there is one; image files are decoded by it too."""
 
-    workers: int = 0
-    """Worker processes of the torch loader."""
+    workers: int | None = None
+    """Load with torch's DataLoader in this many processes, 0 for none besides the run's. [default: the set is kept on
+    the device and augmented there, if it fits]"""
 
     eval_samples: int | None = None
     """Evaluate on this many test images, the same share of each class. [default: all]"""
@@ -157,10 +169,12 @@ class TrainConfig:
             raise InputError(f"--depth must be 6n + 4 (10, 16, 22, 28, 34, ...), got {self.depth}")
         if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
             raise InputError(f"--milestones must be increasing epochs from 1 on, got {list(self.milestones)}")
-        if self.dali and self.workers:
+        if self.dali and self.workers is not None:
             raise InputError(f"--workers {self.workers} are the torch loader's; leave them or --dali out")
-        if self.dataset == "folder" and self.data_dir is None:
-            raise InputError("--dataset folder needs --data-dir DIR with DIR/train/CLASS/* and DIR/test/CLASS/*")
+        if self.dataset in IN_PLACE and self.data_dir is None:
+            raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
+        if self.skip_bad_images and self.dataset not in IN_PLACE:
+            raise InputError(f"--skip-bad-images is for {' and '.join(IN_PLACE)}; --dataset {self.dataset} has none")
 
     def learning_rate(self, epoch: int) -> float:
         """Learning rate of ``epoch``, counted from 0: ``lr`` divided by 10 at each milestone, counted from 1."""
@@ -168,7 +182,7 @@ class TrainConfig:
 
     def resolved(self) -> "TrainConfig":
         """With absolute paths, so that a resume from another folder finds the same files."""
-        data_dir = self.data_dir or (None if self.dataset in ("digits", "folder") else Path("data"))
+        data_dir = self.data_dir or (None if self.dataset in ("digits", *IN_PLACE) else Path("data"))
         return dataclasses.replace(
             self,
             data_dir=data_dir and data_dir.absolute(),

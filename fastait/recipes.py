@@ -30,6 +30,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cifar100": {**_CIFAR, "dataset": "cifar100", "epochs": 300, "epsilon_y": 0.9},
     # Section 4: lr 0.01 for SVHN.
     "svhn": {**_CIFAR, "dataset": "svhn", "lr": 0.01},
+    # The release of FeatureScatter, whose code this paper's derives from, neither crops nor flips SVHN's images.
+    "svhn-unaugmented": {**_CIFAR, "dataset": "svhn", "lr": 0.01, "crop_padding": 0, "flip": False},
 }
 
 # Madry et al. (2018), section 5: seven steps of 2/255.
@@ -40,10 +42,10 @@ _FEWER_EPOCHS = {"epochs": 100}
 
 BY_METHOD: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "madry"): _PGD_7,
-    **{(dataset, "natural"): _FEWER_EPOCHS for dataset in ("cifar10", "cifar100", "svhn")},
-    **{(dataset, "madry"): {**_FEWER_EPOCHS, **_PGD_7} for dataset in ("cifar10", "cifar100", "svhn")},
+    **{(name, "natural"): _FEWER_EPOCHS for name in RECIPES if name != "digits"},
+    **{(name, "madry"): {**_FEWER_EPOCHS, **_PGD_7} for name in RECIPES if name != "digits"},
 }
-"""Where a method's published settings differ from its data set's."""
+"""Where a method's published settings differ from its recipe's."""
 
 
 def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:

@@ -32,7 +32,10 @@ def refused(capsys, *argv, code=2):
     ("argv", "message"),
     [
         (["--epoch", 3], "--epoch. Did you mean --epochs?"),
-        (["--recipe", "cifar11"], "--recipe: 'cifar11' is not one of digits, cifar10, cifar100, svhn. Did you mean"),
+        (
+            ["--recipe", "cifar11"],
+            "--recipe: 'cifar11' is not one of digits, cifar10, cifar100, svhn, svhn-unaugmented. Did you mean",
+        ),
         (["--method", "adv-inter"], "Did you mean 'adv-interp'?"),
         (["--dataset", "digit"], "Did you mean 'digits'?"),
         (["--epochs", "many"], "--epochs"),
@@ -89,7 +92,7 @@ def test_refused_folders(capsys, tmp_path, train, test, message):
 
 def test_unreadable_image(capsys, image_folder):
     (image_folder / "train" / "cat" / "5.png").write_bytes(b"no image")
-    line = refused(capsys, "--dataset", "folder", "--data-dir", image_folder, "--batch-size", 2)
+    line = refused(capsys, "--dataset", "folder", "--data-dir", image_folder, "--batch-size", 2, "--image-size", 8)
     assert "train/cat/5.png is not a readable image" in line
 
 

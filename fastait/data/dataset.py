@@ -1,19 +1,19 @@
-"""A decoded data set in memory, and how its images become a network's input."""
+"""A data set as a run sees it, and how its images become a network's input."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and their classes.
+    """Decoded images and their classes.
 
     Attributes:
-        images: uint8 [N, H, W, 3], RGB.
+        images: uint8 [N, H, W, 3], RGB, contiguous. Not to be written to: it may be a file mapped into memory.
         labels: int64 [N].
     """
 
@@ -36,34 +36,46 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class ImageFiles:
+    """Images that stay in their files and are decoded whenever they are used.
+
+    Attributes:
+        paths: N files of images, each found to be readable.
+        labels: int64 [N].
+        image_size: height and width that they are brought to, as ``decode.fit`` does.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """A training and a test set with the names of their classes, in label order."""
+    """A training and a test set.
+
+    Attributes:
+        name: what it is called in results.
+        classes: the classes' names, in the order of their labels.
+        train: what is trained on.
+        test: what is evaluated on.
+        checksum: SHA-256 of classes, labels and pixels of both.
+        skipped: the images that were left out because they are bad, and why, a line each.
+        sizes: how many images were stored with which "width x height".
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: ImageSet
+    train: ImageSet | ImageFiles
     test: ImageSet
+    checksum: str
+    skipped: tuple[str, ...]
+    sizes: Mapping[str, int]
 
 
 def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 [B, H, W, C] -> float [B, C, H, W] in [0, 1], channels-last in memory."""
     return images.permute(0, 3, 1, 2).to(dtype).div_(255)
-
-
-def fit(image: Image.Image, size: int) -> Image.Image:
-    """RGB, ``size`` x ``size``: the shorter side resized (bilinear, antialiased), then centre-cropped."""
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}, 32 bits a pixel, has no fixed range; store it in 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
-    return image
-
-
-def fit_all(images: np.ndarray, size: int) -> Tensor:
-    """uint8 [N, H, W, 3] or grey [N, H, W] -> uint8 [N, size, size, 3], each image by ``fit``."""
-    if images.ndim == 4 and images.shape[1:3] == (size, size):
-        return torch.from_numpy(np.ascontiguousarray(images))
-    return torch.from_numpy(np.stack([np.asarray(fit(Image.fromarray(image), size)) for image in images]))

@@ -31,7 +31,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Batch:
-    """One process's share of one step.
+    """Images and how they are augmented: one process's share of one step, or a whole epoch.
 
     Attributes:
         index: int64 [B], places in the training set.
@@ -42,6 +42,16 @@ class Batch:
     index: Tensor
     shift: Tensor
     flip: Tensor
+
+    def __getitem__(self, part: slice) -> "Batch":
+        return Batch(self.index[part], self.shift[part], self.flip[part])
+
+    def to(self, device: torch.device) -> "Batch":
+        """On ``device``; a GPU is not waited for."""
+        tensors = [self.index, self.shift, self.flip]
+        if device.type == "cuda":
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return Batch(*[tensor.to(device, non_blocking=True) for tensor in tensors])
 
 
 @dataclass(frozen=True)
@@ -72,21 +82,28 @@ class BatchPlan:
         start, end = (min(batch, 4 * -(-fours * rank // self.ranks)) for rank in (self.rank, self.rank + 1))
         return Shard(start if end > start else 0, end - start, batch)
 
-    def batch(self, step: int) -> Batch:
-        """What this process works on in step ``step``, counted from 0 over all epochs."""
+    def place(self, step: int) -> tuple[int, slice]:
+        """Where in its epoch step ``step``, counted from 0 over all epochs, finds this process's images."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order, shift, flip = _epoch(self, epoch)
         shard = self.shard(step)
         first = place * self.batch_size
         own = slice(first + shard.start, first + shard.start + shard.size)
-        part = own if shard.size else slice(first, first + 1)
-        return Batch(order[part], shift[part], flip[part])
+        return epoch, own if shard.size else slice(first, first + 1)
+
+    def batch(self, step: int) -> Batch:
+        """What this process works on in step ``step``."""
+        epoch, own = self.place(step)
+        return self.epoch(epoch)[own]
+
+    def epoch(self, epoch: int) -> Batch:
+        """All images of an epoch, in order and as they are augmented there."""
+        return _epoch(self, epoch)
 
 
 @lru_cache(maxsize=2)
-def _epoch(plan: BatchPlan, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+def _epoch(plan: BatchPlan, epoch: int) -> Batch:
     generator = torch.Generator().manual_seed(derive(plan.seed, "order and augmentation", epoch))
     order = torch.randperm(plan.size, generator=generator)
     shift = torch.randint(0, 2 * plan.padding + 1, (plan.size, 2), generator=generator)
     flip = torch.rand(plan.size, generator=generator) < 0.5 if plan.flip else torch.zeros(plan.size, dtype=torch.bool)
-    return order, shift, flip
+    return Batch(order, shift, flip)

@@ -13,7 +13,7 @@ from fastait.engine.report import Report
 from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import NEVER, TrainStep
-from fastait.errors import FastaitError, Interrupted, RunError, SaidElsewhere
+from fastait.errors import FastaitError, InputError, Interrupted, RunError, SaidElsewhere
 from fastait.methods import METHODS
 
 READ_SECONDS = 0.5
@@ -65,6 +65,13 @@ class Loop:
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Put every part of the run where the checkpoint has it."""
         prepared = self.prepared
+        then, now = checkpoint["data"], self._data()
+        if then != now:
+            raise InputError(
+                f"the data set has changed since the run was begun: {now['images']} images with checksum "
+                f"{now['checksum'][:12]}, then {then['images']} with {then['checksum'][:12]}; bring back what it "
+                "was, or begin a new run"
+            )
         prepared.model.load_state_dict(checkpoint["model"])
         restore_optimizer(prepared.optimizer, checkpoint["optimizer"])
         if checkpoint["scaler"] and prepared.precision.scaler.is_enabled():
@@ -93,6 +100,7 @@ class Loop:
         self.folder.save_checkpoint(
             {
                 "config": self.config.to_json(),
+                "data": self._data(),
                 "step": self.step,
                 "model": self.prepared.model.state_dict(),
                 "optimizer": self.prepared.optimizer.state_dict(),
@@ -188,6 +196,10 @@ class Loop:
         self.folder.save_result(result)
         return result
 
+    def _data(self) -> dict[str, Any]:
+        dataset = self.prepared.dataset
+        return {"images": len(dataset.train) + len(dataset.test), "checksum": dataset.checksum}
+
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
@@ -260,7 +272,7 @@ class Loop:
             f"{config.method} on {config.dataset}: {len(data.train)} training and {len(data.test)} test images, "
             f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
             f"{self.prepared.precision.describe()}, {self.environment['device']}, "
-            f"{'DALI' if config.dali else 'torch'} loader"
+            f"{self.prepared.loader.name} loader"
             + (", CUDA graph" if self.prepared.graph else "")
             + (", compiled" if config.compile else "")
             + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")

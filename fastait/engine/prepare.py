@@ -34,7 +34,15 @@ class Prepared:
             report.note("--amp: this CPU has no native bf16, so the run is fp32 (emulation would be slower).")
         self.graph = _use_graph(config, self.device, ranks)
         with ranks.one_by_one():
-            self.dataset = load_dataset(config.dataset, config.data_dir, config.image_size)
+            self.dataset = load_dataset(
+                config.dataset,
+                config.data_dir,
+                config.image_size,
+                skip_bad=config.skip_bad_images,
+                in_files=config.dali,
+                note=report.note,
+            )
+        _report_skipped(self.dataset.skipped, report)
         _check_sizes(config, self.dataset, ranks)
         self.plan = BatchPlan(
             config.seed,
@@ -62,6 +70,13 @@ class Prepared:
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
+
+
+def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:
+    if skipped:
+        report.note(f"warning: --skip-bad-images left out {len(skipped)} images:")
+        for line in skipped:
+            report.note(f"  {line}")
 
 
 def cached_images(widen_factor: int, image_size: int) -> int:

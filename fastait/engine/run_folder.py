@@ -3,7 +3,6 @@
 import fcntl
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fastait.config import TrainConfig
-from fastait.errors import InputError, RunError
+from fastait.errors import InputError
+from fastait.files import PARTIAL, write_whole
 
-CHECKPOINT_FORMAT = "fastait checkpoint 1"
+CHECKPOINT_FORMAT = "fastait checkpoint 2"
 
 
 class RunFolder:
@@ -119,7 +119,7 @@ class RunFolder:
             if not path.is_dir():
                 raise InputError(f"--out {path} is a file, not a folder")
             # What a run leaves that was killed while it began does not count.
-            used = any(entry.name != _LOCK and entry.suffix != _PARTIAL for entry in path.iterdir())
+            used = any(entry.name != _LOCK and entry.suffix != PARTIAL for entry in path.iterdir())
         except OSError as error:
             raise InputError(f"--out {path} cannot be used: {error.strerror}") from None
         if used:
@@ -204,7 +204,6 @@ class RunFolder:
 
 
 _LOCK = ".lock"
-_PARTIAL = ".partial"
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -219,29 +218,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no safetensors file: {error}") from None
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
-
-    Raises:
-        RunError: the disk is full or the file cannot be written; what was there is unharmed.
-    """
-    partial = path.with_name(path.name + _PARTIAL)
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
 
 
 def _json(values: dict[str, Any]) -> bytes:

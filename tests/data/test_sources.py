@@ -96,8 +96,8 @@ def test_missing_and_empty_folders(tmp_path):
 def test_unreadable_image_is_named(image_folder, content):
     path = image_folder / "test" / "dog" / "3.png"
     path.write_bytes(path.read_bytes()[:60] if content == "truncated" else content)
-    with pytest.raises(InputError, match=r"test/dog/3\.png is not a readable image"):
-        load_dataset("folder", image_folder)
+    with pytest.raises(InputError, match=r"test/dog/3\.png is not a readable image: .*--skip-bad-images"):
+        load_dataset("folder", image_folder, image_size=8)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
@@ -197,5 +197,5 @@ def test_16_bit_grey_keeps_its_range_and_32_bit_is_refused(tmp_path):
     image = load_dataset("folder", root, image_size=8).train.images[0]
     assert np.array_equal(image[..., 0].numpy(), pixels >> 8)
     Image.fromarray(pixels.astype(np.float32)).save(root / "train" / "a" / "1.tiff")
-    with pytest.raises(InputError, match=r"1\.tiff is not a readable image: mode F"):
+    with pytest.raises(InputError, match=r"1\.tiff has mode F"):
         load_dataset("folder", root, image_size=8)

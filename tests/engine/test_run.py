@@ -13,7 +13,7 @@ from fastait.data import load_dataset
 from fastait.engine import precision
 from fastait.engine.evaluate import evaluate
 from fastait.engine.precision import Precision, native_half, resolve_device
-from fastait.engine.run_folder import RunFolder, write_whole
+from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import Totals
 from fastait.errors import InputError, Interrupted, RunError
@@ -113,16 +113,6 @@ def test_nan_in_the_last_step_before_a_checkpoint(monkeypatch):
     with pytest.raises(RunError, match="the weights are NaN or infinite at step 1 "):
         run_training(tiny(checkpoint_seconds=0))
     assert not Path("run/checkpoint.pt").exists()
-
-
-def test_write_whole_keeps_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(RunError, match="No space left on device; what it held before is unharmed"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_second_signal_acts_as_always():

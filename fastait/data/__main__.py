@@ -1,0 +1,138 @@
+"""``python -m fastait.data NAME``: what a data set holds, as a table and as a picture."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fastait import cli
+from fastait.config import DATASETS, TrainConfig
+from fastait.data.dataset import Dataset, ImageSet
+from fastait.data.picture import picture
+from fastait.data.plan import BatchPlan
+from fastait.data.sources import load_dataset
+from fastait.errors import InputError, check_choice
+from fastait.recipes import RECIPES
+
+COMMAND = "python -m fastait.data"
+SUMMARY = (
+    "Show what a data set holds: images per class, their sizes and values, and a picture of samples of every class, as "
+    "stored and as the first epoch of a run augments them."
+)
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """What to show."""
+
+    dataset: str = "digits"
+    """digits, cifar10, cifar100, svhn, folder or parquet."""
+
+    data_dir: Path | None = field(default=None, kw_only=True)
+    """Where it lies or is downloaded to. [default: ./data; required for folder and parquet]"""
+
+    image_size: int = field(default=32, kw_only=True)
+    """Height and width that images are brought to."""
+
+    skip_bad_images: bool = field(default=False, kw_only=True)
+    """Leave unreadable and too small images out, counted and listed, instead of refusing."""
+
+    crop_padding: int | None = field(default=None, kw_only=True)
+    """Padding of the random crops. [default: the recipe's of this name, 4 for folder and parquet]"""
+
+    flip: bool | None = field(default=None, kw_only=True)
+    """Random horizontal flips. [default: the recipe's of this name, yes for folder and parquet]"""
+
+    seed: int = field(default=0, kw_only=True)
+    """Seed of the run whose augmentation is shown."""
+
+    out: Path | None = field(default=None, kw_only=True)
+    """The picture's file. [default: NAME.png]"""
+
+    def config(self) -> TrainConfig:
+        """The settings of a run that would train on the set so."""
+        usual = RECIPES[self.dataset if self.dataset in RECIPES else "cifar10"]
+        return TrainConfig(
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            image_size=self.image_size,
+            skip_bad_images=self.skip_bad_images,
+            crop_padding=usual.get("crop_padding", 0) if self.crop_padding is None else self.crop_padding,
+            flip=usual.get("flip", False) if self.flip is None else self.flip,
+            seed=self.seed,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return cli.run("fastait.data", _main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = cli.parse(COMMAND, DataArguments(), argv, SUMMARY)
+    check_choice("NAME", arguments.dataset, DATASETS)
+    config = arguments.config()
+    config.check()
+    messages = Console(stderr=True, soft_wrap=True, highlight=False)
+    dataset = load_dataset(
+        config.dataset,
+        config.data_dir,
+        config.image_size,
+        skip_bad=config.skip_bad_images,
+        note=lambda text: messages.print(text, markup=False),
+    )
+    _show(dataset)
+    plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
+    out = arguments.out or Path(f"{dataset.name}.png")
+    try:
+        picture(dataset, plan).save(out)
+    except (OSError, ValueError) as error:  # ValueError: an ending that is no image format's
+        raise InputError(f"--out {out} cannot be written: {error}") from None
+    messages.print(f"Samples of each class: {out}", markup=False)
+
+
+def _show(dataset: Dataset) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title=f"{dataset.name}: images per class", title_justify="left")
+    table.add_column("label", justify="right")
+    table.add_column("class")
+    parts = [dataset.train, dataset.test]
+    counts = [torch.bincount(part.labels, minlength=len(dataset.classes)).tolist() for part in parts]
+    for title in ("train", "test"):
+        table.add_column(title, justify="right")
+    for label, name in enumerate(dataset.classes):
+        table.add_row(str(label), name, *(str(count[label]) for count in counts))
+    table.add_row("", "all", *(str(len(part)) for part in parts), style="bold")
+    console.print(table)
+    sizes = [f"{size} ({count})" for size, count in dataset.sizes.items()]
+    others = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
+    console.print(f"stored as width x height (images): {', '.join(sizes[:5])}{others}")
+    assert isinstance(dataset.train, ImageSet)
+    console.print(_values(dataset.train))
+    console.print(f"checksum of classes, labels and pixels: {dataset.checksum}")
+    if dataset.skipped:
+        console.print(f"left out: {len(dataset.skipped)} images")
+        for line in dataset.skipped:
+            console.print(f"  {line}", markup=False)
+
+
+def _values(images: ImageSet) -> str:
+    """Range, mean and standard deviation of each channel of the training images as they are used, in [0, 1]."""
+    text = []
+    values = np.arange(256) / 255
+    for channel, name in enumerate(("red", "green", "blue")):
+        histogram = np.bincount(images.images[..., channel].numpy().ravel(), minlength=256)
+        present = values[histogram > 0]
+        mean = float(np.average(values, weights=histogram))
+        std = float(np.sqrt(np.average((values - mean) ** 2, weights=histogram)))
+        text.append(f"{name} {present[0]:.3f} to {present[-1]:.3f}, mean {mean:.3f}, std {std:.3f}")
+    height, width = images.images.shape[1:3]
+    return f"training images as used, {width}x{height}, values in [0, 1]: {'; '.join(text)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Decoded splits, kept beside their source so that they are decoded once.
+
+A split's pixels lie in a file of their own, as they are in memory, and are mapped rather than read. A JSON file beside
+it says what they were decoded from and holds a checksum of the pixels and the labels, so a file that is half-written,
+damaged or of another source is not used but replaced.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastait.data.decode import Contents, Decoded, Split, decode
+from fastait.errors import RunError
+from fastait.files import PARTIAL, write_whole
+
+CACHE = ".fastait-cache"
+"""The folder's name."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a split is to be decoded; see ``decode``.
+
+    Attributes:
+        size: height and width.
+        skip_bad: whether bad images are left out.
+        formats: the file formats that are good; all if None.
+        keep: whether the pixels are wanted, or only what is to be known of them.
+    """
+
+    size: int
+    skip_bad: bool = False
+    formats: Collection[str] | None = None
+    keep: bool = True
+
+
+def load(
+    split: Split, request: Request, folder: Path | None, note: Callable[[str], None]
+) -> tuple[Decoded, Tensor | None]:
+    """Decode ``split``, or take what was decoded before.
+
+    Args:
+        split: what to decode.
+        request: how.
+        folder: the cache's; None for none.
+        note: called with a line if the cache is damaged or cannot be written.
+
+    Returns:
+        What was found, and the pixels as uint8 [N, size, size, 3] if they are wanted; not to be written to.
+
+    Raises:
+        InputError: as ``decode``.
+    """
+    if folder is None:
+        return _in_memory(split.open(), request)
+    cache = _Cache(folder, split, request, note)
+    found = cache.read()
+    if found is not None:
+        return found
+    contents = split.open()  # before the folder is made: it may be that there is nothing to decode
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        note(f"{folder} cannot be written ({error.strerror}), so the {split.name} images are decoded at every start")
+        return _in_memory(contents, request)
+    with lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # of processes that need the same split, one decodes it
+        return cache.read() or cache.fill(contents)
+
+
+class _Cache:
+    def __init__(self, folder: Path, split: Split, request: Request, note: Callable[[str], None]):
+        stem = f"{split.name}-{request.size}px" + ("" if request.keep else "-checked")
+        self.pixels_file = folder / f"{stem}.u8"
+        self.about_file = folder / f"{stem}.json"
+        self.name = split.name
+        self.request = request
+        self.note = note
+        self.key = {"format": FORMAT, "source": split.source, "skip_bad": request.skip_bad}
+
+    def read(self) -> tuple[Decoded, Tensor | None] | None:
+        """What was decoded before from the same source, if it is whole."""
+        try:
+            about = json.loads(self.about_file.read_text())
+            if about["key"] != self.key:
+                return None
+            decoded = _from_json(about["decoded"])
+            pixels = _map(self.pixels_file, len(decoded.labels), self.request.size) if self.request.keep else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self.note(f"{self.about_file} is damaged ({error}), so the {self.name} images are decoded again")
+            return None
+        if pixels is not None and _checksum(pixels, decoded.labels) != decoded.checksum:
+            self.note(f"{self.pixels_file} is damaged, so the {self.name} images are decoded again")
+            return None
+        return decoded, pixels
+
+    def fill(self, contents: Contents) -> tuple[Decoded, Tensor | None]:
+        """Decode and keep; where the disk has no room, only decode."""
+        size, room = self.request.size, None
+        partial = self.pixels_file.with_name(self.pixels_file.name + PARTIAL)
+        try:
+            if self.request.keep:
+                room = _allocate(partial, contents.count, size)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            self.note(
+                f"{self.pixels_file} cannot be written ({error.strerror}), so the {self.name} images are decoded at "
+                "every start"
+            )
+            return _in_memory(contents, self.request)
+        try:
+            decoded = _decode(contents, self.request, room)
+            if room is not None:
+                room.flush()
+                os.truncate(partial, len(decoded.labels) * 3 * size**2)
+                os.replace(partial, self.pixels_file)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        try:
+            write_whole(self.about_file, json.dumps({"key": self.key, "decoded": asdict(decoded)}).encode())
+        except RunError as error:
+            self.note(f"{error}; the {self.name} images will be decoded again at the next start")
+        return decoded, None if room is None else _map(self.pixels_file, len(decoded.labels), size)
+
+
+def _in_memory(contents: Contents, request: Request) -> tuple[Decoded, Tensor | None]:
+    if not request.keep:
+        return _decode(contents, request, None), None
+    pixels = np.empty((contents.count, request.size, request.size, 3), dtype=np.uint8)
+    decoded = _decode(contents, request, pixels)
+    return decoded, torch.from_numpy(pixels[: len(decoded.labels)])
+
+
+def _decode(contents: Contents, request: Request, pixels: np.ndarray | None) -> Decoded:
+    return decode(contents, request.size, pixels, skip_bad=request.skip_bad, formats=request.formats)
+
+
+def _allocate(path: Path, count: int, size: int) -> np.memmap:
+    """A new file of ``count`` images, all of its blocks taken: writing to a mapping of a full disk would kill us."""
+    with open(path, "w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, count * 3 * size**2)
+        return np.memmap(file, np.uint8, "r+", shape=(count, size, size, 3))
+
+
+def _map(path: Path, count: int, size: int) -> Tensor:
+    """The file's pixels; only what is used is read, and processes share it."""
+    pixels = np.memmap(path, np.uint8, "r", shape=(count, size, size, 3))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(pixels)
+
+
+def _checksum(pixels: Tensor, labels: list[int]) -> str:
+    digest = hashlib.sha256(pixels.numpy().data)
+    digest.update(np.asarray(labels, dtype=np.int64).data)
+    return digest.hexdigest()
+
+
+def _from_json(values: dict[str, Any]) -> Decoded:
+    return Decoded(
+        values["labels"],
+        tuple(values["classes"]),
+        values["checksum"],
+        {int(place): why for place, why in values["skipped"].items()},
+        values["sizes"],
+    )

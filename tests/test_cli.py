@@ -11,7 +11,7 @@ from conftest import write_folder
 
 import fastait
 from fastait.engine.run_folder import RunFolder
-from fastait.recipes import recipe
+from fastait.recipes import RECIPES, recipe
 from fastait.train import main
 
 TINY = ["--image-size", "8", "--epochs", "1", "--eval-samples", "10", "--device", "cpu"]
@@ -65,6 +65,9 @@ def refused(capsys, *argv, code=2):
         (["--epsilon", "nan"], "--epsilon must be in [0, 1]"),
         (["--seed", 2**63], "--seed must be at least 0 and at most 9223372036854775807"),
         (["--dali", "--workers", 2], "--workers 2 are the torch loader's"),
+        (["--dali", "--workers", 0], "--workers 0 are the torch loader's"),
+        (["--skip-bad-images"], "--skip-bad-images is for folder and parquet; --dataset digits has none"),
+        (["--dataset", "parquet"], "--dataset parquet needs --data-dir"),
         (["--device", "cuda:²"], "is not auto, cpu, cuda or cuda:N"),
         (["--out", "x" * 300], "File name too long"),
         (["--resume", "x" * 300], "File name too long"),
@@ -115,6 +118,48 @@ def test_a_folder_is_trained_on(capsys, image_folder):
     out = capsys.readouterr().out
     assert "PGD-20" in out
     assert "AutoAttack" in out
+
+
+@pytest.mark.parametrize("loader", [[], ["--workers", "1"], ["--dali"]])
+def test_a_folder_with_bad_images_is_trained_on_without_them(capsys, image_folder, loader):
+    if loader == ["--dali"]:
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    (image_folder / "train" / "cat" / "5.png").write_bytes(b"no image")
+    (image_folder / "test" / "dog" / "0.png").write_bytes(b"")
+    argv = ["--dataset", "folder", "--data-dir", str(image_folder), "--image-size", "8", "--epochs", "1", *loader]
+    argv += ["--batch-size", "3", "--device", "cpu", "--out", "run"]
+    assert "train/cat/5.png is not a readable image" in refused(capsys, *argv)
+    assert not Path("run").exists()
+    assert main([*argv, "--skip-bad-images"]) == 0
+    err = capsys.readouterr().err
+    assert "--skip-bad-images left out 2 images:\n" in err
+    assert "train/cat/5.png is not a readable image" in err
+    assert "test/dog/0.png is not a readable image" in err
+    assert "15 training and 15 test images" in err
+    assert {(): "resident", ("--workers", "1"): "torch, 1 worker", ("--dali",): "DALI"}[
+        tuple(loader)
+    ] + " loader" in err
+
+
+@pytest.mark.parametrize("loader", [[], ["--dali"]])
+def test_a_data_set_that_changed_under_a_run(capsys, image_folder, loader):
+    """Training with other images than the run was begun with is refused, and the checkpoint is not touched."""
+    if loader:
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    argv = ["--dataset", "folder", "--data-dir", str(image_folder), "--image-size", "8", "--epochs", "2", *loader]
+    assert main([*argv, "--batch-size", "3", "--device", "cpu", "--out", "run", "--checkpoint-seconds", "0"]) == 0
+    Path("run/result.json").unlink()
+    before = Path("run/checkpoint.pt").read_bytes()
+    path = image_folder / "train" / "cat" / "5.png"
+    whole = path.read_bytes()
+    path.write_bytes((image_folder / "train" / "cat" / "4.png").read_bytes())
+    line = refused(capsys, "--resume", "run")
+    assert "the data set has changed since the run was begun: 32 images with checksum" in line
+    path.unlink()
+    assert "has changed since the run was begun: 31 images with checksum" in refused(capsys, "--resume", "run")
+    assert Path("run/checkpoint.pt").read_bytes() == before
+    path.write_bytes(whole)  # newer, but the same
+    assert main(["--resume", "run"]) == 0
 
 
 @pytest.fixture
@@ -265,7 +310,10 @@ def test_recipes_are_the_papers():
     assert recipe("svhn").lr == 0.01
     assert recipe("cifar10", method="natural").epochs == 100
     assert recipe("cifar10", method="natural", epochs=3).epochs == 3
-    for name in ("digits", "cifar10", "cifar100", "svhn"):
+    assert (recipe("svhn").crop_padding, recipe("svhn").flip) == (4, True)
+    plain = recipe("svhn-unaugmented", method="madry")
+    assert (plain.crop_padding, plain.flip, plain.lr, plain.epochs, plain.attack_steps) == (0, False, 0.01, 100, 7)
+    for name in RECIPES:
         recipe(name).check()
 
 

@@ -66,7 +66,7 @@ def load(
     if folder is None:
         return _in_memory(split.open(), request)
     cache = _Cache(folder, split, request, note)
-    found = cache.read()
+    found = cache.read(note)
     if found is not None:
         return found
     contents = split.open()  # before the folder is made: it may be that there is nothing to decode
@@ -91,7 +91,7 @@ class _Cache:
         self.note = note
         self.key = {"format": FORMAT, "source": split.source, "skip_bad": request.skip_bad}
 
-    def read(self) -> tuple[Decoded, Tensor | None] | None:
+    def read(self, note: Callable[[str], None] = lambda text: None) -> tuple[Decoded, Tensor | None] | None:
         """What was decoded before from the same source, if it is whole."""
         try:
             about = json.loads(self.about_file.read_text())
@@ -99,13 +99,13 @@ class _Cache:
                 return None
             decoded = _from_json(about["decoded"])
             pixels = _map(self.pixels_file, len(decoded.labels), self.request.size) if self.request.keep else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self.note(f"{self.about_file} is damaged ({error}), so the {self.name} images are decoded again")
+            note(f"{self.about_file} is damaged ({error}), so the {self.name} images are decoded again")
             return None
         if pixels is not None and _checksum(pixels, decoded.labels) != decoded.checksum:
-            self.note(f"{self.pixels_file} is damaged, so the {self.name} images are decoded again")
+            note(f"{self.pixels_file} is damaged, so the {self.name} images are decoded again")
             return None
         return decoded, pixels
 

@@ -119,7 +119,7 @@ def decode(
 
     def read(item: Item) -> tuple[np.ndarray, str] | BadImage:
         try:
-            return _read(item.image, size, formats)
+            return read_image(item.image, size, formats)
         except BadImage as error:
             return error
 
@@ -161,7 +161,14 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return image
 
 
-def _read(source: Path | bytes | np.ndarray, size: int, formats: Collection[str] | None) -> tuple[np.ndarray, str]:
+def read_image(
+    source: Path | bytes | np.ndarray, size: int, formats: Collection[str] | None = None
+) -> tuple[np.ndarray, str]:
+    """uint8 [size, size, 3] as ``fit`` makes it, and the stored "width x height".
+
+    Raises:
+        BadImage: it is unreadable, smaller than ``size`` (unless it is an array), or of none of ``formats``.
+    """
     if isinstance(source, np.ndarray):
         stored = f"{source.shape[1]}x{source.shape[0]}"
         if source.shape == (size, size, 3):

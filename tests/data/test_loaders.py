@@ -1,11 +1,29 @@
 """The plan and the loaders that follow it."""
 
+import importlib.util
+
+import numpy as np
 import pytest
 import torch
+from conftest import write_folder
+from PIL import Image, ImageOps
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastait.data import BatchPlan, ImageSet, make_loader
+from fastait.data import BatchPlan, ImageSet, load_dataset, make_loader
+from fastait.data.loaders import resident
+from fastait.data.loaders.dali import _check_cuda
+from fastait.errors import InputError, RunError
 
 CPU = torch.device("cpu")
+HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+needs_dali = pytest.mark.skipif(not HAS_DALI, reason="DALI is not installed")
+
+LOADERS = [
+    pytest.param({"dali": False, "workers": None}, id="resident"),
+    pytest.param({"dali": False, "workers": 0}, id="torch"),
+    pytest.param({"dali": False, "workers": 2}, id="torch, 2 workers"),
+    pytest.param({"dali": True, "workers": None}, id="dali", marks=needs_dali),
+]
 
 
 @pytest.fixture
@@ -17,6 +35,19 @@ def images():
 
 def plan_of(images, **changes):
     return BatchPlan(**{"seed": 5, "size": len(images), "batch_size": 4, "padding": 3, "flip": True, **changes})
+
+
+def by_hand(images, plan, step):
+    """The batch of ``step``, an image at a time, with numpy."""
+    batch = plan.batch(step)
+    found = []
+    for index, (down, right), flip in zip(batch.index, batch.shift, batch.flip, strict=True):
+        pixels = images.images[index].numpy()
+        height, width = pixels.shape[:2]
+        border = (plan.padding, plan.padding)
+        crop = np.pad(pixels, (border, border, (0, 0)))[down : down + height, right : right + width]
+        found.append(crop[:, ::-1] if flip else crop)
+    return torch.from_numpy(np.stack(found)), images.labels[batch.index]
 
 
 def test_every_epoch_sees_every_image_once(images):
@@ -39,44 +70,170 @@ def test_plan_depends_on_seed_and_step_alone(images):
     assert not torch.equal(once.index, other.index)
 
 
-def test_shifts_and_flips_are_uniform():
-    plan = BatchPlan(seed=0, size=20_000, batch_size=20_000, padding=4, flip=True)
-    batch = plan.batch(0)
-    for axis in (0, 1):
-        counts = torch.bincount(batch.shift[:, axis], minlength=9)
-        assert counts.numel() == 9
-        assert (counts / 20_000 - 1 / 9).abs().max() < 0.01
-    assert abs(batch.flip.double().mean() - 0.5) < 0.015
-    still = BatchPlan(seed=0, size=100, batch_size=100, padding=0, flip=False).batch(0)
-    assert not still.flip.any()
-    assert not still.shift.any()
-
-
-@pytest.mark.parametrize(
-    "options", [{"dali": True, "workers": 0}, {"dali": False, "workers": 2}], ids=["dali", "workers"]
-)
-def test_loaders_yield_the_same_batches(images, options):
-    if options["dali"]:
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+@pytest.mark.parametrize("options", LOADERS)
+def test_batches_are_those_of_the_plan(images, options):
     plan = plan_of(images)
-    expected = list(make_loader(images, plan, CPU, dali=False, workers=0).batches(3, 20))
-    got = [(x.clone(), y) for x, y in make_loader(images, plan, CPU, **options).batches(3, 20)]
-    assert len(got) == len(expected) == 17
-    for (x, y), (x_expected, y_expected) in zip(got, expected, strict=True):
+    got = list(make_loader(images, plan, CPU, **options).batches(3, 20))  # kept: none may be overwritten by a later one
+    assert len(got) == 17
+    for step, (x, y) in enumerate(got, start=3):
+        x_expected, y_expected = by_hand(images, plan, step)
+        assert x.dtype == torch.uint8
+        assert x.is_contiguous()
         assert torch.equal(x, x_expected)
         assert torch.equal(y, y_expected)
 
 
-def test_batches_of_dali_are_not_overwritten_by_later_ones(images):
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-    plan = plan_of(images)
-    expected = list(make_loader(images, plan, CPU, dali=False, workers=0).batches(0, 12))
-    kept = list(make_loader(images, plan, CPU, dali=True, workers=0).batches(0, 12))
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(kept, expected, strict=True))
+@pytest.mark.parametrize("options", LOADERS)
+@pytest.mark.parametrize("first", [2, 8, 12])
+def test_going_on_at_a_step_is_having_come_there(images, options, first):
+    """In the middle of the first epoch, of the second, and at the beginning of the third."""
+    loader = make_loader(images, plan_of(images), CPU, **options)
+    whole = list(loader.batches(0, 14))
+    rest = list(make_loader(images, plan_of(images), CPU, **options).batches(first, 14))
+    assert len(rest) == 14 - first
+    for (x, y), (x_again, y_again) in zip(whole[first:], rest, strict=True):
+        assert torch.equal(x, x_again)
+        assert torch.equal(y, y_again)
 
 
-def test_first_batch_follows_the_step(images):
-    """Going on at a step is the same as having come there."""
-    plan = plan_of(images)
-    loader = make_loader(images, plan, CPU, dali=False, workers=0)
-    assert torch.equal(list(loader.batches(0, 9))[8][0], next(loader.batches(8, 9))[0])
+@pytest.mark.parametrize("options", LOADERS)
+def test_two_ranks_see_disjoint_shards_whose_union_is_the_set(options):
+    pixels = torch.arange(41, dtype=torch.uint8)[:, None, None, None].expand(41, 8, 8, 3).contiguous()
+    images = ImageSet(pixels, torch.arange(41))
+    plans = [BatchPlan(1, 41, 10, 0, True, rank, 2) for rank in range(2)]
+    steps = plans[0].steps_per_epoch
+    loaders = [make_loader(images, plan, CPU, **options) for plan in plans]
+    for epoch in range(3):
+        seen = []
+        for plan, loader in zip(plans, loaders, strict=True):
+            for step, (x, y) in enumerate(loader.batches(epoch * steps, (epoch + 1) * steps), start=epoch * steps):
+                assert torch.equal(x[:, 0, 0, 0].long(), y)
+                seen += y[: plan.shard(step).size].tolist()  # a stand-in counts for nothing
+        assert sorted(seen) == list(range(41))
+
+
+@pytest.mark.parametrize("options", LOADERS)
+def test_10_000_draws_of_each_loader_are_uniform(options):
+    """An image whose pixels say where they stand shows how it was moved; chi-square at one in a thousand."""
+    size, padding, count = 9, 2, 10_000
+    place = torch.arange(1, size * size + 1, dtype=torch.uint8).view(size, size)
+    images = ImageSet(place[None, :, :, None].expand(count, size, size, 3).contiguous(), torch.zeros(count).long())
+    plan = BatchPlan(0, count, 1000, padding, True)
+    centres = torch.cat(
+        [x[:, 4, 3:6, 0].long() - 1 for x, _ in make_loader(images, plan, CPU, **options).batches(0, 10)]
+    )
+    flipped = centres[:, 0] > centres[:, 2]
+    down, right = centres[:, 1] // size - 4 + padding, centres[:, 1] % size - 4 + padding
+    cells = torch.bincount((down * 5 + right) * 2 + flipped, minlength=50)
+    assert cells.numel() == 50
+    expected = count / 50
+    assert ((cells - expected) ** 2 / expected).sum() < 85.4  # 49 degrees of freedom
+
+
+@pytest.mark.parametrize("options", LOADERS)
+def test_without_augmentation_images_are_as_they_are(images, options):
+    plan = plan_of(images, padding=0, flip=False)
+    for step, (x, _) in enumerate(make_loader(images, plan, CPU, **options).batches(0, 6)):
+        assert torch.equal(x, images.images[plan.batch(step).index])
+
+
+def test_resident_is_the_default_where_the_set_fits(images, monkeypatch):
+    def default():
+        return make_loader(images, plan_of(images), CPU, dali=False, workers=None).name
+
+    assert default() == "resident"
+    monkeypatch.setattr(resident, "_room", lambda device: 4 * images.images.nbytes)
+    assert default() == "resident"
+    monkeypatch.setattr(resident, "_room", lambda device: 4 * images.images.nbytes - 4)
+    assert default() == "torch, 2 workers"
+
+
+def test_a_batch_of_the_resident_loader_waits_for_nothing(images):
+    """Fake tensors raise at whatever would have to look at the device: on a GPU that is a synchronisation."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = ImageSet(mode.from_tensor(images.images), mode.from_tensor(images.labels))
+        loader = resident.ResidentLoader(fake, plan_of(images), CPU)
+        shapes = [tuple(x.shape) for x, _ in loader.batches(0, 7)]
+    assert shapes == [(4, 12, 9, 3)] * 5 + [(3, 12, 9, 3), (4, 12, 9, 3)]
+
+
+def write_jpegs(root, count=9):
+    """Two classes of smooth JPEGs and PNGs of several sizes; one JPEG lies on its side."""
+    random = np.random.default_rng(3)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+                image = coarse.resize((40 + 7 * (i % 3), 32 + 5 * (i % 4)), Image.Resampling.BICUBIC)
+                exif = Image.Exif()
+                exif[0x0112] = 6 if i == 4 else 1
+                if i % 3:
+                    image.save(root / split / name / f"{i}.jpg", quality=90, exif=exif)
+                else:
+                    image.save(root / split / name / f"{i}.png")
+    return root
+
+
+@needs_dali
+def test_dali_decodes_files_as_pillow_does(tmp_path):
+    """To a few of 255, by the same crop."""
+    root = write_jpegs(tmp_path / "images")
+    in_memory = load_dataset("folder", root, image_size=24)
+    in_files = load_dataset("folder", root, image_size=24, in_files=True)
+    assert in_files.checksum == in_memory.checksum
+    assert torch.equal(in_files.test.images, in_memory.test.images)
+    plan = BatchPlan(0, 18, 5, 3, True)
+    for (x, y), (x_memory, y_memory) in zip(
+        make_loader(in_files.train, plan, CPU, dali=True, workers=None).batches(2, 11),
+        make_loader(in_memory.train, plan, CPU, dali=True, workers=None).batches(2, 11),
+        strict=True,
+    ):
+        assert torch.equal(y, y_memory)
+        difference = (x.int() - x_memory.int()).abs()
+        assert difference.max() <= 6
+        assert difference.double().mean() < 0.4
+
+
+@needs_dali
+def test_dali_decodes_files_of_the_right_size_to_the_same_bits(tmp_path):
+    root = write_folder(tmp_path / "images", {"a": 6, "b": 7}, size=(16, 16))
+    Image.fromarray(np.full((16, 16), 77, np.uint8)).save(root / "train" / "a" / "grey.png")
+    in_memory = load_dataset("folder", root, image_size=16)
+    in_files = load_dataset("folder", root, image_size=16, in_files=True)
+    plan = BatchPlan(0, 14, 4, 2, True)
+    dali = make_loader(in_files.train, plan, CPU, dali=True, workers=None).batches(0, 8)
+    for (x, y), step in zip(dali, range(8), strict=True):
+        x_expected, y_expected = by_hand(in_memory.train, plan, step)
+        assert torch.equal(x, x_expected)
+        assert torch.equal(y, y_expected)
+
+
+@needs_dali
+@pytest.mark.parametrize("then", [None, b"", b"no image"])
+def test_a_file_that_goes_bad_while_dali_reads_is_named(tmp_path, then):
+    root = write_folder(tmp_path / "images", {"a": 4, "b": 4}, size=(8, 8))
+    files = load_dataset("folder", root, image_size=8, in_files=True).train
+    path = root / "train" / "a" / "2.png"
+    path.unlink()
+    if then is not None:
+        path.write_bytes(then)
+    loader = make_loader(files, BatchPlan(0, 8, 4, 0, False), CPU, dali=True, workers=None)
+    with pytest.raises(RunError, match=r"--dali: .*train/a/2\.png is not a readable image: .* are kept"):
+        list(loader.batches(0, 2))
+
+
+def test_dali_for_another_cuda_says_what_to_install():
+    _check_cuda(13, "13.0")
+    with pytest.raises(InputError, match="pip uninstall nvidia-dali-cuda130, then pip install nvidia-dali-cuda120"):
+        _check_cuda(13, "12.8")
+
+
+def test_fit_is_pillows(tmp_path):
+    """The centred square, resized: what DALI is asked for by a region of interest."""
+    from fastait.data.decode import fit
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8))
+    cropped = image.resize((8, 8), Image.Resampling.BILINEAR, box=(5.5, 0, 25.5, 20))
+    assert np.array_equal(np.asarray(fit(image, 8)), np.asarray(cropped))
+    assert np.array_equal(np.asarray(cropped), np.asarray(ImageOps.fit(image, (8, 8), Image.Resampling.BILINEAR)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -113,40 +114,87 @@ def test_no_network_says_what_to_do(name, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def write_cifar10(root, monkeypatch):
-    """The official archive's layout with two images a batch, and the checksums that belong to it."""
-    from torchvision.datasets import CIFAR10
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
-    folder = root / "source" / "cifar-10-batches-py"
+
+def write_cifar(root, monkeypatch, source, key, batches, labels):
+    """An official archive's layout with two images a batch, and the checksums that belong to it.
+
+    Args:
+        source: torchvision's class.
+        key: what its batches call the labels.
+        batches: the names of its files, the test set's last.
+        labels: two of each.
+
+    Returns:
+        The archive and the pixels, uint8 [batches, 2, 3, 32, 32].
+    """
+    folder = root / "source" / source.base_folder
     folder.mkdir(parents=True)
-    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-    pixels = np.random.default_rng(0).integers(0, 256, (len(names), 2, 3, 32, 32), dtype=np.uint8)
-    for i, name in enumerate(names):
-        content = {"data": pixels[i].reshape(2, -1), "labels": [i, 9 - i]}
+    pixels = np.random.default_rng(0).integers(0, 256, (len(batches), 2, 3, 32, 32), dtype=np.uint8)
+    for name, images, own in zip(batches, pixels, labels, strict=True):
+        content = {"data": images.reshape(2, -1), key: own}
         (folder / name).write_bytes(pickle.dumps(content))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}))
-
-    def md5(path):
-        return hashlib.md5(path.read_bytes()).hexdigest()
-
-    archive = root / CIFAR10.filename
+    meta = folder / source.meta["filename"]
+    meta.write_bytes(
+        pickle.dumps({source.meta["key"]: [f"class{i}" for i in range(100 if key == "fine_labels" else 10)]})
+    )
+    archive = root / source.filename
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, arcname=folder.name)
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
-    monkeypatch.setattr(CIFAR10, "train_list", [[n, md5(folder / n)] for n in names[:5]])
-    monkeypatch.setattr(CIFAR10, "test_list", [[names[5], md5(folder / names[5])]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(folder / "batches.meta")})
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/archive")
+    monkeypatch.setattr(source, "tgz_md5", md5(archive))
+    monkeypatch.setattr(source, "train_list", [[n, md5(folder / n)] for n in batches[:-1]])
+    monkeypatch.setattr(source, "test_list", [[batches[-1], md5(folder / batches[-1])]])
+    monkeypatch.setattr(source, "meta", {**source.meta, "md5": md5(meta)})
+    monkeypatch.setattr(source, "url", "http://127.0.0.1:9/archive")
     return archive, pixels
+
+
+def write_cifar10(root, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    return write_cifar(root, monkeypatch, CIFAR10, "labels", batches, [[i, 9 - i] for i in range(6)])
 
 
 def test_cifar10_from_its_official_archive(tmp_path, monkeypatch):
     _, pixels = write_cifar10(tmp_path, monkeypatch)
     data = load_dataset("cifar10", tmp_path)
     assert data.train.images.shape == (10, 32, 32, 3)
+    assert data.train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
     assert data.test.labels.tolist() == [5, 4]
     assert data.classes[3] == "class3"
     assert np.array_equal(data.test.images.numpy(), pixels[5].transpose(0, 2, 3, 1))
+
+
+def test_cifar100_from_its_official_archive(tmp_path, monkeypatch):
+    """Fine labels, of which it has coarse ones beside it."""
+    from torchvision.datasets import CIFAR100
+
+    _, pixels = write_cifar(tmp_path, monkeypatch, CIFAR100, "fine_labels", ["train", "test"], [[99, 0], [7, 42]])
+    data = load_dataset("cifar100", tmp_path)
+    assert data.train.labels.tolist() == [99, 0]
+    assert data.test.labels.tolist() == [7, 42]
+    assert len(data.classes) == 100
+    assert np.array_equal(data.train.images.numpy(), pixels[0].transpose(0, 2, 3, 1))
+
+
+def test_a_downloaded_set_is_decoded_once_and_sets_in_one_folder_do_not_meet(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR100
+
+    archive, _ = write_cifar10(tmp_path / "data", monkeypatch)
+    write_cifar(tmp_path / "other", monkeypatch, CIFAR100, "fine_labels", ["train", "test"], [[99, 0], [7, 42]])
+    (tmp_path / "other" / CIFAR100.filename).rename(tmp_path / "data" / CIFAR100.filename)
+    ten, hundred = (load_dataset(name, tmp_path / "data") for name in ("cifar10", "cifar100"))
+    assert len(ten.train) == 10
+    assert len(hundred.train) == 2
+    for path in (archive, tmp_path / "data" / CIFAR100.filename):
+        path.unlink()
+    shutil.rmtree(tmp_path / "data" / "cifar-10-batches-py")
+    shutil.rmtree(tmp_path / "data" / "cifar-100-python")
+    assert load_dataset("cifar10", tmp_path / "data").checksum == ten.checksum
+    assert load_dataset("cifar100", tmp_path / "data").checksum == hundred.checksum
 
 
 def test_damaged_archive_is_not_used(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastait.data.dataset import ImageFiles, ImageSet
+from fastait.data.decode import BadImage, read_image
 from fastait.data.plan import Batch, BatchPlan
 from fastait.errors import InputError, RunError
 
@@ -59,9 +60,23 @@ class DaliLoader:
             try:
                 (images,) = pipeline.run(stream)
             except RuntimeError as error:
-                raise RunError(f"--dali: DALI failed at step {step + 1}: {_one_line(error)}") from None
+                ahead = range(step, min(step + PREFETCH + 2, last))
+                bad = self._bad_file(ahead) if isinstance(self.images, ImageFiles) else None
+                what = bad or f"DALI failed at step {step + 1}: {_one_line(error)}"
+                raise RunError(f"--dali: {what}; checkpoints, if there were any, are kept") from None
             index = self.plan.batch(step).index.to(self.device, non_blocking=True)
             yield torch.from_dlpack(images.as_tensor()), self.labels[index]
+
+    def _bad_file(self, steps: range) -> str | None:
+        """The first file of ``steps`` that was good when the run began and is no longer; DALI does not name it."""
+        assert isinstance(self.images, ImageFiles)
+        for step in steps:
+            for i in self.plan.batch(step).index.tolist():
+                try:
+                    read_image(self.images.paths[i], self.images.image_size)
+                except BadImage as error:
+                    return f"{self.images.paths[i]} {error}"
+        return None
 
     def _pipeline(self, first: int, last: int) -> Any:
         fn, images = self._fn, self.images
@@ -145,4 +160,5 @@ def _check_cuda(dali_major: int, torch_cuda: str | None) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What went wrong, less where in the pipeline's definition."""
+    return " ".join(str(error).rpartition("encountered:")[2].split())[:300]

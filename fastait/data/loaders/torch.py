@@ -33,7 +33,7 @@ class TorchLoader:
         self.steps = _Steps(images, plan)
         self.device = device
         self.workers = workers
-        self.name = f"torch, {workers} workers"
+        self.name = f"torch, {workers} worker{'' if workers == 1 else 's'}"
 
     def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Loader``."""

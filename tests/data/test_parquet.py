@@ -1,0 +1,168 @@
+"""Parquet files in the hub's image layout."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fastait.data import load_dataset
+from fastait.errors import InputError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def table(labels, image="img", label="label", names=None, struct=True, first=0, label_type=None):
+    encoded = [png(PIXELS[first + i]) for i in range(len(labels))]
+    images = [{"bytes": e, "path": f"{i}.png"} for i, e in enumerate(encoded)] if struct else encoded
+    made = pa.table(
+        {image: images, label: pa.array(labels, label_type or pa.int64()), "other": list(range(len(labels)))}
+    )
+    if names is None:
+        return made
+    features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
+    return made.replace_schema_metadata({"huggingface": json.dumps(features)})
+
+
+def write(root, train, test):
+    """One or several tables of each split, named as the hub names them."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split, tables in (("train", train), ("test", test)):
+        for i, part in enumerate(tables):
+            name = f"{split}.parquet" if len(tables) == 1 else f"{split}-{i:05}-of-{len(tables):05}.parquet"
+            pq.write_table(part, root / name, row_group_size=2)
+    return root
+
+
+def load(root, **options):
+    return load_dataset("parquet", root, image_size=8, **options)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"image": "image"},
+        {"struct": False},
+        {"label": "fine_label"},
+        {"label_type": pa.int32()},
+        {"names": ["x", "y"]},
+    ],
+    ids=str,
+)
+def test_layouts(tmp_path, layout):
+    root = write(
+        tmp_path / "set" / "data", [table([1, 0, 1], **layout), table([0], first=3, **layout)], [table([1], **layout)]
+    )
+    data = load(root.parent)
+    assert data.name == "set"
+    assert data.classes == (("x", "y") if "names" in layout else ("0", "1"))
+    assert data.train.labels.tolist() == [1, 0, 1, 0]
+    assert np.array_equal(data.train.images.numpy(), PIXELS[:4])
+    assert np.array_equal(data.test.images.numpy(), PIXELS[:1])
+    again = load(root.parent)
+    assert again.checksum == data.checksum
+    assert again.classes == data.classes
+
+
+def test_images_are_decoded_in_order_over_many_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastait.data.decode.CHUNK", 5)
+    monkeypatch.setattr("fastait.data.parquet.ROWS", 3)
+    root = write(tmp_path / "set", [table([i % 3 for i in range(12)])], [table([0, 2])])
+    assert np.array_equal(load(root).train.images.numpy(), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (table([0, 1, -1]), table([0]), r"train\.parquet row 2 \(2\.png\) has label -1; labels must be .* from 0 to 1"),
+        (table([0, 1]), table([0, 2]), r"test\.parquet row 1 \(1\.png\) has label 2; labels must be .* from 0 to 1"),
+        (table([0, 3], names=["a", "b", "c"]), table([0]), "row 1 .* has label 3; labels must be .* from 0 to 2"),
+        (table([0, None]), table([0]), "row 1 .* has label None"),
+        (table([0.0, 1.0], label_type=pa.float64()), table([0]), "column label must hold integers, but is double"),
+        (
+            table([0, 1], image="picture"),
+            table([0]),
+            "has the columns picture, label, other; needed are img or image and",
+        ),
+        (table([0, 1], label="kind"), table([0]), "needed are img or image and label or fine_label"),
+        (
+            pa.table({"img": [3, 4], "label": [0, 1]}),
+            table([0]),
+            "column img must hold encoded images as bytes, but is",
+        ),
+        (table([0]).slice(0, 0), table([0]), "holds no rows"),
+    ],
+)
+def test_bad_tables(tmp_path, train, test, message):
+    with pytest.raises(InputError, match=message):
+        load(write(tmp_path / "set", [train], [test]))
+
+
+def test_bad_images_are_named_by_file_row_and_path(tmp_path):
+    images = [
+        {"bytes": png(PIXELS[0]), "path": "good"},
+        {"bytes": b"what", "path": "bad"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    broken = pa.table({"img": images, "label": [0, 1, 0, 1]})
+    root = write(tmp_path / "set", [broken], [table([0])])
+    with pytest.raises(InputError, match=r"train\.parquet row 1 \(bad\) is not a readable image"):
+        load(root)
+    data = load(root, skip_bad=True)
+    assert data.train.labels.tolist() == [0]
+    assert data.classes == ("0", "1")
+    assert [line.partition(" is ")[0].rpartition("parquet ")[2] for line in data.skipped] == [
+        "row 1 (bad)",
+        "row 2",
+        "row 3",
+    ]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", "truncated", "inside"])
+def test_damaged_files(tmp_path, damage):
+    root = write(tmp_path / "set", [table([0, 1] * 6)], [table([0])])
+    path = root / "train.parquet"
+    whole = bytearray(path.read_bytes())
+    if damage == "truncated":
+        damage = bytes(whole[: len(whole) // 2])
+    elif damage == "inside":
+        whole[4:400] = bytes(396)
+        damage = bytes(whole)
+    path.write_bytes(damage)
+    with pytest.raises(InputError, match=r"train\.parquet( is truncated or no parquet file| row 0 )") as caught:
+        load(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_missing_or_ambiguous(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        load(tmp_path / "nowhere")
+    root = write(tmp_path / "set", [table([0, 1])], [])
+    with pytest.raises(InputError, match=r"set holds no test\*\.parquet"):
+        load(root)
+    write(tmp_path / "set" / "other", [table([0, 1])], [table([1])])
+    with pytest.raises(
+        InputError, match=r"train\*\.parquet lies in several folders; give one as --data-dir: .*set, .*other"
+    ):
+        load(root)
+    with pytest.raises(InputError, match="--dataset parquet needs --data-dir DIR with DIR/train"):
+        load(None)
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match=r"pyarrow cannot be imported .* pip install 'fastait\[parquet\]'"):
+        load(tmp_path)

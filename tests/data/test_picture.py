@@ -1,0 +1,89 @@
+"""``python -m fastait.data``: the table and the picture."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_folder
+from PIL import Image
+
+from fastait.data import BatchPlan, ImageSet, make_loader
+from fastait.data.__main__ import main
+from fastait.data.picture import BACKGROUND, GAP, SAMPLES, augmented
+
+
+def test_augmented_samples_are_those_that_a_run_sees():
+    images = ImageSet(torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8), torch.arange(20))
+    plan = BatchPlan(3, 20, 6, 2, True)
+    seen = {}
+    for x, y in make_loader(images, plan, torch.device("cpu"), dali=False, workers=None).batches(0, 4):
+        seen |= dict(zip(y.tolist(), x, strict=True))
+    index = torch.tensor([4, 0, 19])
+    for i, pixels in zip(index.tolist(), augmented(images, plan, index), strict=True):
+        assert torch.equal(pixels, seen[i])
+
+
+def test_folder(tmp_path, capsys):
+    """A red, a green and a blue class: colours, rows, positions and padding of the picture."""
+    root = write_folder(tmp_path / "set", {"red": 0, "green": 0, "blue": 0})
+    for split in ("train", "test"):
+        for channel, name in enumerate(("red", "green", "blue")):
+            pixels = np.full((32, 32, 3), 40, np.uint8)
+            pixels[..., channel] = 255
+            for i in range(8):
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    (root / "train" / "red" / "7.png").write_bytes(b"no image")
+    assert main(["folder", "--data-dir", str(root), "--skip-bad-images", "--crop-padding", "5", "--out", "p.png"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "Samples of each class: p.png\n"
+    rows = [line.replace("│", " ").split() for line in captured.out.splitlines()]
+    assert ["0", "blue", "8", "8"] in rows
+    assert ["2", "red", "7", "8"] in rows
+    assert ["all", "23", "24"] in rows
+    assert "stored as width x height (images): 32x32 (47)" in captured.out
+    assert "red 0.157 to 1.000, mean 0.413, std 0.388" in captured.out  # 7 of 23 images are red
+    assert "left out: 1 images" in captured.out
+    assert "red/7.png is not a readable image" in captured.out
+
+    picture = np.asarray(Image.open("p.png"))
+    is_black = (picture == 0).all(axis=2)
+    cell = 64 + GAP
+    right = picture.shape[1] - SAMPLES * cell
+    left = next(x for x in range(picture.shape[1]) if (picture[40, x] == (40, 40, 255)).all())
+    for row, colour in enumerate(((40, 40, 255), (40, 255, 40), (255, 40, 40))):  # blue, green, red
+        for column in range(SAMPLES):
+            top = 24 + row * cell
+            stored = picture[top : top + 64, left + column * cell : left + column * cell + 64]
+            assert (stored == colour).all()
+            augmented_cell = picture[top : top + 64, right + column * cell : right + column * cell + 64]
+            assert ((augmented_cell == colour) | (augmented_cell == 0)).all()
+            assert (augmented_cell[32, 32] == colour).all()
+    assert is_black[:, right:].any()  # padding
+    assert not is_black[:, : right - GAP].any()
+    assert (picture[0, -1] == BACKGROUND).all()
+
+
+def test_digits_are_the_default(capsys):
+    assert main(["--image-size", "8"]) == 0
+    assert "1797" in capsys.readouterr().out
+    assert Image.open("digits.png").size[1] == 24 + 10 * (64 + GAP)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["digts"], "NAME: 'digts' is not one of digits, cifar10, .* Did you mean 'digits'"),
+        (["folder"], "--dataset folder needs --data-dir"),
+        (["digits", "--image-size", "3"], "--image-size must be at least 8"),
+        (["digits", "--skip-bad-images"], "--skip-bad-images is for folder and parquet; --dataset digits has none"),
+        (["digits", "--image-size", "8", "--out", "nowhere/p.png"], "--out nowhere/p.png cannot be written"),
+        (["digits", "--image-size", "8", "--out", "p.doc"], "--out p.doc cannot be written: unknown file extension"),
+        (["digits", "more"], "Unused Tokens"),
+    ],
+)
+def test_refusals(argv, message, capsys):
+    import re
+
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert re.search(message, err)

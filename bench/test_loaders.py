@@ -1,6 +1,7 @@
-"""Loaders: an epoch of augmented batches on the training device, ours and torchvision's as users write it."""
+"""Loaders: how fast they are alone, and whether a training step ever waits for them."""
 
 import importlib.util
+from itertools import islice
 
 import numpy as np
 import torch
@@ -9,17 +10,31 @@ from PIL import Image
 from results import record
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from ways import ON_GPU, make_step
 
+from fastait import WideResNet
 from fastait.data import BatchPlan, ImageSet, make_loader, to_float
 
-IMAGES, BATCH, ROUNDS = 10_000, 128, 3
+BATCH = 128
+IMAGES, ROUNDS = 50_000, 3
+"""As many images as CIFAR-10 has."""
+
+TRAINED_IMAGES, TRAINED_ROUNDS = (51_200, 5) if ON_GPU else (3_840, 5)
+NETWORK = (28, 10) if ON_GPU else (10, 1)
+
+HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+
+
+def random_images(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
+    return ImageSet(torch.from_numpy(pixels), torch.arange(size) % 10)
 
 
 class Pictures(Dataset):
     """PIL images and torchvision's transforms, the data set that most training scripts have."""
 
-    def __init__(self, pixels, labels):
-        self.pixels, self.labels = pixels.numpy(), labels.tolist()
+    def __init__(self, images):
+        self.pixels, self.labels = images.images.numpy(), images.labels.tolist()
         self.transform = transforms.Compose(
             [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         )
@@ -31,37 +46,84 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.pixels[place])), self.labels[place]
 
 
-def test_epoch(benchmark):
+def test_loader_throughput(benchmark):
+    """An epoch of augmented float batches on the training device; workers and pipelines go on from epoch to epoch."""
     size = IMAGES if benchmark.enabled else 64
-    random = np.random.default_rng(0)
-    pixels = torch.from_numpy(random.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8))
-    images = ImageSet(pixels, torch.arange(size) % 10)
+    images = random_images(size)
     plan = BatchPlan(0, size, BATCH, 4, True)
     steps = plan.steps_per_epoch
     workers = 2 if benchmark.enabled else 0
     users = DataLoader(
-        Pictures(images.images, images.labels),
+        Pictures(images),
         BATCH,
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=DEVICE.type == "cuda",
+        pin_memory=ON_GPU,
     )
 
     def theirs():
         for x, y in users:
             x.to(DEVICE, non_blocking=True), y.to(DEVICE, non_blocking=True)
 
-    def epoch(loader):
-        return lambda: [to_float(x) for x, _ in loader.batches(0, steps)]
+    def ours(**options):
+        batches = make_loader(images, plan, DEVICE, **options).batches(0, steps * (ROUNDS + 1))
 
+        def epoch():
+            for x, _ in islice(batches, steps):
+                to_float(x)
+
+        return epoch
+
+    baseline = "torchvision, 2 persistent workers"
     ways = {
-        "torchvision, 2 workers": theirs,
-        "torch, 0 workers": epoch(make_loader(images, plan, DEVICE, dali=False, workers=0)),
-        "torch, 2 workers, their start included": epoch(make_loader(images, plan, DEVICE, dali=False, workers=workers)),
+        baseline: theirs,
+        "torch, 0 workers": ours(dali=False, workers=0),
+        "torch, 2 workers": ours(dali=False, workers=workers),
+        **({"DALI": ours(dali=True, workers=None)} if HAS_DALI else {}),
+        "resident": ours(dali=False, workers=None),
     }
-    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        ways["DALI"] = epoch(make_loader(images, plan, DEVICE, dali=True, workers=0))
     medians = alternate(benchmark, ways, rounds=ROUNDS)
     if medians is not None:
-        record(f"loaders, an epoch of {size} images", medians, "torchvision, 2 workers", n=ROUNDS, images=size)
+        record(f"loaders alone, an epoch of {size} images, batch {BATCH}", medians, baseline, n=ROUNDS, images=size)
+
+
+def test_loader_waiting(benchmark):
+    """An epoch of training by each loader against the same batches made beforehand."""
+    size = TRAINED_IMAGES if benchmark.enabled else 32
+    batch_size = BATCH if benchmark.enabled else 16
+    images = random_images(size)
+    plan = BatchPlan(0, size, batch_size, 4, True)
+    steps = plan.steps_per_epoch
+    torch.manual_seed(0)
+    model = WideResNet(*(NETWORK if benchmark.enabled else (10, 1)), 10)
+    preloaded = list(make_loader(images, plan, DEVICE, dali=False, workers=0).batches(0, steps))
+
+    def training(batches):
+        step = make_step("fastait", model, batch_size)
+
+        def epoch():
+            for number, (x, y) in enumerate(batches()):
+                step(x, y, number)
+
+        return epoch
+
+    def loading(**options):
+        batches = make_loader(images, plan, DEVICE, **options).batches(0, steps * (TRAINED_ROUNDS + 1))
+        return training(lambda: islice(batches, steps))
+
+    ways = {
+        "preloaded": training(lambda: preloaded),
+        "resident": loading(dali=False, workers=None),
+        **({"DALI": loading(dali=True, workers=None)} if HAS_DALI else {}),
+    }
+    medians = alternate(benchmark, ways, rounds=TRAINED_ROUNDS)
+    if medians is not None:
+        record(
+            f"an epoch of training by each loader, {size} images, WRN-{NETWORK[0]}-{NETWORK[1]}, batch {batch_size}",
+            medians,
+            "preloaded",
+            n=TRAINED_ROUNDS,
+            images=size,
+            longer={way: f"{100 * (median / medians['preloaded'] - 1):+.1f} %" for way, median in medians.items()},
+        )

@@ -48,9 +48,17 @@ def batch(size, seed=0):
 def make(way, model, size, method="adv-interp"):
     """A call that does one step of ``way`` on a copy of ``model`` and one batch of ``size``."""
     images, y = batch(size)
-    model = copy.deepcopy(model).to(DEVICE).train()
     if way in ("reference", "plain loop"):
-        return _plain(model, images, y, method)
+        return _plain(copy.deepcopy(model).to(DEVICE).train(), images, y, method)
+    if not {**OURS, **OPTIONS.get(way, {})}["channels_last"]:
+        images = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    step = make_step(way, model, size, method)
+    return lambda: step(images, y, 0)
+
+
+def make_step(way, model, size, method="adv-interp"):
+    """Our step in the way ``way`` on a copy of ``model``, for batches of ``size``."""
+    model = copy.deepcopy(model).to(DEVICE).train()
     options = {**OURS, **OPTIONS.get(way, {})}
     ingredients = {key: value for key, value in options.items() if key not in OURS}
     if options["channels_last"]:
@@ -73,9 +81,7 @@ def make(way, model, size, method="adv-interp"):
         step.move_images = interpolate(**ingredients)
     if not ingredients.get("fused", True):
         step.loss = eager_loss
-    if not options["channels_last"]:
-        images = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    return lambda: step(images, y, 0)
+    return step
 
 
 def arithmetic(way):

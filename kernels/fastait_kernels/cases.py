@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8"}
 ELEMENTS = 128 * 3 * 32 * 32
 """A batch of 128 CIFAR images."""
 
@@ -73,9 +73,49 @@ def _case(
     )
 
 
-def cases(dtype: torch.dtype) -> list[Case]:
-    """Every kernel for images, logits or features of ``dtype``."""
+def _augment(dtype: torch.dtype, noise: bool) -> Case:
     from fastait_kernels.augment import QUADS
+
+    return _case(
+        "augment, with start" if noise else "augment",
+        dtype,
+        "augment",
+        "augment_kernel",
+        {
+            "out_ptr": POINTER[dtype],
+            "images_ptr": "*u8",
+            "index_ptr": "*i64",
+            "shift_ptr": "*i64",
+            "flip_ptr": "*i1",
+            "n": "i32",
+            "size": "i32",
+            "padding": "i32",
+            "epsilon": "fp32",
+            "seed_ptr": "*i64" if noise else None,
+            "offset_ptr": "*i64" if noise else None,
+            "HEIGHT": 32,
+            "WIDTH": 32,
+            "CHANNELS": 3,
+            "SCALE": dtype != torch.uint8,
+            "NOISE": noise,
+            "ONE_IMAGE": True,
+            "QUADS": QUADS,
+        },
+        num_warps=4 if dtype.itemsize == 4 else 2,
+        options={"enable_fp_fusion": False},
+        block=4 * QUADS,
+        minimum_bytes=1 + dtype.itemsize,
+        elements=ELEMENTS,
+        wide=(0, 1),
+        elementwise=True,
+        scalar_bytes=1,
+    )
+
+
+def cases(dtype: torch.dtype) -> list[Case]:
+    """Every kernel for images, logits or features of ``dtype``; uint8 images are ``augment``'s alone."""
+    if dtype == torch.uint8:
+        return [_augment(dtype, noise=False)]
     from fastait_kernels.cosine_distance import warps
     from fastait_kernels.linf_step import BLOCK_BYTES
     from fastait_kernels.random_start import quads
@@ -137,43 +177,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
             elementwise=True,
         )
     )
-    for noise in (False, True):
-        found.append(
-            _case(
-                "augment, with start" if noise else "augment",
-                dtype,
-                "augment",
-                "augment_kernel",
-                {
-                    "out_ptr": p,
-                    "images_ptr": "*u8",
-                    "index_ptr": "*i64",
-                    "shift_ptr": "*i64",
-                    "flip_ptr": "*i1",
-                    "n": "i32",
-                    "size": "i32",
-                    "padding": "i32",
-                    "epsilon": "fp32",
-                    "seed_ptr": "*i64" if noise else None,
-                    "offset_ptr": "*i64" if noise else None,
-                    "HEIGHT": 32,
-                    "WIDTH": 32,
-                    "CHANNELS": 3,
-                    "SCALE": True,
-                    "NOISE": noise,
-                    "ONE_IMAGE": True,
-                    "QUADS": QUADS,
-                },
-                num_warps=4 if size == 4 else 2,
-                options={"enable_fp_fusion": False},
-                block=4 * QUADS,
-                minimum_bytes=1 + size,
-                elements=ELEMENTS,
-                wide=(0, 1),
-                elementwise=True,
-                scalar_bytes=1,
-            )
-        )
+    found += [_augment(dtype, noise) for noise in (False, True)]
     integers = dict.fromkeys(("rows", "num_classes"), "i32")
     found += [
         _case(

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from fastait_kernels._support import HAS_TRITON, KERNEL_DTYPES
+from fastait_kernels._support import HAS_TRITON
+from fastait_kernels.augment import DTYPES
 from fastait_kernels.cases import Case, cases
 
 TARGETS = {
@@ -85,12 +86,13 @@ def compile_case(case: Case, target: str) -> Row:
     read = _read_amd(compiled.asm["amdgcn"]) if amd else _read_nvidia(compiled.asm["cubin"])
     registers, spills, loads, stores = read
     threads = case.num_warps * gpu.warp_size
-    per_block = case.block * case.dtype.itemsize / (16 * threads)
-    needed = [max(1, int(per_block)) * count for count in case.wide]
+    per_thread = case.block * case.dtype.itemsize // threads
+    widest = min(16, per_thread)  # a thread of AMD's wide wavefronts has only 8 bytes of an uint8 batch
+    needed = [per_thread // widest * count for count in case.wide]
     moved = None
     if case.elementwise:
         # The narrower accesses are the masked block's, but for bytes, which are an image set's and never wider.
-        moved = threads * (16 * (loads[16] + stores[16]) + loads[1] - case.scalar_bytes) / case.block
+        moved = threads * (widest * (loads[widest] + stores[widest]) + loads[1] - case.scalar_bytes) / case.block
     return Row(
         kernel=case.name,
         dtype=str(case.dtype).removeprefix("torch."),
@@ -100,8 +102,8 @@ def compile_case(case: Case, target: str) -> Row:
         shared=compiled.metadata.shared,
         loads=dict(loads),
         stores=dict(stores),
-        wide_loads=loads[16] >= needed[0],
-        wide_stores=stores[16] >= needed[1],
+        wide_loads=loads[widest] >= needed[0],
+        wide_stores=stores[widest] >= needed[1],
         bytes=moved,
         minimum_bytes=case.minimum_bytes,
         estimate_us=case.minimum_bytes * case.elements / (TARGETS[target][1] * 1e3),
@@ -167,7 +169,7 @@ def _compile(job: tuple[str, torch.dtype, str]) -> Row:
 
 def compile_all(targets: list[str]) -> list[Row]:
     """Every kernel in every type for ``targets``."""
-    jobs = [(case.name, dtype, t) for t in targets for dtype in KERNEL_DTYPES for case in cases(dtype)]
+    jobs = [(case.name, dtype, t) for t in targets for dtype in DTYPES for case in cases(dtype)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(_compile, jobs, chunksize=len(jobs) // (4 * (os.cpu_count() or 1)) or 1))
 

@@ -47,7 +47,7 @@ def test_every_kernel_type_and_target(rows):
         for kernel in KERNELS
         for dtype in ("float32", "bfloat16", "float16")
         for target in TARGETS
-    }
+    } | {("augment", "uint8", target) for target in TARGETS}
 
 
 def test_nothing_spills(rows):

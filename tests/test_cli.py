@@ -136,9 +136,10 @@ def test_a_folder_with_bad_images_is_trained_on_without_them(capsys, image_folde
     assert "train/cat/5.png is not a readable image" in err
     assert "test/dog/0.png is not a readable image" in err
     assert "15 training and 15 test images" in err
-    assert {(): "resident", ("--workers", "1"): "torch, 1 worker", ("--dali",): "DALI"}[
-        tuple(loader)
-    ] + " loader" in err
+    names = {(): "resident", ("--workers", "1"): "torch, 1 worker", ("--dali",): "DALI"}
+    assert f"{names[tuple(loader)]} loader" in err
+    kept = {path.name for path in (image_folder / ".fastait-cache" / "folder").glob("train*")}
+    assert kept == ({"train-8px-checked.json"} if loader == ["--dali"] else {"train-8px.json", "train-8px.u8"})
 
 
 @pytest.mark.parametrize("loader", [[], ["--dali"]])

@@ -153,6 +153,34 @@ def test_full_disk(root, decoded):
     assert lines[-1] == load(root)[0].checksum
 
 
+def test_room_is_taken_before_anything_is_written(root, monkeypatch):
+    """A mapping of a file that the disk has no blocks for kills the process at its first write."""
+
+    def no_room(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", no_room)
+    data, notes = load(root)
+    assert len(data.train) == 9
+    assert "train-8px.u8 cannot be written (No space left on device), so the train images" in notes[0]
+    assert {p.name for p in kept(root).iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("change", ["test pixels", "class name", "label"])
+def test_the_checksum_is_of_everything_that_a_run_sees(root, change):
+    before, _ = load(root)
+    if change == "test pixels":
+        Image.new("RGB", (10, 12), "red").save(root / "test" / "b" / "0.png")
+    elif change == "class name":
+        for split in ("train", "test"):
+            (root / split / "a").rename(root / split / "aa")
+    else:
+        (root / "train" / "b" / "0.png").rename(root / "train" / "a" / "9.png")  # the same images in the same order
+    after, _ = load(root)
+    assert after.checksum != before.checksum
+    assert torch.equal(after.train.images, before.train.images)
+
+
 def test_folder_that_cannot_be_written(root):
     (root / CACHE).write_text("in the way")  # root may write everywhere, so permissions would not stop it here
     data, notes = load(root)
@@ -182,6 +210,7 @@ def test_bad_images_are_left_out_and_listed(root, decoded):
         assert sum(data.sizes.values()) == 9
         assert notes == []
     assert decoded == [9, 9, 3]
+    assert (kept(root) / "train-8px.u8").stat().st_size == data.train.images.nbytes == 7 * 8 * 8 * 3
     with pytest.raises(InputError):  # what was kept without them is not taken for the whole
         load(root)
     files, _ = load(root, skip_bad=True, in_files=True)

@@ -75,6 +75,15 @@ def test_layouts(tmp_path, layout):
     assert again.classes == data.classes
 
 
+def test_classes_that_the_training_set_lost_are_no_labels_of_the_test_set(tmp_path):
+    """Though the test set itself has not changed since it was decoded."""
+    root = write(tmp_path / "set", [table([0, 1, 2])], [table([2])])
+    assert len(load(root).classes) == 3
+    write(root, [table([0, 1, 1])], [])
+    with pytest.raises(InputError, match=r"test\.parquet row 0 .* has label 2; labels must be .* from 0 to 1"):
+        load(root)
+
+
 def test_images_are_decoded_in_order_over_many_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("fastait.data.decode.CHUNK", 5)
     monkeypatch.setattr("fastait.data.parquet.ROWS", 3)

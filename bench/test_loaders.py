@@ -70,8 +70,10 @@ def test_loader_throughput(benchmark):
         batches = make_loader(images, plan, DEVICE, **options).batches(0, steps * (ROUNDS + 1))
 
         def epoch():
+            seen = 0
             for x, _ in islice(batches, steps):
-                to_float(x)
+                seen += len(to_float(x))
+            assert seen == size
 
         return epoch
 
@@ -105,6 +107,7 @@ def test_loader_waiting(benchmark):
         def epoch():
             for number, (x, y) in enumerate(batches()):
                 step(x, y, number)
+            assert number + 1 == steps
 
         return epoch
 
@@ -120,7 +123,7 @@ def test_loader_waiting(benchmark):
     medians = alternate(benchmark, ways, rounds=TRAINED_ROUNDS)
     if medians is not None:
         record(
-            f"an epoch of training by each loader, {size} images, WRN-{NETWORK[0]}-{NETWORK[1]}, batch {batch_size}",
+            f"an epoch of training, {size} images, WRN-{NETWORK[0]}-{NETWORK[1]}, batch {batch_size}",
             medians,
             "preloaded",
             n=TRAINED_ROUNDS,

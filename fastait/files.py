@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from fastait.errors import RunError
@@ -28,5 +29,6 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise RunError(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fastait import cli
@@ -88,8 +89,9 @@ def _main(argv: list[str]) -> None:
     _show(dataset)
     plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
     out = arguments.out or Path(f"{dataset.name}.png")
+    image = picture(dataset, plan)
     try:
-        picture(dataset, plan).save(out)
+        image.save(out)
     except (OSError, ValueError) as error:  # ValueError: an ending that is no image format's
         raise InputError(f"--out {out} cannot be written: {error}") from None
     messages.print(f"Samples of each class: {out}", markup=False)
@@ -97,7 +99,7 @@ def _main(argv: list[str]) -> None:
 
 def _show(dataset: Dataset) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(title=f"{dataset.name}: images per class", title_justify="left")
+    table = Table(title=f"{escape(dataset.name)}: images per class", title_justify="left")
     table.add_column("label", justify="right")
     table.add_column("class")
     parts = [dataset.train, dataset.test]
@@ -105,7 +107,7 @@ def _show(dataset: Dataset) -> None:
     for title in ("train", "test"):
         table.add_column(title, justify="right")
     for label, name in enumerate(dataset.classes):
-        table.add_row(str(label), name, *(str(count[label]) for count in counts))
+        table.add_row(str(label), escape(name), *(str(count[label]) for count in counts))
     table.add_row("", "all", *(str(len(part)) for part in parts), style="bold")
     console.print(table)
     sizes = [f"{size} ({count})" for size, count in dataset.sizes.items()]
@@ -125,7 +127,9 @@ def _values(images: ImageSet) -> str:
     text = []
     values = np.arange(256) / 255
     for channel, name in enumerate(("red", "green", "blue")):
-        histogram = np.bincount(images.images[..., channel].numpy().ravel(), minlength=256)
+        histogram = sum(
+            np.bincount(part[..., channel].numpy().ravel(), minlength=256) for part in images.images.split(1024)
+        )
         present = values[histogram > 0]
         mean = float(np.average(values, weights=histogram))
         std = float(np.sqrt(np.average((values - mean) ** 2, weights=histogram)))

@@ -1,7 +1,7 @@
 """Decoded splits, kept beside their source so that they are decoded once.
 
 A split's pixels lie in a file of their own, as they are in memory, and are mapped rather than read. A JSON file beside
-it says what they were decoded from and holds a checksum of the pixels and the labels, so a file that is half-written,
+it says what they were decoded from and holds checksums of itself and of the pixels, so a file that is half-written,
 damaged or of another source is not used but replaced.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,36 +66,47 @@ def load(
     """
     if folder is None:
         return _in_memory(split.open(), request)
-    cache = _Cache(folder, split, request, note)
+    cache = _Cache(folder, split, request)
     found = cache.read(note)
     if found is not None:
         return found
-    contents = split.open()  # before the folder is made: it may be that there is nothing to decode
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")  # noqa: SIM115
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # of processes that need the same split, one decodes it
     except OSError as error:
         note(f"{folder} cannot be written ({error.strerror}), so the {split.name} images are decoded at every start")
-        return _in_memory(contents, request)
+        return _in_memory(split.open(), request)
     with lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)  # of processes that need the same split, one decodes it
-        return cache.read() or cache.fill(contents)
+        found = cache.read()
+        if found is not None:
+            return found
+        try:
+            return cache.fill(split.open())
+        except (OSError, RunError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            note(
+                f"{cache.pixels_file} cannot be written ({why}), so the {split.name} images are decoded at every start"
+            )
+            return _in_memory(split.open(), request)
 
 
 class _Cache:
-    def __init__(self, folder: Path, split: Split, request: Request, note: Callable[[str], None]):
+    def __init__(self, folder: Path, split: Split, request: Request):
         stem = f"{split.name}-{request.size}px" + ("" if request.keep else "-checked")
         self.pixels_file = folder / f"{stem}.u8"
         self.about_file = folder / f"{stem}.json"
         self.name = split.name
         self.request = request
-        self.note = note
-        self.key = {"format": FORMAT, "source": split.source, "skip_bad": request.skip_bad}
+        self.key = {"format": FORMAT, "source": split.source, "formats": sorted(request.formats or ())}
 
     def read(self, note: Callable[[str], None] = lambda text: None) -> tuple[Decoded, Tensor | None] | None:
-        """What was decoded before from the same source, if it is whole."""
+        """What was decoded before from the same source, if it is whole and has no images that are bad now."""
         try:
-            about = json.loads(self.about_file.read_text())
+            file = json.loads(self.about_file.read_text())
+            about = file["about"]
+            if file["checksum"] != _text_checksum(about):
+                raise ValueError("its checksum is wrong")
             if about["key"] != self.key:
                 return None
             decoded = _from_json(about["decoded"])
@@ -107,36 +119,33 @@ class _Cache:
         if pixels is not None and _checksum(pixels, decoded.labels) != decoded.checksum:
             note(f"{self.pixels_file} is damaged, so the {self.name} images are decoded again")
             return None
-        return decoded, pixels
+        return None if decoded.skipped and not self.request.skip_bad else (decoded, pixels)
 
     def fill(self, contents: Contents) -> tuple[Decoded, Tensor | None]:
-        """Decode and keep; where the disk has no room, only decode."""
-        size, room = self.request.size, None
+        """Decode and keep. To be called under the lock.
+
+        Raises:
+            OSError, RunError: the disk has no room or cannot be written.
+        """
+        for left in self.pixels_file.parent.glob(f"*{PARTIAL}"):  # of a process that was killed
+            left.unlink()
+        size, pixels = self.request.size, None
         partial = self.pixels_file.with_name(self.pixels_file.name + PARTIAL)
         try:
-            if self.request.keep:
-                room = _allocate(partial, contents.count, size)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            self.note(
-                f"{self.pixels_file} cannot be written ({error.strerror}), so the {self.name} images are decoded at "
-                "every start"
-            )
-            return _in_memory(contents, self.request)
-        try:
+            room = _allocate(partial, contents.count, size) if self.request.keep else None
             decoded = _decode(contents, self.request, room)
             if room is not None:
                 room.flush()
                 os.truncate(partial, len(decoded.labels) * 3 * size**2)
                 os.replace(partial, self.pixels_file)
+                pixels = _map(self.pixels_file, len(decoded.labels), size)
         except BaseException:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise
-        try:
-            write_whole(self.about_file, json.dumps({"key": self.key, "decoded": asdict(decoded)}).encode())
-        except RunError as error:
-            self.note(f"{error}; the {self.name} images will be decoded again at the next start")
-        return decoded, None if room is None else _map(self.pixels_file, len(decoded.labels), size)
+        about = {"key": self.key, "decoded": asdict(decoded)}
+        write_whole(self.about_file, json.dumps({"about": about, "checksum": _text_checksum(about)}).encode())
+        return decoded, pixels
 
 
 def _in_memory(contents: Contents, request: Request) -> tuple[Decoded, Tensor | None]:
@@ -170,6 +179,11 @@ def _checksum(pixels: Tensor, labels: list[int]) -> str:
     digest = hashlib.sha256(pixels.numpy().data)
     digest.update(np.asarray(labels, dtype=np.int64).data)
     return digest.hexdigest()
+
+
+def _text_checksum(about: dict[str, Any]) -> str:
+    # Keys are text in a file, as those of ``skipped`` are not before it is written.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(about)), sort_keys=True).encode()).hexdigest()
 
 
 def _from_json(values: dict[str, Any]) -> Decoded:

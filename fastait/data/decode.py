@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastait.errors import InputError
 
@@ -123,7 +124,9 @@ def decode(
         except BadImage as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Pillow warns of oddities without saying where; what matters is an error.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         while chunk := list(islice(items, CHUNK)):
             for item, result in zip(chunk, pool.map(read, chunk), strict=True):
                 _check_label(item, len(contents.classes))
@@ -152,7 +155,7 @@ def fit(image: Image.Image, size: int) -> Image.Image:
         BadImage: its values have no fixed range.
     """
     if image.mode in ("I", "F"):
-        raise BadImage(f"has mode {image.mode}, 32 bits a pixel, of no fixed range; store it in 8 or 16 bits")
+        raise BadImage(f"has mode {image.mode}, of no fixed range; store it in 8 bits or 16 unsigned ones")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
@@ -168,6 +171,7 @@ def read_image(
 
     Raises:
         BadImage: it is unreadable, smaller than ``size`` (unless it is an array), or of none of ``formats``.
+        InputError: the system cannot read the file.
     """
     if isinstance(source, np.ndarray):
         stored = f"{source.shape[1]}x{source.shape[0]}"
@@ -179,10 +183,14 @@ def read_image(
             kind = image.format
             upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(fit(upright, size))
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise BadImage("is not a readable image: of no format that Pillow knows") from None
     # Pillow raises whatever its many decoders do on damaged data: OSError, ValueError, SyntaxError, struct.error, ...
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's word, not Pillow's: it may pass
+            raise InputError(f"{source!s} cannot be read: {error.strerror}") from None
         raise BadImage(f"is not a readable image: {error}") from None
     width, height = upright.size
     if min(width, height) < size:

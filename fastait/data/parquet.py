@@ -1,6 +1,7 @@
 """Parquet files in the image layout of the Hugging Face hub."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,10 @@ def _files(root: Path, split: str) -> list[Path]:
     folders = sorted({str(path.parent) for path in found})
     if len(folders) > 1:
         raise InputError(f"{split}*.parquet lies in several folders; give one as --data-dir: {', '.join(folders)}")
+    for path in found:
+        part = re.search(r"(.*)-\d+-of-(\d+)", path.stem)
+        if part and len(list(path.parent.glob(f"{part[1]}-*-of-{part[2]}.parquet"))) != int(part[2]):
+            raise InputError(f"{path.parent} does not hold all {int(part[2])} of {part[1]}-*-of-{part[2]}.parquet")
     return found
 
 
@@ -62,7 +67,13 @@ def _open(files: list[Path], training_files: list[Path]) -> Contents:
             count += file.metadata.num_rows
     if not count:
         raise InputError(f"{files[0]} holds no rows")
-    return Contents(count, _classes(training_files), _items(files))
+    classes = _classes(training_files)
+    for path in files:
+        with _opened(path) as file:
+            names = _names(file.schema_arrow.metadata or {}, _columns(file, path)[1])
+        if names and names != classes:
+            raise InputError(f"{path} names its classes {', '.join(names)}, {training_files[0]} {', '.join(classes)}")
+    return Contents(count, classes, _items(files))
 
 
 def _items(files: list[Path]) -> Iterator[Item]:
@@ -83,8 +94,8 @@ def _columns(file: Any, path: Path) -> tuple[str, str]:
     import pyarrow as pa
 
     schema = file.schema_arrow
-    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
-    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    image = next((name for name in IMAGE_COLUMNS if schema.names.count(name) == 1), None)
+    label = next((name for name in LABEL_COLUMNS if schema.names.count(name) == 1), None)
     if image is None or label is None:
         raise InputError(
             f"{path} has the columns {', '.join(schema.names)}; needed are {' or '.join(IMAGE_COLUMNS)} "
@@ -93,7 +104,7 @@ def _columns(file: Any, path: Path) -> tuple[str, str]:
     kind = schema.field(image).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
         raise InputError(f"{path}: column {image} must hold encoded images as bytes, but is {schema.field(image).type}")
     if not pa.types.is_integer(schema.field(label).type):
         raise InputError(f"{path}: column {label} must hold integers, but is {schema.field(label).type}")
@@ -116,7 +127,7 @@ def _classes(files: list[Path]) -> tuple[str, ...]:
 
 def _names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
     try:
-        return tuple(json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"])
+        return tuple(str(name) for name in json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"])
     except (KeyError, ValueError, TypeError):
         return ()
 

@@ -28,7 +28,7 @@ def picture(dataset: Dataset, plan: BatchPlan) -> Image.Image:
     """
     train = dataset.train
     assert isinstance(train, ImageSet)
-    names = dataset.classes[:MOST_CLASSES]
+    names = [" ".join(name.split()) for name in dataset.classes[:MOST_CLASSES]]
     side = train.images.shape[1]
     scale = -(-LEAST_SIDE // side)
     cell, font = side * scale + GAP, ImageFont.load_default(14)

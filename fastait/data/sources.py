@@ -1,7 +1,10 @@
 """Where data sets come from."""
 
 import hashlib
+import http.client
+import tarfile
 import urllib.error
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastait.config import IN_PLACE
+from fastait.config import DATASETS, IN_PLACE
 from fastait.data import cache
 from fastait.data.dataset import Dataset, ImageFiles, ImageSet
 from fastait.data.decode import Contents, Item, Split
 from fastait.data.folder import folder_splits
 from fastait.data.parquet import parquet_splits
-from fastait.errors import InputError
+from fastait.errors import InputError, check_choice
 
-DALI_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
-"""What both Pillow and DALI decode."""
+DALI_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000")
+"""What both Pillow and DALI decode, to the same pixels; not PPM, whose largest value DALI takes for 255."""
 
 
 def load_dataset(
@@ -43,12 +46,13 @@ def load_dataset(
         skip_bad: leave unreadable and too small images out instead of raising.
         in_files: leave the training images of a ``folder`` in their files, for a loader that decodes them itself;
             they are checked all the same, once.
-        note: called with a line about a cache that is damaged or cannot be written.
+        note: called with a line about a cache that is damaged or cannot be written, or a class without images.
 
     Raises:
         InputError: files are missing, damaged or cannot be downloaded; an image is unreadable or, in a folder or a
             parquet file, smaller than ``image_size``; a label is out of range.
     """
+    check_choice("--dataset", name, DATASETS)
     if name == "digits":
         splits, folder = _digits(), None
     elif name in IN_PLACE:
@@ -70,14 +74,20 @@ def load_dataset(
     (train, train_pixels), (test, test_pixels) = found
     assert test_pixels is not None
     labels = torch.tensor(train.labels, dtype=torch.int64)
+    classes = train.classes
+    if len(classes) < 2:
+        raise InputError(f"--dataset {name}: the training set has one class only ({classes[0]}); it needs at least two")
+    empty = [classes[i] for i, count in enumerate(torch.bincount(labels, minlength=len(classes))) if not count]
+    if empty:
+        note(f"warning: the training set has no images of {', '.join(empty)}")
     return Dataset(
-        data_dir.name if data_dir is not None and name in IN_PLACE else name,
-        train.classes,
+        data_dir.resolve().name if data_dir is not None and name in IN_PLACE else name,
+        classes,
         ImageFiles(_good_paths(splits[0], train.skipped), labels, image_size)
         if train_pixels is None
         else ImageSet(train_pixels, labels),
         ImageSet(test_pixels, torch.tensor(test.labels, dtype=torch.int64)),
-        hashlib.sha256(repr((train.classes, train.checksum, test.checksum)).encode()).hexdigest(),
+        hashlib.sha256(repr((classes, train.checksum, test.checksum)).encode()).hexdigest(),
         (*train.skipped.values(), *test.skipped.values()),
         dict((Counter(train.sizes) + Counter(test.sizes)).most_common()),
     )
@@ -166,7 +176,7 @@ def _fetch(name: str, files: str, data_dir: Path, load: Callable[[], Any]) -> An
         return load()
     except urllib.error.URLError as error:
         reason = f"it could not be downloaded ({error.reason})"
-    except (RuntimeError, OSError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error) as error:
         reason = f"it could not be read or downloaded ({' '.join(str(error).split())})"
     raise InputError(f"--dataset {name}: {reason}; without internet, put {files} into {data_dir.resolve()}") from None
 

@@ -63,12 +63,30 @@ class Ranks:
 
     @contextmanager
     def one_by_one(self) -> Iterator[None]:
-        """The first process of each machine goes first, to download for example; the others wait for it."""
-        if self.size > 1 and self.local_rank:
-            dist.barrier()
-        yield
-        if self.size > 1 and not self.local_rank:
-            dist.barrier()
+        """The first process of each machine goes first, to download for example; the others wait for it.
+
+        A FastaitError of any ends all of them, the others without another word.
+        """
+        if self.local_rank:
+            self._all_well()
+        try:
+            yield
+        except FastaitError as error:
+            self.largest(error.exit_code)
+            raise
+        self._all_well()
+        if not self.local_rank:
+            self._all_well()
+
+    def _all_well(self) -> None:
+        worst = self.largest(0)[0]
+        if worst:
+            raise SaidElsewhere(worst)
+
+    def refuse(self, wrong: bool, message: str) -> None:
+        """Raise an InputError if ``wrong`` in any process; the first of them says it."""
+        if self.largest(wrong)[0]:
+            raise InputError(message) if self.first else SaidElsewhere(InputError.exit_code)
 
     def largest(self, *values: int) -> list[int]:
         """The largest of each value over all processes. On the CPUs: no GPU is waited for."""

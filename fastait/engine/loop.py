@@ -13,7 +13,7 @@ from fastait.engine.report import Report
 from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import NEVER, TrainStep
-from fastait.errors import FastaitError, InputError, Interrupted, RunError, SaidElsewhere
+from fastait.errors import FastaitError, Interrupted, RunError, SaidElsewhere
 from fastait.methods import METHODS
 
 READ_SECONDS = 0.5
@@ -66,12 +66,12 @@ class Loop:
         """Put every part of the run where the checkpoint has it."""
         prepared = self.prepared
         then, now = checkpoint["data"], self._data()
-        if then != now:
-            raise InputError(
-                f"the data set has changed since the run was begun: {now['images']} images with checksum "
-                f"{now['checksum'][:12]}, then {then['images']} with {then['checksum'][:12]}; bring back what it "
-                "was, or begin a new run"
-            )
+        self.ranks.refuse(
+            then != now,
+            f"the data set has changed since the run was begun: {now['images']} images with checksum "
+            f"{now['checksum'][:12]}, then {then['images']} with {then['checksum'][:12]}; bring back what it was, or "
+            "begin a new run",
+        )
         prepared.model.load_state_dict(checkpoint["model"])
         restore_optimizer(prepared.optimizer, checkpoint["optimizer"])
         if checkpoint["scaler"] and prepared.precision.scaler.is_enabled():

@@ -42,6 +42,10 @@ class Prepared:
                 in_files=config.dali,
                 note=report.note,
             )
+        ranks.refuse(
+            self.dataset.checksum != ranks.from_first(lambda: self.dataset.checksum),
+            f"--data-dir {config.data_dir} holds other images for some of the {ranks.size} processes than for others",
+        )
         _report_skipped(self.dataset.skipped, report)
         _check_sizes(config, self.dataset, ranks)
         self.plan = BatchPlan(

@@ -121,6 +121,11 @@ def _readable_errors() -> Iterator[None]:
         first = text.splitlines()[0] if text else type(error).__name__
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
             raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
+        if "DataLoader worker" in text:
+            raise RunError(
+                f"--workers: {first}; too little (shared) memory may be why, so try fewer, or 0; checkpoints, "
+                "if there were any, are kept"
+            ) from None
         if isinstance(error, dist.DistError) or "gloo" in text.lower():
             raise RunError(
                 f"another process of this run is gone ({first}); checkpoints, if there were any, are kept"

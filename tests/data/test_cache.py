@@ -1,6 +1,5 @@
 """Decoded sets are kept beside their source, and what is kept is used only when it is whole and of that source."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -93,7 +92,9 @@ def test_a_changed_source_is_decoded_again(root, decoded, change):
     assert notes == []
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "half", "longer", "no pixels", "half json", "other json"])
+@pytest.mark.parametrize(
+    "damage", ["flipped bit", "half", "longer", "no pixels", "half json", "other json", "other labels"]
+)
 def test_a_damaged_cache_is_replaced(root, decoded, damage):
     before, _ = load(root)
     pixels, about = kept(root) / "train-8px.u8", kept(root) / "train-8px.json"
@@ -109,8 +110,10 @@ def test_a_damaged_cache_is_replaced(root, decoded, damage):
         pixels.write_bytes(content[::-1] + b"more")
     elif damage == "half json":
         about.write_bytes(about.read_bytes()[:-40])
+    elif damage == "other labels":
+        about.write_text(about.read_text().replace('"labels": [0,', '"labels": [1,'))
     elif damage == "other json":
-        about.write_text(json.dumps({**json.loads(about.read_text()), "decoded": {"labels": 3}}))
+        about.write_text("[]")
     after, notes = load(root)
     assert decoded == [9, 3, 9]
     same(before, after)
@@ -216,6 +219,58 @@ def test_bad_images_are_left_out_and_listed(root, decoded):
     files, _ = load(root, skip_bad=True, in_files=True)
     assert [path.name for path in files.train.paths] == ["0.png", "2.png", "3.png", "4.png", "1.png", "2.png", "3.png"]
     assert files.checksum == data.checksum
+
+
+def test_what_was_kept_without_bad_images_serves_both_ways(root, decoded):
+    load(root)
+    load(root, skip_bad=True)
+    assert decoded == [9, 3]
+
+
+def test_files_are_checked_against_what_was_found(root, decoded):
+    load(root, in_files=True)
+    about = kept(root) / "train-8px-checked.json"
+    about.write_text(about.read_text().replace('"labels": [0,', '"labels": [7,'))
+    data, notes = load(root, in_files=True)
+    assert data.train.labels[0] == 0
+    assert "train-8px-checked.json is damaged (its checksum is wrong)" in notes[0]
+    assert decoded == [9, 3, 9]
+
+
+def test_a_file_that_the_system_cannot_read_is_no_bad_image(root, monkeypatch):
+    """Too many open files, say: to leave the image out, and to remember so, would be wrong."""
+    from fastait.data import decode as module
+
+    opened = module.Image.open
+
+    def failing(source):
+        if source == root / "train" / "a" / "2.png":
+            raise OSError(24, "Too many open files")
+        return opened(source)
+
+    monkeypatch.setattr("fastait.data.decode.Image.open", failing)
+    with pytest.raises(InputError, match=r"train/a/2\.png cannot be read: Too many open files"):
+        load(root, skip_bad=True)
+    monkeypatch.undo()
+    assert len(load(root, skip_bad=True)[0].train) == 9
+
+
+def test_a_cache_that_is_in_the_way(root):
+    (kept(root) / "train-8px.u8").mkdir(parents=True)
+    data, notes = load(root)
+    assert len(data.train) == 9
+    assert (
+        "train-8px.u8 cannot be written (Is a directory), so the train images are decoded at every start" in notes[-1]
+    )
+    assert not list(kept(root).glob("*.partial"))
+
+
+def test_a_class_without_images_is_noted(root):
+    for path in (root / "train" / "b").iterdir():
+        path.write_bytes(b"")
+    data, notes = load(root, skip_bad=True)
+    assert data.classes == ("a", "b")
+    assert notes == ["warning: the training set has no images of b"]
 
 
 def test_no_image_is_left(root):

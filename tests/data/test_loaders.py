@@ -1,6 +1,8 @@
 """The plan and the loaders that follow it."""
 
 import importlib.util
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,8 +221,51 @@ def test_a_file_that_goes_bad_while_dali_reads_is_named(tmp_path, then):
     if then is not None:
         path.write_bytes(then)
     loader = make_loader(files, BatchPlan(0, 8, 4, 0, False), CPU, dali=True, workers=None)
-    with pytest.raises(RunError, match=r"--dali: .*train/a/2\.png is not a readable image: .* are kept"):
+    with pytest.raises(
+        RunError, match=r"--dali: .*train/a/2\.png (is not a readable image|cannot be read): .* are kept"
+    ):
         list(loader.batches(0, 2))
+
+
+@needs_dali
+def test_a_file_that_only_pillow_decodes_is_named(tmp_path):
+    root = write_folder(tmp_path / "images", {"a": 4, "b": 4}, size=(8, 8))
+    Image.new("1", (8, 8)).save(root / "train" / "a" / "9.tiff")
+    files = load_dataset("folder", root, image_size=8, in_files=True).train
+    loader = make_loader(files, BatchPlan(0, 9, 9, 0, False), CPU, dali=True, workers=None)
+    with pytest.raises(RunError, match=r"train/a/9\.tiff is decoded by Pillow but not by DALI .*; leave --dali out"):
+        list(loader.batches(0, 1))
+
+
+@needs_dali
+def test_a_loader_for_a_gpu_is_checked_for_its_cuda(images, monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", "11.8")
+    with pytest.raises(InputError, match=r"is for CUDA 1[23], torch is for CUDA 11; pip uninstall nvidia-dali-cuda"):
+        make_loader(images, plan_of(images), torch.device("cuda", 0), dali=True, workers=None)
+    monkeypatch.setattr("torch.version.cuda", None)
+    with pytest.raises(InputError, match="--dali works with NVIDIA GPUs"):
+        make_loader(images, plan_of(images), torch.device("cuda", 0), dali=True, workers=None)
+
+
+def test_workers_share_the_set(images):
+    """Also where Python starts processes another way: what is sent to one is a copy of the set."""
+    script = (
+        "import multiprocessing, torch; from fastait.data import BatchPlan, ImageSet, make_loader\n"
+        "multiprocessing.set_start_method('forkserver')\n"
+        "images = ImageSet(torch.zeros(9, 8, 8, 3, dtype=torch.uint8), torch.arange(9))\n"
+        "plan = BatchPlan(0, 9, 4, 0, False)\n"
+        "loader = make_loader(images, plan, torch.device('cpu'), dali=False, workers=1)\n"
+        "print(sum(len(x) for x, _ in loader.batches(0, 3)), images.images.is_shared())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "9 False\n", done.stderr
+
+
+def test_workers_that_cannot_be_started(images, monkeypatch):
+    loader = make_loader(images, plan_of(images), CPU, dali=False, workers=2)
+    monkeypatch.setattr("os.fork", lambda: (_ for _ in ()).throw(OSError(12, "Cannot allocate memory")))
+    with pytest.raises(RunError, match="--workers 2 cannot be started: Cannot allocate memory; try fewer, or 0"):
+        next(loader.batches(0, 1))
 
 
 def test_dali_for_another_cuda_says_what_to_install():

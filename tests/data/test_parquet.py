@@ -139,6 +139,24 @@ def test_bad_images_are_named_by_file_row_and_path(tmp_path):
     ]
 
 
+def test_splits_that_name_their_classes_differently(tmp_path):
+    root = write(tmp_path / "set", [table([0, 1], names=["a", "b"])], [table([0], names=["b", "a"])])
+    with pytest.raises(InputError, match=r"test\.parquet names its classes b, a, .*train\.parquet a, b"):
+        load(root)
+
+
+def test_a_missing_shard(tmp_path):
+    root = write(tmp_path / "set", [table([0, 1])] * 3, [table([0])])
+    (root / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(InputError, match=r"does not hold all 3 of train-\*-of-00003\.parquet"):
+        load(root)
+
+
+def test_one_class(tmp_path):
+    with pytest.raises(InputError, match="the training set has one class only"):
+        load(write(tmp_path / "set", [table([0, 0])], [table([0])]))
+
+
 @pytest.mark.parametrize("damage", [b"", b"PAR1", "truncated", "inside"])
 def test_damaged_files(tmp_path, damage):
     root = write(tmp_path / "set", [table([0, 1] * 6)], [table([0])])

@@ -62,6 +62,16 @@ def test_folder(tmp_path, capsys):
     assert (picture[0, -1] == BACKGROUND).all()
 
 
+def test_class_names_are_no_markup(tmp_path, capsys, monkeypatch):
+    root = write_folder(tmp_path / "set", {"[bold]": 3, "[x]": 3}, size=(8, 8))
+    monkeypatch.chdir(root)
+    assert main(["folder", "--data-dir", ".", "--image-size", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "[bold]" in out
+    assert "[x]" in out
+    assert Image.open("set.png").size[1] == 24 + 2 * (64 + GAP)
+
+
 def test_digits_are_the_default(capsys):
     assert main(["--image-size", "8"]) == 0
     assert "1797" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """What each of two processes does in test_distributed.py: train on its shards, evaluate its batches, save both."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from fastait.attacks import ATTACKS
 from fastait.data import BatchPlan, load_dataset
 from fastait.engine.distributed import join
 from fastait.engine.evaluate import evaluate
+from fastait.errors import InputError, SaidElsewhere
 from fastait.models import WideResNet
 
 SIZES = (12, 6, 3)
@@ -24,6 +26,22 @@ def network():
 def shards(size, ranks):
     """The shards of one batch of ``size`` images, as the plan cuts it."""
     return [BatchPlan(0, size, size, 0, False, rank, ranks).shard(0) for rank in range(ranks)]
+
+
+def said(call):
+    """The type of the error that ``call`` ends with, and its text if it is this process's to say."""
+    try:
+        return call()
+    except InputError as error:
+        return f"InputError {error}"
+    except SaidElsewhere as error:
+        return f"SaidElsewhere {error.exit_code}"
+
+
+def in_turn(ranks, failing):
+    with ranks.one_by_one():
+        if ranks.rank == failing:
+            raise InputError(f"said by {failing}")
 
 
 def main(folder):
@@ -55,6 +73,8 @@ def main(folder):
             "outcomes": outcomes,
             "attacked_batches": len(done),
             "largest": ranks.largest(ranks.rank, -ranks.rank),
+            "refused": [said(partial(ranks.refuse, ranks.rank == wrong, "wrong")) for wrong in (0, 1, 2)],
+            "one_by_one": [said(partial(in_turn, ranks, failing)) for failing in (0, 1, 2)],
             "from_first": ranks.from_first(lambda: f"said by {ranks.rank}"),
         }
         torch.save(state, Path(folder, f"{ranks.rank}.pt"))

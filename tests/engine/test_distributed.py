@@ -15,12 +15,14 @@ import torch
 from shard_worker import SIZES, network, shards
 from step_inputs import CPU, EPSILON, batch, make_step
 
-from fastait import reference
+from fastait import recipe, reference
 from fastait.attacks import ATTACKS, Noise
 from fastait.data import BatchPlan, load_dataset, to_float
-from fastait.engine.distributed import join
+from fastait.engine.distributed import Ranks, join
 from fastait.engine.evaluate import evaluate
+from fastait.engine.prepare import Prepared
 from fastait.engine.randomness import derive
+from fastait.engine.report import Report
 from fastait.errors import InputError, SaidElsewhere
 from fastait.train import main
 
@@ -107,6 +109,24 @@ def test_they_agree(two):
     for state in two:
         assert state["largest"] == [1, 0]
         assert state["from_first"] == "said by 0"
+
+
+def test_what_is_wrong_in_one_is_said_once(two):
+    wrong, elsewhere = "InputError wrong", "SaidElsewhere 2"
+    assert [state["refused"] for state in two] == [[wrong, wrong, None], [elsewhere, elsewhere, None]]
+    assert [state["one_by_one"] for state in two] == [
+        ["InputError said by 0", elsewhere, None],
+        [elsewhere, "InputError said by 1", None],
+    ]
+
+
+def test_processes_that_find_different_images_do_not_train_together():
+    class Second(Ranks):
+        def from_first(self, call):
+            return "another checksum"
+
+    with pytest.raises(InputError, match="holds other images for some of the 1 processes than for others"):
+        Prepared(recipe("digits", image_size=8), Report(False), Second(), "cpu")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])

@@ -1,8 +1,10 @@
 """Real training processes that are killed: what they leave is resumed to the same weights, bit for bit."""
 
 import json
+import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +61,22 @@ def test_killed_at_random_moments(whole, loader):
     results = [json.loads(Path(folder, "result.json").read_text()) for folder in ("run", whole)]
     for column in ("clean", "fgsm", "pgd20", "cw20"):
         assert results[0][column] == results[1][column]
+
+
+def test_a_loader_process_that_is_killed():
+    """As the system does when memory is short: one line, exit code 1, and the run goes on from its checkpoint."""
+    argv = [*LONG, "--workers", "1", "--out", "run", "--checkpoint-seconds", "0.02"]
+    with subprocess.Popen([*COMMAND, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while not Path("run/checkpoint.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(worker), signal.SIGKILL)
+        err = process.communicate()[1]
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "error: --workers: DataLoader worker (pid" in err.splitlines()[-1]
+    assert run("--resume", "run").returncode == 0
 
 
 def test_full_disk():

@@ -44,6 +44,20 @@ def test_the_resident_loader_waits_for_nothing(images):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("dali", [False, True])
+def test_a_batch_that_is_dropped_while_the_gpu_still_reads_it(images, dali):
+    if dali:
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    plan = BatchPlan(0, 1000, 128, 4, True)
+    expected = [int(x.sum()) for x, _ in make_loader(images, plan, CPU, dali=False, workers=0).batches(0, 30)]
+    sums = []
+    for x, _ in make_loader(images, plan, DEVICE, dali=dali, workers=None).batches(0, 30):
+        torch.cuda._sleep(20_000_000)  # some 10 ms, in which the loader goes on
+        sums.append(x.sum(dtype=torch.int64))
+        del x
+    assert torch.stack(sums).tolist() == expected
+
+
 def test_dali_decodes_files_on_the_gpu(tmp_path):
     """PNGs of the right size to the same bits; the decoder of JPEGs is another than the CPU's."""
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")

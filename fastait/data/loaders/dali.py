@@ -32,7 +32,7 @@ class DaliLoader:
         try:
             from nvidia import dali
             from nvidia.dali import fn, pipeline_def, types
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise InputError(
                 f"--dali: NVIDIA DALI cannot be imported ({error}); install it with pip install 'fastait[dali]', for "
                 "CUDA 12 with pip install nvidia-dali-cuda120, or leave --dali out"
@@ -51,7 +51,7 @@ class DaliLoader:
     def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See ``Loader``."""
         try:
-            pipeline = self._pipeline(first, last)
+            pipeline = self._pipeline(self.images, self.plan, first, last)
             pipeline.build()
         except RuntimeError as error:
             raise RunError(f"--dali: DALI cannot start here: {_one_line(error)}") from None
@@ -68,29 +68,34 @@ class DaliLoader:
             yield torch.from_dlpack(images.as_tensor()), self.labels[index]
 
     def _bad_file(self, steps: range) -> str | None:
-        """The first file of ``steps`` that was good when the run began and is no longer; DALI does not name it."""
-        assert isinstance(self.images, ImageFiles)
-        for step in steps:
-            for i in self.plan.batch(step).index.tolist():
-                try:
-                    read_image(self.images.paths[i], self.images.image_size)
-                except BadImage as error:
-                    return f"{self.images.paths[i]} {error}"
+        """The first file of ``steps`` that is bad now or that DALI cannot decode; DALI does not name it."""
+        images = self.images
+        assert isinstance(images, ImageFiles)
+        for i in torch.cat([self.plan.batch(step).index for step in steps]).tolist():
+            try:
+                read_image(images.paths[i], images.image_size)
+            except (BadImage, InputError) as error:
+                return f"{images.paths[i]} {error}" if isinstance(error, BadImage) else str(error)
+            alone = ImageFiles(images.paths[i : i + 1], images.labels[i : i + 1], images.image_size)
+            try:
+                self._pipeline(alone, BatchPlan(0, 1, 1, 0, False), 0, 1).run()
+            except RuntimeError as error:
+                return f"{images.paths[i]} is decoded by Pillow but not by DALI ({_one_line(error)}); leave --dali out"
         return None
 
-    def _pipeline(self, first: int, last: int) -> Any:
-        fn, images = self._fn, self.images
+    def _pipeline(self, images: ImageSet | ImageFiles, plan: BatchPlan, first: int, last: int) -> Any:
+        fn = self._fn
 
         # A function of the iteration alone: no state in it to lose or to restore.
         def batch(info: Any) -> Batch:
-            return self.plan.batch(min(first + info.iteration, last - 1))
+            return plan.batch(min(first + info.iteration, last - 1))
 
         def choices(info: Any) -> tuple[np.ndarray, np.ndarray]:
             own = batch(info)
-            return (own.shift - self.plan.padding).to(torch.int32).numpy(), own.flip.to(torch.int32).numpy()
+            return (own.shift - plan.padding).to(torch.int32).numpy(), own.flip.to(torch.int32).numpy()
 
         @self._pipeline_def(
-            batch_size=self.plan.batch_size,
+            batch_size=plan.batch_size,
             num_threads=THREADS,
             device_id=(self.device.index or 0) if self.on_gpu else None,
             prefetch_queue_depth=PREFETCH,
@@ -150,7 +155,9 @@ class DaliLoader:
 
 
 def _check_cuda(dali_major: int, torch_cuda: str | None) -> None:
-    torch_major = int((torch_cuda or "0").partition(".")[0])
+    if torch_cuda is None:
+        raise InputError("--dali works with NVIDIA GPUs, but torch here is built for others; leave --dali out")
+    torch_major = int(torch_cuda.partition(".")[0])
     if dali_major != torch_major:
         raise InputError(
             f"--dali: the DALI that is installed is for CUDA {dali_major}, torch is for CUDA {torch_major}; "

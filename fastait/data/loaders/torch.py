@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastait.data.dataset import ImageSet
 from fastait.data.plan import BatchPlan
+from fastait.errors import RunError
 from fastait_kernels import augment
 
 
@@ -44,9 +45,15 @@ class TorchLoader:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_signals,
+            # A forked worker shares the set; any other would be sent a copy.
+            multiprocessing_context="fork" if self.workers else None,
             generator=torch.Generator(),  # its seeds for workers, which nobody uses, are not drawn from the caller's
         )
-        for images, labels in loader:
+        try:
+            batches = iter(loader)
+        except OSError as error:
+            raise RunError(f"--workers {self.workers} cannot be started: {error.strerror}; try fewer, or 0") from None
+        for images, labels in batches:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 

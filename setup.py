@@ -18,7 +18,9 @@ TRAIN = [
 ]
 DALI = ["nvidia-dali-cuda130>=2.4"]
 PARQUET = ["pyarrow>=17"]
-TEST = [*TRAIN, *PARQUET, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
+AUTOATTACK = ["pyautoattack>=0.2"]
+PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
+TEST = [*TRAIN, *PARQUET, *AUTOATTACK, *PEERS, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
 
 setup(
     name="fastait",
@@ -35,6 +37,7 @@ setup(
         "train": TRAIN,
         "dali": DALI,
         "parquet": PARQUET,
+        "autoattack": AUTOATTACK,
         "test": TEST,
         "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"],
     },

@@ -7,11 +7,10 @@ from results import record
 from ways import EPSILON, ON_GPU, batch
 
 from fastait import WideResNet
-from fastait.attacks import pgd20
 from fastait.data import ImageSet
-from fastait.engine.evaluate import evaluate
 from fastait.engine.precision import full_precision
 from fastait.engine.prepare import cached_images
+from fastait.evaluation import evaluate
 
 IMAGES, BATCH, WIDEN_FACTOR = (2560, 256, 10) if ON_GPU else (128, 128, 1)
 ROUNDS = 6
@@ -49,9 +48,7 @@ def test_pgd_20(benchmark):
         benchmark,
         {
             "plain loop": whole_set,
-            "evaluate": lambda: evaluate(
-                fast, test_set, {"pgd20": pgd20}, epsilon=EPSILON, seed=0, batch_size=at_a_time
-            ),
+            "evaluate": lambda: evaluate(fast, test_set, ["pgd20"], epsilon=EPSILON, seed=0, batch_size=at_a_time),
         },
         rounds=ROUNDS,
     )

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fastait.config import TrainConfig
     from fastait.engine.run import resume_training, run_training
+    from fastait.evaluation import evaluate_robustness, load_model, masking_signs
     from fastait.interpolation import adversarial_interpolation
     from fastait.models import WideResNet
     from fastait.recipes import recipe
@@ -16,6 +17,9 @@ _HOME = {
     "TrainConfig": "fastait.config",
     "WideResNet": "fastait.models",
     "adversarial_interpolation": "fastait.interpolation",
+    "evaluate_robustness": "fastait.evaluation",
+    "load_model": "fastait.evaluation",
+    "masking_signs": "fastait.evaluation",
     "recipe": "fastait.recipes",
     "resume_training": "fastait.engine.run",
     "run_training": "fastait.engine.run",
@@ -25,6 +29,9 @@ __all__ = [
     "TrainConfig",
     "WideResNet",
     "adversarial_interpolation",
+    "evaluate_robustness",
+    "load_model",
+    "masking_signs",
     "recipe",
     "resume_training",
     "run_training",

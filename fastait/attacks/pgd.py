@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import input_gradient, parts, sign_step
 from fastait.attacks.noise import Noise
+from fastait.attacks.trajectory import Objective
 from fastait_kernels import margin_loss
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
-"""(logits [B, K], y int64 [B]) -> a scalar to ascend: a sum, so that no sample's gradient depends on the batch size."""
+"""(logits [B, K], y int64 [B]) -> what each image ascends, [B]. It is summed: no gradient depends on the batch size."""
 
 
 class Attack(Protocol):
@@ -25,13 +26,23 @@ class Attack(Protocol):
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """The loss of FGSM and PGD, summed over the batch."""
-    return F.cross_entropy(logits, y, reduction="sum")
+    """The loss of FGSM and PGD."""
+    return F.cross_entropy(logits, y, reduction="none")
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """The loss of CW with the released kappa of 50, summed over the batch."""
-    return margin_loss(logits, y, kappa=50.0, reduction="sum")
+    """The loss of CW with the released kappa of 50."""
+    return margin_loss(logits, y, kappa=50.0, reduction="none")
+
+
+def classification(model: nn.Module, y: Tensor, loss: AttackLoss) -> Objective:
+    """Ascend ``loss`` of the model's logits for the true classes ``y``, int64 [B]."""
+
+    def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(images)
+        return loss(logits, y[rows]), logits
+
+    return objective
 
 
 def pgd(
@@ -96,7 +107,7 @@ def ascend(
         for part in parts(len(x), at_a_time):
             moved, origin, labels = start[part], x[part], y[part]
             for _ in range(steps):
-                grad = input_gradient(lambda leaf, labels=labels: loss(model(leaf), labels), moved)  # type: ignore[misc]
+                grad = input_gradient(lambda leaf, labels=labels: loss(model(leaf), labels).sum(), moved)  # type: ignore
                 moved = sign_step(moved, grad, origin, step_size, epsilon, counts)
             if len(moved) == len(x):
                 return moved

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,7 +24,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def stratified(self, samples: int) -> "ImageSet":
+    def floats(self, index: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The images ``index``, int64 [n], as a network takes them: [n, 3, H, W] in [0, 1], channels-last in memory."""
+        return to_float(self.images[index].to(device), dtype)
+
+    def stratified(self, samples: int) -> Self:
         """The first images of each class, ``samples`` in all, classes in proportion; the order is kept."""
         counts = torch.bincount(self.labels)
         quota = counts * samples // len(self)
@@ -32,7 +37,15 @@ class ImageSet:
         quota[torch.sort(lost, descending=True, stable=True).indices[: samples - int(quota.sum())]] += 1
         chosen = [torch.nonzero(self.labels == c).flatten()[: int(quota[c])] for c in range(len(counts))]
         index = torch.cat(chosen).sort().values
-        return ImageSet(self.images[index], self.labels[index])
+        return type(self)(self.images[index], self.labels[index])
+
+
+class FloatSet(ImageSet):
+    """The same with images that are floating-point [N, C, H, W] in [0, 1] already."""
+
+    def floats(self, index: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The images ``index`` themselves."""
+        return self.images[index].to(device, dtype)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 from fastait.attacks import ATTACKS
-from fastait.engine.evaluate import evaluate
 from fastait.engine.hardware import differences, environment
 from fastait.engine.optimizer import restore_optimizer, set_lr
 from fastait.engine.prepare import Prepared
@@ -14,6 +13,7 @@ from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import NEVER, TrainStep
 from fastait.errors import FastaitError, Interrupted, RunError, SaidElsewhere
+from fastait.evaluation import evaluate
 from fastait.methods import METHODS
 
 READ_SECONDS = 0.5
@@ -163,7 +163,7 @@ class Loop:
         batches = -(-len(images) // (batch_size * self.ranks.size))
         self.report.start("evaluating", batches * (1 + len(ATTACKS)))
 
-        def advance() -> None:
+        def advance(name: str) -> None:
             self.report.update(next(done))
             if stop.number is not None:
                 self.report.finish()
@@ -172,7 +172,7 @@ class Loop:
         outcomes = evaluate(
             prepared.model,
             images,
-            ATTACKS,
+            tuple(ATTACKS),
             epsilon=config.epsilon,
             seed=config.seed,
             batch_size=batch_size,
@@ -180,7 +180,7 @@ class Loop:
             ranks=self.ranks,
         )
         result = {
-            **{name: round(100 * outcome.double().mean().item(), 2) for name, outcome in outcomes.items()},
+            **{name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()},
             "test_images": len(images),
             "dataset": config.dataset,
             "method": config.method,

@@ -10,8 +10,8 @@ from step_inputs import batch, make_step
 from fastait.attacks import ATTACKS
 from fastait.data import BatchPlan, load_dataset
 from fastait.engine.distributed import join
-from fastait.engine.evaluate import evaluate
 from fastait.errors import InputError, SaidElsewhere
+from fastait.evaluation import evaluate
 from fastait.models import WideResNet
 
 SIZES = (12, 6, 3)
@@ -60,17 +60,17 @@ def main(folder):
         outcomes = evaluate(
             network().float(),
             images,
-            ATTACKS,
+            tuple(ATTACKS),
             epsilon=0.1,
             seed=5,
             batch_size=5,
             ranks=ranks,
-            advance=lambda: done.append(1),
+            advance=done.append,
         )
         state = {
             "model": model.state_dict(),
             "totals": step.totals.state(ranks),
-            "outcomes": outcomes,
+            "outcomes": outcomes.correct,
             "attacked_batches": len(done),
             "largest": ranks.largest(ranks.rank, -ranks.rank),
             "refused": [said(partial(ranks.refuse, ranks.rank == wrong, "wrong")) for wrong in (0, 1, 2)],

@@ -19,11 +19,11 @@ from fastait import recipe, reference
 from fastait.attacks import ATTACKS, Noise
 from fastait.data import BatchPlan, load_dataset, to_float
 from fastait.engine.distributed import Ranks, join
-from fastait.engine.evaluate import evaluate
 from fastait.engine.prepare import Prepared
 from fastait.engine.randomness import derive
 from fastait.engine.report import Report
 from fastait.errors import InputError, SaidElsewhere
+from fastait.evaluation import evaluate
 from fastait.train import main
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ def test_evaluation_is_that_of_one_process(two):
     images = load_dataset("digits", image_size=8).test.stratified(23)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = evaluate(network().float(), images, ATTACKS, epsilon=0.1, seed=5, batch_size=5)
+    alone = evaluate(network().float(), images, tuple(ATTACKS), epsilon=0.1, seed=5, batch_size=5).correct
     torch.set_num_threads(threads)
     assert [state["attacked_batches"] for state in two] == [3 * len(alone), 2 * len(alone)]  # none twice
     for state in two:

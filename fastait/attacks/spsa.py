@@ -1,0 +1,91 @@
+"""SPSA (Uesato et al., 2018): a black-box attack that estimates gradients from the scores of random directions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastait.attacks.frozen import frozen
+
+DELTA = 0.01
+LEARNING_RATE = 0.01
+BETA1, BETA2, TINY = 0.9, 0.999, 1e-8
+AT_A_TIME = 1024
+"""Images that are scored together."""
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """[B]: the largest wrong logit less the true one; above zero the image is misclassified."""
+    true = logits.gather(1, y[:, None])[:, 0]
+    return logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf).amax(dim=1) - true
+
+
+def spsa(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epsilon: float = 8 / 255,
+    directions: int = 2048,
+    steps: int = 100,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Adam ascent of the margin along two-sided gradient estimates, projected to the ball.
+
+    A step estimates the gradient g = mean over directions v of (m(x + delta v) - m(x - delta v)) / (2 delta) v, with v
+    uniform on {-1, 1} per pixel and m the margin, and takes an Adam step of 0.01 along it. The paper's full strength
+    is 2,048 directions and 100 steps. An image that is misclassified is left alone.
+
+    Args:
+        model: maps images to logits [B, K]; only its outputs are used. In eval mode meanwhile, left as it was.
+        x: float [B, C, H, W] in [0, 1].
+        y: int64 [B], the true classes.
+        epsilon: radius of the Linf ball, in [0, 1].
+        directions: v per step, >= 1.
+        steps: >= 1.
+        generator: source of the directions, on ``x``'s device.
+
+    Returns:
+        (adversarial images like ``x``, within ``epsilon`` of it and in [0, 1]; int64 [B], how many images were scored
+        for each).
+
+    Raises:
+        ValueError: ``directions`` or ``steps`` is below 1.
+    """
+    if directions < 1 or steps < 1:
+        raise ValueError(f"directions and steps must be at least 1, got {directions} and {steps}")
+    x = x.detach()
+    moved, queries = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    first, second = torch.zeros_like(x), torch.zeros_like(x)
+    with frozen(model), torch.no_grad():
+        for step in range(1, steps + 2):
+            queries += 1 if step == 1 else 0
+            left = margin(model(moved), y) <= 0
+            if step > steps or not bool(left.any()):
+                break
+            for row in torch.nonzero(left).flatten().tolist():
+                grad = _estimate(model, moved[row], y[row], directions, generator)
+                first[row].mul_(BETA1).add_(grad, alpha=1 - BETA1)
+                second[row].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+                mean, square = first[row] / (1 - BETA1**step), second[row] / (1 - BETA2**step)
+                moved[row] += LEARNING_RATE * mean / (square.sqrt() + TINY)
+            moved = torch.where(left[:, None, None, None], _project(moved, x, epsilon), moved)
+            queries += left * (2 * directions + 1)
+    return moved, queries
+
+
+def _estimate(
+    model: nn.Module, image: Tensor, label: Tensor, directions: int, generator: torch.Generator | None
+) -> Tensor:
+    total = torch.zeros_like(image)
+    pairs = AT_A_TIME // 2
+    for begin in range(0, directions, pairs):
+        count = min(pairs, directions - begin)
+        bits = torch.randint(0, 2, (count, *image.shape), generator=generator, device=image.device)
+        v = bits.to(image.dtype) * 2 - 1
+        scores = margin(model(torch.cat([image + DELTA * v, image - DELTA * v])), label.expand(2 * count))
+        total += torch.tensordot(scores[:count] - scores[count:], v, dims=1)
+    return total / (2 * DELTA * directions)
+
+
+def _project(moved: Tensor, origin: Tensor, epsilon: float) -> Tensor:
+    return torch.minimum(torch.maximum(moved, origin - epsilon), origin + epsilon).clamp_(0, 1)

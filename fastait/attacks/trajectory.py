@@ -1,0 +1,124 @@
+"""Many columns of a table from one ascent: PGD-20, PGD-100 and PGD-1000 of one start are points of one trajectory.
+
+The prediction at an iterate comes with the gradient that is computed there anyway, so all points of a trajectory cost
+what its last one does. A sample leaves the batch as soon as no column needs it any more.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastait.attacks.gradient import input_gradient, sign_step
+
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""(images [b, C, H, W], rows int64 [b]) -> what each of them ascends [b], and their logits [b, K] or None.
+
+``rows`` are the images' places in the whole batch, by which an objective finds their labels or targets."""
+
+Judge = Callable[[Tensor], Tensor]
+"""Images [b, C, H, W] -> logits [b, K] of the model whose accuracy is asked for."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is asked of a trajectory.
+
+    Attributes:
+        count: ``last``: is the iterate classified correctly? ``worst``: are the image itself and every iterate so far?
+            ``best``: is the iterate of the highest loss so far?
+        steps: after how many steps, >= 1.
+    """
+
+    count: str
+    steps: int
+
+
+def trajectory(
+    objective: Objective,
+    judge: Judge,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    points: Collection[Point],
+    *,
+    epsilon: float,
+    step_size: float,
+) -> dict[Point, Tensor]:
+    """Sign steps from ``start``, and whether each image withstands them at each of ``points``.
+
+    Args:
+        objective: what is ascended. Where it gives no logits, ``judge`` is called for each iterate that counts.
+        judge: the model whose predictions count; it is also what ``worst`` asks about the images themselves.
+        x: float [B, C, H, W] in [0, 1].
+        y: int64 [B], the true classes.
+        start: like ``x``, where the ascent begins; itself no iterate.
+        points: what to find out.
+        epsilon: radius of the ball, in [0, 1].
+        step_size: length of a step, > 0.
+
+    Returns:
+        {point: bool [B], True where the image is classified correctly}, on ``x``'s device.
+    """
+    asked = {count: {point.steps for point in points if point.count == count} for count in ("last", "worst", "best")}
+    whole = max(asked["last"] | asked["best"], default=0)  # up to here every image is needed
+    final = max(whole, *asked["worst"], 0)
+    found: dict[Point, Tensor] = {}
+    rows = torch.arange(len(x), device=x.device)
+    moved, origin, labels = start, x, y
+    withstood = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    at_highest = withstood.clone()
+
+    def keep(chosen: Tensor) -> None:
+        nonlocal rows, moved, origin, labels
+        if not bool(chosen.all()):
+            rows, moved, origin, labels = rows[chosen], moved[chosen], origin[chosen], labels[chosen]
+
+    if asked["worst"]:
+        with torch.no_grad():
+            withstood = judge(x).argmax(dim=1) == y
+        if not whole:
+            keep(withstood)
+    for step in range(final + 1):
+        seen: list[Tensor | None] = []
+
+        def ascend(images: Tensor, rows: Tensor = rows, seen: list[Tensor | None] = seen) -> Tensor:
+            losses, logits = objective(images, rows)
+            seen[:] = losses.detach(), None if logits is None else logits.detach()
+            return losses.sum()
+
+        grad = None
+        if step < final and len(rows):
+            grad = input_gradient(ascend, moved)
+        counts = step in asked["last"] or asked["worst"] or (asked["best"] and step <= max(asked["best"]))
+        if step and counts and len(rows):
+            if grad is None and step in asked["best"]:
+                with torch.no_grad():
+                    ascend(moved)
+            losses, logits = seen or (None, None)
+            if logits is None:
+                with torch.no_grad():
+                    logits = judge(moved)
+            correct = logits.argmax(dim=1) == labels
+            if step in asked["last"]:
+                found[Point("last", step)] = correct
+            if asked["best"] and step <= max(asked["best"]):
+                assert losses is not None
+                higher = losses > highest
+                highest = torch.where(higher, losses, highest)
+                at_highest = torch.where(higher, correct, at_highest)
+            if asked["worst"]:
+                withstood[rows] &= correct
+        if step in asked["best"]:
+            found[Point("best", step)] = at_highest
+        if step in asked["worst"]:
+            found[Point("worst", step)] = withstood.clone()
+        if step == final:
+            break
+        if grad is not None:
+            moved = sign_step(moved, grad, origin, step_size, epsilon)
+        if step >= whole:
+            keep(withstood[rows])
+    return found

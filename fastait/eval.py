@@ -1,0 +1,137 @@
+"""``python -m fastait.eval RUN...``: how models withstand attacks, side by side."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fastait import cli
+from fastait.config import DATASETS, IN_PLACE, Ratio, flag
+from fastait.errors import InputError, check_choice
+
+COMMAND = "python -m fastait.eval"
+SUMMARY = (
+    "Measure how models withstand adversarial examples, in fp32. Models are run folders, RobustBench-style state dicts "
+    "or the authors' checkpoints; what has been measured into --out is not measured again."
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EvalArguments:
+    """What to measure."""
+
+    models: tuple[Path, ...] = ()
+    """Run folders or files of weights."""
+
+    attacks: Annotated[str, Parameter()] = field(default="fgsm,pgd20,pgd100,cw20,cw100", kw_only=True)
+    """Names with commas between: fgsm, pgdT, cwT, featureT (T steps), each also as transfer-..., eotN-..., ...-zero
+    (no random start), ...-worst, ...-best, ...-minN (N restarts); pgd-min, cw-min, feature-min; spsa-DxT, local-search,
+    local-search-linf; autoattack, autoattack-rand, square, apgd-ce, apgd-t; a+b for the worst of both."""
+
+    epsilon: tuple[Ratio, ...] = field(default=(8 / 255,), kw_only=True)
+    """Radius of the Linf ball, on images in [0, 1]; repeat the flag for a sweep."""
+
+    step_size: Ratio = field(default=2 / 255, kw_only=True)
+    """Length of a step of gradient attacks; FGSM's is epsilon."""
+
+    samples: int | None = field(default=None, kw_only=True)
+    """Evaluate on this many test images, the same share of each class. [default: all]"""
+
+    black_box_samples: int | None = field(default=None, kw_only=True)
+    """Attack only this many of the images by SPSA and local search. [default: all]"""
+
+    surrogate: Path | None = field(default=None, kw_only=True)
+    """The model that transfer attacks are made on."""
+
+    input_noise: Ratio | None = field(default=None, kw_only=True)
+    """Evaluate each model with random signs of this size added to its input (the paper's Adv-Interp*)."""
+
+    masking: bool = field(default=False, kw_only=True)
+    """Check for signs of masked gradients too, on at most 100 of the images."""
+
+    dataset: str | None = field(default=None, kw_only=True)
+    """Of the test images. [default: the first run's]"""
+
+    data_dir: Path | None = field(default=None, kw_only=True)
+    """Where it lies. [default: the first run's, or ./data]"""
+
+    image_size: int | None = field(default=None, kw_only=True)
+    """Height and width that images are brought to. [default: the first run's, or 32]"""
+
+    inputs: str = field(default="minus-one-one", kw_only=True)
+    """What networks in files take after normalisation: minus-one-one (ours, the authors') or zero-one (RobustBench's
+    plain WideResNet)."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Of random starts, targets and black-box attacks."""
+
+    batch_size: int | None = field(default=None, kw_only=True)
+    """Images at a time: what a kill can cost. [default: 500 on a GPU, as fits the cache on a CPU]"""
+
+    device: str = field(default="auto", kw_only=True)
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+
+    deterministic: bool = field(default=False, kw_only=True)
+    """Deterministic algorithms on a GPU: slower, and equal from run to run."""
+
+    export: str | None = field(default=None, kw_only=True)
+    """robustbench: write each model as RobustBench's Hendrycks2019UsingNet loads it, into --out."""
+
+    out: Path | None = field(default=None, kw_only=True)
+    """Folder of eval.json, eval.csv, eval.md and what is needed to go on. [default: evals/DATE-TIME]"""
+
+    def names(self) -> list[str]:
+        """The attacks' names."""
+        return [name.strip() for name in self.attacks.split(",") if name.strip()]
+
+    def check(self) -> None:
+        """Raise InputError, naming the flag, unless every setting is in its range."""
+        from fastait.evaluation.columns import parse_all
+
+        if not self.models:
+            raise InputError(f"no model is given; {COMMAND} RUN... [--attacks pgd20,cw20]")
+        parse_all(self.names())
+        for epsilon in self.epsilon:
+            if not 0 < epsilon <= 1:
+                raise InputError(f"--epsilon must be in (0, 1] for images in [0, 1] (8/255 is usual), got {epsilon}")
+        if not 0 < self.step_size <= 1:
+            raise InputError(
+                f"--step-size must be in (0, 1] for images in [0, 1] (2/255 is usual), got {self.step_size}"
+            )
+        if self.input_noise is not None and not 0 <= self.input_noise <= 1:
+            raise InputError(f"--input-noise must be in [0, 1] (8/255 is usual), got {self.input_noise}")
+        least = {"samples": 1, "black_box_samples": 1, "image_size": 8, "batch_size": 1, "seed": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise InputError(f"{flag(name)} must be at least {lowest}, got {value}")
+        if self.dataset is not None:
+            check_choice("--dataset", self.dataset, DATASETS)
+            if self.dataset in IN_PLACE and self.data_dir is None:
+                raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
+        check_choice("--inputs", self.inputs, ("minus-one-one", "zero-one"))
+        if self.export is not None:
+            check_choice("--export", self.export, ("robustbench",))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return cli.run("fastait.eval", _main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = cli.parse(COMMAND, EvalArguments(), argv, SUMMARY)
+    arguments.check()
+
+    from fastait.engine.memory import keep_freed_memory
+    from fastait.evaluation.session import run_evaluation
+
+    keep_freed_memory()
+    run_evaluation(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""Robustness of a model, measured: attacks by name, checkpoints of several origins, results, and signs of masking."""
+
+from fastait.evaluation.checkpoints import load_model
+from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
+from fastait.evaluation.masking import Check, masking_report
+from fastait.evaluation.robustness import evaluate_robustness, masking_signs
+
+__all__ = [
+    "CLEAN",
+    "Check",
+    "Outcomes",
+    "check_logits",
+    "evaluate",
+    "evaluate_robustness",
+    "load_model",
+    "masking_report",
+    "masking_signs",
+]

@@ -1,0 +1,153 @@
+"""The names of the attacks, and which of them share one trajectory.
+
+A name is ``[eotN-][transfer-]ATTACK[-zero][-COUNT]``:
+
+- ATTACK: ``fgsm``, ``pgdT``, ``cwT`` or ``featureT`` with T steps;
+- ``eotN``: every gradient is the mean of N, for defences that are random;
+- ``transfer``: the images are made on another model, the surrogate;
+- ``zero``: without the random start;
+- COUNT: the last iterate counts, as in the paper; or ``worst``: the image itself and every iterate; or ``best``: the
+  iterate of the highest loss; or ``minN``: the last iterates of all N restarts.
+
+``pgd-min``, ``cw-min`` and ``feature-min`` are the paper's: 20 steps, 10 restarts. Black-box attacks are ``spsa-DxT``
+(D directions, T steps), ``local-search`` and ``local-search-linf`` (``-R`` for R rounds instead of 150).
+``autoattack``, ``autoattack-rand``, ``square``, ``apgd-ce`` and ``apgd-t`` are those of pyautoattack. ``a+b+c`` is the
+worst case of several: an image that one of them has fooled is not attacked by the next.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastait.errors import InputError
+
+PAPERS = {"pgd-min": "pgd20-min10", "cw-min": "cw20-min10", "feature-min": "feature20-min10"}
+LIBRARY = ("autoattack", "autoattack-rand", "square", "apgd-ce", "apgd-t")
+"""What ``fastait.attacks.autoattack`` runs."""
+
+EXAMPLES = (
+    *("fgsm", "pgd20", "pgd100", "cw20", "cw100", "feature20", *PAPERS, "pgd20-worst", "pgd20-best", "pgd20-zero"),
+    *("transfer-pgd20", "transfer-cw20", "eot10-pgd20", "spsa-2048x100", "local-search", "local-search-linf", *LIBRARY),
+)
+
+_GRADIENT = re.compile(
+    r"(?:eot(?P<eot>\d+)-)?(?P<transfer>transfer-)?(?:(?P<fgsm>fgsm)|(?P<loss>pgd|cw|feature)(?P<steps>\d+))"
+    r"(?P<zero>-zero)?(?:-(?P<count>worst|best)|-min(?P<restarts>\d+))?"
+)
+_SPSA = re.compile(r"spsa-(\d+)x(\d+)")
+_LOCAL_SEARCH = re.compile(r"local-search(-linf)?(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How gradient attacks move images: columns of one ascent are points of one trajectory.
+
+    Attributes:
+        loss: ``pgd`` (cross-entropy), ``cw`` (margin) or ``feature`` (distance to another image's features).
+        one_step: FGSM's step of epsilon instead of the evaluation's step size.
+        random_start: from a uniform point of the ball, or from the image.
+        transfer: on the surrogate.
+        eot: gradients that are averaged.
+        restarts: more than one: the last iterate of any of so many counts.
+    """
+
+    loss: str
+    one_step: bool = False
+    random_start: bool = True
+    transfer: bool = False
+    eot: int = 1
+    restarts: int = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One attack as its name says.
+
+    Attributes:
+        name: as it was given.
+        kind: ``ascent``, ``spsa``, ``local-search``, ``library`` or ``union``.
+        ascent: of kind ``ascent``.
+        count: ``last``, ``worst`` or ``best``, of kind ``ascent``.
+        steps: gradient or SPSA steps, or rounds of the local search.
+        directions: SPSA's.
+        linf: whether the local search stays in the ball.
+        parts: of kind ``union``.
+    """
+
+    name: str
+    kind: str
+    ascent: Ascent | None = None
+    count: str = "last"
+    steps: int = 1
+    directions: int = 0
+    linf: bool = True
+    parts: tuple["Column", ...] = ()
+
+    @property
+    def needs_surrogate(self) -> bool:
+        """Whether its images are made on another model."""
+        return any(part.needs_surrogate for part in self.parts) or (self.ascent is not None and self.ascent.transfer)
+
+    @property
+    def needs_library(self) -> bool:
+        """Whether pyautoattack runs it."""
+        return self.kind == "library" or any(part.needs_library for part in self.parts)
+
+
+def parse(name: str) -> Column:
+    """The column of a name.
+
+    Raises:
+        InputError: no attack is called so; the message has the near match.
+    """
+    if "+" in name:
+        return Column(name, "union", parts=tuple(parse(part) for part in name.split("+")))
+    if name in LIBRARY:
+        return Column(name, "library")
+    if match := _SPSA.fullmatch(name):
+        return Column(name, "spsa", directions=_positive(name, match[1]), steps=_positive(name, match[2]))
+    if match := _LOCAL_SEARCH.fullmatch(name):
+        rounds = _positive(name, match[2]) if match[2] else 150
+        return Column(name, "local-search", steps=rounds, linf=bool(match[1]))
+    match = _GRADIENT.fullmatch(PAPERS.get(name, name))
+    if match is None:
+        near = difflib.get_close_matches(name, EXAMPLES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(EXAMPLES)}, with other numbers too."
+        raise InputError(f"--attacks: no attack is called {name!r}.{hint}")
+    ascent = Ascent(
+        loss=match["loss"] or "pgd",
+        one_step=bool(match["fgsm"]),
+        random_start=not match["zero"],
+        transfer=bool(match["transfer"]),
+        eot=_positive(name, match["eot"] or "1"),
+        restarts=_positive(name, match["restarts"] or "1"),
+    )
+    return Column(name, "ascent", ascent, match["count"] or "last", _positive(name, match["steps"] or "1"))
+
+
+def parse_all(names: Sequence[str]) -> list[Column]:
+    """The columns of several names.
+
+    Raises:
+        InputError: a name is no attack's, or stands twice.
+    """
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise InputError(f"--attacks: {', '.join(twice)} stands twice")
+    return [parse(name) for name in names]
+
+
+def groups(columns: Sequence[Column]) -> list[list[Column]]:
+    """Columns that are computed together: the points of one trajectory, anything else alone."""
+    found: dict[object, list[Column]] = {}
+    for column in columns:
+        shared = column.kind == "ascent" and column.ascent is not None and column.ascent.restarts == 1
+        found.setdefault(column.ascent if shared else column.name, []).append(column)
+    return list(found.values())
+
+
+def _positive(name: str, number: str) -> int:
+    if int(number) < 1:
+        raise InputError(f"--attacks: {name!r} has a 0 where at least 1 is needed")
+    return int(number)

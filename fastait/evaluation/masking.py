@@ -1,0 +1,270 @@
+"""Signs of false robustness: what holds where gradients tell the truth, checked.
+
+After Athalye et al. (2018) and Carlini et al. (2019), section 3.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastait.attacks import Noise, cross_entropy, frozen, input_gradient, sign_step
+from fastait.data import ImageSet
+from fastait.engine.precision import full_precision
+from fastait.engine.randomness import derive
+from fastait.engine.report import epsilon_text
+from fastait.errors import InputError
+from fastait.evaluation.evaluate import Outcomes, evaluate
+from fastait.evaluation.results import wilson
+
+STEPS, RESTARTS = 20, 5
+BUDGETS = (2, 4, 8, 16)
+"""Multiples of epsilon that are tried on the way to 1."""
+
+BLACK_BOX = "spsa-64x10"
+BLACK_BOX_IMAGES = 40
+STRONG = "apgd-ce+apgd-t"
+"""What stands for AutoAttack where its own figures are not given: the two of its attacks that find nearly all."""
+
+LEAST_POINTS = 5.0
+"""Gaps below this many points of accuracy are no sign, however sure."""
+
+SIGMAS = 2.0
+LEAST_ZEROS = 10.0
+"""Percent of images without any gradient from which on it is a sign."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sign.
+
+    Attributes:
+        name: what was checked.
+        fired: whether it points to masked gradients.
+        figure: what was measured.
+        sentence: what that means.
+    """
+
+    name: str
+    fired: bool
+    figure: str
+    sentence: str
+
+
+def masking_report(
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    epsilon: float = 8 / 255,
+    seed: int = 0,
+    batch_size: int = 128,
+    surrogate: nn.Module | None = None,
+    outcomes: Outcomes | None = None,
+    advance: Callable[[str], None] = lambda name: None,
+) -> list[Check]:
+    """Check a model for signs of masked gradients; none of them firing is no proof of their absence.
+
+    Args:
+        model: logits [B, K] of images in [0, 1]. Left as it was.
+        images: a few dozen to a few hundred test images.
+        epsilon: radius of the Linf ball, on images in [0, 1]; attacks take steps of 2.5 epsilon / 20.
+        seed: of everything random.
+        batch_size: images at a time.
+        surrogate: another model of the task, for a transfer attack.
+        outcomes: of the same images, where they have been attacked already; ``autoattack`` in it is used.
+        advance: called with the name of each finished check.
+
+    Raises:
+        InputError: the model returns no logits.
+    """
+
+    def attack(*names: str, epsilon: float = epsilon, images: ImageSet = images) -> dict[str, Tensor]:
+        found = evaluate(
+            model,
+            images,
+            names,
+            epsilon=epsilon,
+            step_size=2.5 * epsilon / STEPS,
+            seed=seed,
+            batch_size=batch_size,
+            surrogate=surrogate,
+        )
+        return found.correct
+
+    pgd = f"pgd{STEPS}"
+    base = attack("fgsm", pgd, f"{pgd}-min{RESTARTS}")
+    losses, zeros = _losses(model, images, epsilon, seed, batch_size)
+    checks: list[Callable[[], Check | None]] = [
+        lambda: _one_step(base["fgsm"], base[pgd]),
+        lambda: _budgets(base[pgd], epsilon, lambda e: attack(pgd, epsilon=e), images),
+        lambda: _black_box(base[pgd], attack, images, surrogate is not None),
+        lambda: _strong(base[pgd], attack, outcomes),
+        lambda: _loss(losses),
+        lambda: _zeros(zeros),
+        lambda: _restarts(base[pgd], base[f"{pgd}-min{RESTARTS}"]),
+    ]
+    return list(_run(checks, advance))
+
+
+def _run(checks: list[Callable[[], Check | None]], advance: Callable[[str], None]) -> Iterator[Check]:
+    for check in checks:
+        done = check()
+        if done is not None:
+            advance(done.name)
+            yield done
+
+
+def _accuracy(correct: Tensor) -> float:
+    return 100 * correct.double().mean().item()
+
+
+def _beats(weaker: Tensor, stronger: Tensor) -> bool:
+    """Whether the attack that should be weaker fools more images, by more than chance (McNemar) and by enough."""
+    only_weaker = int((~weaker & stronger).sum())
+    only_stronger = int((weaker & ~stronger).sum())
+    gap = only_weaker - only_stronger
+    return gap > SIGMAS * math.sqrt(max(1, only_weaker + only_stronger)) and 100 * gap / len(weaker) >= LEAST_POINTS
+
+
+def _one_step(fgsm: Tensor, pgd: Tensor) -> Check:
+    fired = _beats(fgsm, pgd)
+    return Check(
+        "one step against many",
+        fired,
+        f"FGSM {_accuracy(fgsm):.1f} %, PGD-{STEPS} {_accuracy(pgd):.1f} %",
+        "One step fools more images than many steps do: the steps do not follow the loss."
+        if fired
+        else "Many steps fool at least as many images as one does.",
+    )
+
+
+def _budgets(
+    first: Tensor, epsilon: float, attack: Callable[[float], dict[str, Tensor]], images: ImageSet
+) -> Check | None:
+    tried = [epsilon, *(m * epsilon for m in BUDGETS if m * epsilon < 1), *([1.0] if epsilon < 1 else [])]
+    found = [first, *(attack(e)[f"pgd{STEPS}"] for e in tried[1:])]
+    classes = int(images.labels.max()) + 1
+    chance = 100 / classes
+    low, _ = wilson(int(found[-1].sum()), len(images))
+    stands = low > chance
+    # A larger ball holds the smaller one.
+    rises = any(_beats(small, large) for small, large in itertools.pairwise(found))
+    figures = ", ".join(f"{epsilon_text(e)}: {_accuracy(c):.1f} %" for e, c in zip(tried, found, strict=True))
+    if stands:
+        sentence = f"At epsilon 1 any image is allowed, yet more than chance ({chance:.0f} %) withstand: PGD fails."
+    elif rises:
+        sentence = "Accuracy rises with epsilon, though a larger ball holds the smaller one: PGD fails."
+    else:
+        sentence = "Accuracy falls to chance or below as epsilon grows."
+    return Check("unbounded attack", stands or rises, figures, sentence)
+
+
+def _black_box(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], images: ImageSet, transfer: bool) -> Check:
+    few = images if len(images) <= BLACK_BOX_IMAGES else images.stratified(BLACK_BOX_IMAGES)
+    found = attack(BLACK_BOX, f"pgd{STEPS}", images=few)
+    fired = _beats(found[BLACK_BOX], found[f"pgd{STEPS}"])
+    figure = f"{BLACK_BOX} {_accuracy(found[BLACK_BOX]):.1f} %, PGD-{STEPS} {_accuracy(found[f'pgd{STEPS}']):.1f} %"
+    if transfer:
+        name = f"transfer-pgd{STEPS}"
+        moved = attack(name)[name]
+        fired = fired or _beats(moved, pgd)
+        figure += f"; transferred {_accuracy(moved):.1f} %, PGD-{STEPS} {_accuracy(pgd):.1f} %"
+    return Check(
+        "black box against white box",
+        fired,
+        f"{figure} ({len(few)} images for SPSA)",
+        "An attack that cannot see the gradients fools more images than one that can: the gradients mislead."
+        if fired
+        else "No attack without the gradients fools more images than one with them.",
+    )
+
+
+def _strong(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], outcomes: Outcomes | None) -> Check | None:
+    name = "autoattack"
+    known = None if outcomes is None else outcomes.correct.get(name)
+    if known is None:
+        name = STRONG
+        try:
+            known = attack(name)[name]
+        except InputError:
+            return Check("PGD against AutoAttack", False, "not measured", "pip install 'fastait[autoattack]' for it.")
+    fired = _beats(known, pgd)
+    return Check(
+        "PGD against AutoAttack",
+        fired,
+        f"PGD-{STEPS} {_accuracy(pgd):.1f} %, {name} {_accuracy(known):.1f} %",
+        f"PGD overestimates by {_accuracy(pgd) - _accuracy(known):.1f} points; quote AutoAttack."
+        if fired
+        else "PGD and AutoAttack's own attacks agree.",
+    )
+
+
+def _losses(model: nn.Module, images: ImageSet, epsilon: float, seed: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy at each iterate of PGD, [STEPS + 1]; which images have no gradient at all, bool [N]."""
+    weight = next(model.parameters())
+    sums, zeros = torch.zeros(STEPS + 1, dtype=torch.float64), []
+    with full_precision(weight.device), frozen(model):
+        for first in range(0, len(images), batch_size):
+            places = torch.arange(first, min(first + batch_size, len(images)))
+            x, y = images.floats(places, weight.device, weight.dtype), images.labels[places].to(weight.device)
+
+            def loss(leaf: Tensor, y: Tensor = y) -> Tensor:
+                return cross_entropy(model(leaf), y).sum()
+
+            zeros.append((input_gradient(loss, x) == 0).flatten(1).all(dim=1))
+            moved = Noise.seeded(derive(seed, "masking", first), weight.device).start(x, epsilon).clamp(0, 1)
+            for step in range(STEPS + 1):
+                with torch.no_grad():
+                    sums[step] += F.cross_entropy(model(moved), y, reduction="sum").double().cpu()
+                if step < STEPS:
+                    moved = sign_step(moved, input_gradient(loss, moved), x, 2.5 * epsilon / STEPS, epsilon)
+    return sums / len(images), torch.cat(zeros).cpu()
+
+
+def _loss(losses: Tensor) -> Check:
+    first, last, highest = losses[1].item(), losses[-1].item(), losses.max().item()
+    fired = last <= losses[0].item() or last < 0.95 * highest
+    return Check(
+        "loss along the steps",
+        fired,
+        f"mean loss {losses[0]:.3g} at the start, {first:.3g} after 1 step, {last:.3g} after {STEPS}",
+        "The loss does not rise with the steps that ascend it: the gradients mislead."
+        if fired
+        else "The loss rises with the steps and stays high.",
+    )
+
+
+def _zeros(zeros: Tensor) -> Check:
+    share = _accuracy(zeros)
+    fired = share >= LEAST_ZEROS
+    return Check(
+        "zero gradients",
+        fired,
+        f"{share:.1f} % of the images have no input gradient",
+        "Many images have no gradient to follow: the loss is flat or not differentiable there."
+        if fired
+        else "The images have gradients.",
+    )
+
+
+def _restarts(once: Tensor, several: Tensor) -> Check:
+    gain = _accuracy(once) - _accuracy(several)
+    fired = gain >= LEAST_POINTS and int((once & ~several).sum()) >= 3
+    return Check(
+        "restarts",
+        fired,
+        f"{_accuracy(once):.1f} % after 1 start, {_accuracy(several):.1f} % after {RESTARTS}",
+        "Restarts keep finding more: one start says little, and more of them would find more still."
+        if fired
+        else "Restarts find little more.",
+    )
+
+
+def as_rows(checks: list[Check]) -> list[dict[str, Any]]:
+    """As plain JSON values."""
+    return [vars(check) for check in checks]

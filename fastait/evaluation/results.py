@@ -1,0 +1,218 @@
+"""What an evaluation found: a table with confidence intervals, JSON with every outcome, CSV, Markdown, plain words."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fastait.engine.report import AUTOATTACK_CAVEAT, epsilon_text
+from fastait.evaluation.columns import parse
+from fastait.evaluation.evaluate import CLEAN, Outcomes
+
+if TYPE_CHECKING:
+    from fastait.evaluation.masking import Check
+
+Z = 1.959964
+"""97.5 % of the normal distribution."""
+
+UNION = "all of these"
+"""The row of images that withstand every attack of the table, clean ones included."""
+
+WIDTH = 250
+"""Of a table that goes to a file or a pipe."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model under one epsilon.
+
+    Attributes:
+        model: what it is called.
+        epsilon: radius of the Linf ball.
+        outcomes: of each image under each attack.
+    """
+
+    model: str
+    epsilon: float
+    outcomes: Outcomes
+
+    def images(self, attack: str) -> int:
+        """How many were attacked so; black-box attacks may have been given fewer."""
+        return len(self.outcomes.correct[CLEAN if attack == UNION else attack])
+
+    def count(self, attack: str) -> int:
+        """How many images are classified correctly under ``attack``; ``UNION`` is all of ``attacks`` together."""
+        if attack != UNION:
+            return int(self.outcomes.correct[attack].sum())
+        standing = self.outcomes.correct[CLEAN].clone()
+        for name in self.attacks():
+            standing &= self.outcomes.correct[name]
+        return int(standing.sum())
+
+    def accuracy(self, attack: str) -> float:
+        """In percent."""
+        return 100 * self.count(attack) / self.images(attack)
+
+    def attacks(self) -> list[str]:
+        """The attacks that stay in the ball, on all images: those that a worst case can be made of."""
+        return [
+            name
+            for name, correct in self.outcomes.correct.items()
+            if name != CLEAN and _in_ball(name) and len(correct) == len(self.outcomes.correct[CLEAN])
+        ]
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of a share, in percent."""
+    share, square = correct / n, Z * Z
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
+def cell(correct: int, n: int) -> str:
+    """Accuracy in percent with its interval."""
+    low, high = wilson(correct, n)
+    return f"{100 * correct / n:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def rows(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """One row per model, epsilon and attack, ``UNION`` last where there are several attacks."""
+    found = []
+    for e in evaluations:
+        union = [UNION] if len(e.attacks()) > 1 else []
+        for attack in (*e.outcomes.correct, *union):
+            correct, n = e.count(attack), e.images(attack)
+            low, high = wilson(correct, n)
+            queries = e.outcomes.queries.get(attack)
+            found.append(
+                {
+                    "model": e.model,
+                    "epsilon": e.epsilon,
+                    "attack": attack,
+                    "n": n,
+                    "correct": correct,
+                    "accuracy": round(100 * correct / n, 3),
+                    "low": round(low, 3),
+                    "high": round(high, 3),
+                    "queries": None if queries is None else round(queries.double().mean().item(), 1),
+                }
+            )
+    return found
+
+
+def table(evaluations: list[Evaluation]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: attacks down, models across; one block per epsilon, named in the attack's cell if several."""
+    models = list(dict.fromkeys(e.model for e in evaluations))
+    budgets = list(dict.fromkeys(e.epsilon for e in evaluations))
+    lines = []
+    by_key = {(row["model"], row["epsilon"], row["attack"]): row for row in rows(evaluations)}
+    for epsilon in budgets:
+        for attack in dict.fromkeys(row["attack"] for row in by_key.values()):
+            if attack == CLEAN and epsilon != budgets[0]:
+                continue
+            found = [by_key.get((model, epsilon, attack)) for model in models]
+            name = attack + (f", eps {epsilon_text(epsilon)}" if len(budgets) > 1 and attack != CLEAN else "")
+            counts = {row["n"] for row in found if row is not None}
+            if counts != {evaluations[0].images(CLEAN)}:
+                name += f" (n = {', '.join(map(str, sorted(counts)))})"
+            lines.append([name, *("" if row is None else cell(row["correct"], row["n"]) for row in found)])
+    return ["attack", *models], lines
+
+
+def markdown(evaluations: list[Evaluation], heading: str) -> str:
+    """The table as Markdown, under its heading."""
+    header, lines = table(evaluations)
+    text = [heading, "", "| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    return "\n".join([*text, *("| " + " | ".join(line) + " |" for line in lines), "", *words(evaluations)]) + "\n"
+
+
+def as_csv(evaluations: list[Evaluation]) -> str:
+    """``rows`` as CSV."""
+    file = io.StringIO()
+    found = rows(evaluations)
+    writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return file.getvalue()
+
+
+def as_json(evaluations: list[Evaluation], about: dict[str, Any]) -> str:
+    """``about``, the rows, and each image's outcome under each attack as a text of 0 and 1."""
+    outcomes = [
+        {
+            "model": e.model,
+            "epsilon": e.epsilon,
+            "correct": {name: "".join("01"[int(v)] for v in values) for name, values in e.outcomes.correct.items()},
+            "queries": {name: values.tolist() for name, values in e.outcomes.queries.items()},
+        }
+        for e in evaluations
+    ]
+    return json.dumps({**about, "rows": rows(evaluations), "outcomes": outcomes}, indent=1) + "\n"
+
+
+def words(evaluations: list[Evaluation]) -> list[str]:
+    """What the figures say together, a sentence each."""
+    found = []
+    for e in evaluations:
+        if len(e.attacks()) < 2:
+            continue
+        accuracy = {name: e.accuracy(name) for name in e.attacks()}
+        where = f"{e.model}, epsilon {epsilon_text(e.epsilon)}"
+        lowest = min(accuracy, key=lambda name: accuracy[name])
+        strong = [name for name in accuracy if parse(name).needs_library]
+        weak = {name: value for name, value in accuracy.items() if name not in strong}
+        if strong and weak:
+            best, claimed = min(strong, key=lambda name: accuracy[name]), min(weak, key=lambda name: weak[name])
+            gap = weak[claimed] - accuracy[best]
+            if accuracy[best] < wilson(e.count(claimed), e.images(claimed))[0]:
+                found.append(
+                    f"{where}: {best} finds {accuracy[best]:.1f} % where {claimed} claims {weak[claimed]:.1f} %, "
+                    f"{gap:.1f} points more. Quote {best}; the other figures are too high."
+                )
+            else:
+                found.append(f"{where}: {best} ({accuracy[best]:.1f} %) and {claimed} ({weak[claimed]:.1f} %) agree.")
+        else:
+            found.append(
+                f"{where}: the lowest single attack is {lowest} with {accuracy[lowest]:.1f} %; "
+                f"{e.accuracy(UNION):.1f} % withstand all of them."
+            )
+    library = {name for e in evaluations for name in e.outcomes.correct if name != CLEAN and parse(name).needs_library}
+    if not library & {"autoattack", "autoattack-rand"}:
+        found.append(AUTOATTACK_CAVEAT)
+    return found
+
+
+def show(evaluations: list[Evaluation], heading: str, masking: "Mapping[str, list[Check]]", folder: str) -> None:
+    """Print the table, what it says, and the signs of masking."""
+    header, lines = table(evaluations)
+    shown = Table(title=escape(heading), title_justify="left")
+    for title in header:
+        shown.add_column(escape(title), justify="left" if title == header[0] else "right")
+    for line in lines:
+        shown.add_row(*(escape(text) for text in line))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    console.print(shown)
+    out = Console(soft_wrap=True, highlight=False)
+    for sentence in words(evaluations):
+        out.print(sentence, markup=False)
+    for model, checks in masking.items():
+        fired = sum(check.fired for check in checks)
+        out.print(f"\n{model}: {fired} of {len(checks)} checks point to masked gradients", markup=False)
+        for check in checks:
+            out.print(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}", markup=False)
+    out.print(f"Written to {folder}", markup=False)
+
+
+def _in_ball(name: str) -> bool:
+    column = parse(name)
+    return column.linf and all(part.linf for part in column.parts)

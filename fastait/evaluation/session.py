@@ -1,0 +1,267 @@
+"""An evaluation from its arguments to its files: what ``python -m fastait.eval`` does."""
+
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fastait.attacks import RandomSignNoise
+from fastait.attacks.autoattack import available
+from fastait.data import Dataset, ImageSet, load_dataset
+from fastait.engine.distributed import Ranks, join
+from fastait.engine.hardware import environment
+from fastait.engine.precision import current, full_precision, resolve_device
+from fastait.engine.prepare import cached_images
+from fastait.engine.report import Report, epsilon_text
+from fastait.engine.signals import StopRequest
+from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
+from fastait.evaluation.checkpoints import export_robustbench, load_model
+from fastait.evaluation.columns import groups, parse, parse_all
+from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
+from fastait.evaluation.journal import FileJournal, weights_checksum
+from fastait.evaluation.masking import Check, as_rows, masking_report
+from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
+from fastait.files import write_whole
+from fastait.models import WideResNet
+
+if TYPE_CHECKING:
+    from fastait.eval import EvalArguments
+
+GPU_BATCH = 500
+MASKING_IMAGES = 100
+
+
+def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Evaluation]:
+    """Measure what ``arguments`` ask for, write it into their folder and show it.
+
+    Under torchrun, one of the processes that share the batches.
+
+    Raises:
+        InputError: a model, the data set or an attack is not what it must be; found before anything is measured.
+        Interrupted: SIGINT or SIGTERM; finished batches are kept and not measured again.
+    """
+    out = arguments.out or Path("evals") / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
+    with join(arguments.device) as (ranks, device), current(resolve_device(device)), StopRequest() as stop:
+        session = _Session(arguments, out, ranks, resolve_device(device), Report(show and ranks.first), stop)
+        try:
+            return session.run()
+        finally:
+            session.report.finish()
+
+
+class _Session:
+    def __init__(
+        self,
+        arguments: "EvalArguments",
+        out: Path,
+        ranks: Ranks,
+        device: torch.device,
+        report: Report,
+        stop: StopRequest,
+    ):
+        self.arguments = arguments
+        self.out = out
+        self.ranks = ranks
+        self.device = device
+        self.report = report
+        self.stop = stop
+        if arguments.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        columns = parse_all(arguments.names())
+        if any(column.needs_library for column in columns):
+            available()
+        paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
+        loaded = [load_model(path, arguments.inputs) for path in paths]
+        self.configs = [config for _, config in loaded]
+        self.networks = [network.to(device).to(memory_format=torch.channels_last) for network, _ in loaded]
+        self.dataset = self._dataset()
+        self.images = self._images(self.dataset)
+        for path, network in zip(paths, self.networks, strict=True):
+            self._check(path, network)
+        self.surrogate = self.networks.pop() if arguments.surrogate else None
+        if self.surrogate is None and any(column.needs_surrogate for column in columns):
+            raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
+        self.names = _names(arguments.models)
+        self.batch_size = arguments.batch_size or self._batch_size()
+
+    def _dataset(self) -> Dataset:
+        given, config = self.arguments, self.configs[0]
+        name = given.dataset or config.get("dataset")
+        if name is None:
+            raise InputError(f"{given.models[0]} does not say what it was trained on: --dataset NAME")
+        data_dir = given.data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
+        with self.ranks.one_by_one():
+            return load_dataset(
+                name,
+                data_dir,
+                given.image_size or config.get("image_size", 32),
+                skip_bad=bool(config.get("skip_bad_images", False)),
+                note=self.report.note,
+            )
+
+    def _images(self, dataset: Dataset) -> ImageSet:
+        samples = self.arguments.samples
+        if samples is None:
+            return dataset.test
+        if samples > len(dataset.test):
+            raise InputError(f"--samples {samples} is more than the {len(dataset.test)} test images")
+        return dataset.test.stratified(samples)
+
+    def _check(self, path: Path, network: nn.Module) -> None:
+        with torch.no_grad(), full_precision(self.device):
+            logits = network(self.images.floats(torch.arange(min(4, len(self.images))), self.device))
+        try:
+            check_logits(logits, len(self.dataset.classes))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def _batch_size(self) -> int:
+        if self.device.type == "cuda":
+            return GPU_BATCH
+        network = self.networks[0]
+        width = network.fc.in_features // 64 if isinstance(network, WideResNet) else 10
+        return max(8, cached_images(width, self.images.images.shape[1]) // 4 * 4)
+
+    def run(self) -> list[Evaluation]:
+        """Everything that is asked for."""
+        arguments = self.arguments
+        journal = self._journal()
+        names = arguments.names()
+        work = self._work(names)
+        total = sum(
+            (1 + len(groups(parse_all(attacks)))) * -(-len(images) // (self.batch_size * self.ranks.size))
+            for images, attacks in work
+        )
+        total *= len(self.networks) * len(arguments.epsilon)
+        done = 0
+        self.report.start("evaluating", total)
+        found: list[Evaluation] = []
+        masking: dict[str, list[Check]] = {}
+        surrogate = None if self.surrogate is None else weights_checksum(self.surrogate)
+        for name, network in zip(self.names, self.networks, strict=True):
+            subject = {
+                "model": weights_checksum(network),
+                "inputs": arguments.inputs,
+                "noise": arguments.input_noise,
+                "surrogate": surrogate,
+            }
+            model = network if arguments.input_noise is None else RandomSignNoise(network, arguments.input_noise).eval()
+
+            def advance(column: str, name: str = name) -> None:
+                nonlocal done
+                done += 1
+                self.report.update(done, f"{name}: {column}")
+                self._stop_if_asked()
+
+            for epsilon in arguments.epsilon:
+                outcomes = Outcomes()
+                for images, attacks in work:
+                    part = evaluate(
+                        model,
+                        images,
+                        attacks,
+                        epsilon=epsilon,
+                        step_size=arguments.step_size,
+                        seed=arguments.seed,
+                        batch_size=self.batch_size,
+                        surrogate=self.surrogate,
+                        journal=journal.of(**subject, data=self.dataset.checksum, images=len(images)),
+                        advance=advance,
+                        ranks=self.ranks,
+                    )
+                    outcomes = Outcomes({**part.correct, **outcomes.correct}, {**part.queries, **outcomes.queries})
+                ordered = {attack: outcomes.correct[attack] for attack in (CLEAN, *names)}
+                found.append(Evaluation(name, epsilon, Outcomes(ordered, outcomes.queries)))
+            if arguments.masking and self.ranks.first:
+                masking[name] = self._masking(model, name)
+        self.report.finish()
+        self.ranks.from_first(lambda: self._write(found, masking))
+        return found
+
+    def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str]]]:
+        """Which images are attacked how."""
+        few = self.arguments.black_box_samples
+        black_box = [name for name in names if parse(name).kind in ("spsa", "local-search")]
+        if few is None or few >= len(self.images) or not black_box:
+            return [(self.images, names)]
+        rest = [name for name in names if name not in black_box]
+        return [(self.images, rest), (self.images.stratified(few), black_box)]
+
+    def _journal(self) -> FileJournal:
+        self.ranks.from_first(lambda: FileJournal(self.out))  # found to be usable by the one that says so
+        return FileJournal(self.out, self.ranks.rank)
+
+    def _masking(self, model: nn.Module, name: str) -> list[Check]:
+        few = self.images if len(self.images) <= MASKING_IMAGES else self.images.stratified(MASKING_IMAGES)
+        self.report.start(f"{name}: signs of masking", 7)
+        done = 0
+
+        def advance(check: str) -> None:
+            nonlocal done
+            done += 1
+            self.report.update(done)
+            self._stop_if_asked()
+
+        return masking_report(
+            model,
+            few,
+            epsilon=self.arguments.epsilon[0],
+            seed=self.arguments.seed,
+            batch_size=self.batch_size,
+            surrogate=self.surrogate,
+            advance=advance,
+        )
+
+    def _write(self, found: list[Evaluation], masking: dict[str, list[Check]]) -> None:
+        arguments = self.arguments
+        about: dict[str, Any] = {
+            "dataset": self.dataset.name,
+            "data_checksum": self.dataset.checksum,
+            "images": len(self.images),
+            "models": {n: str(p) for n, p in zip(self.names, arguments.models, strict=True)},
+            "surrogate": arguments.surrogate and str(arguments.surrogate),
+            "step_size": arguments.step_size,
+            "seed": arguments.seed,
+            "input_noise": arguments.input_noise,
+            "masking": {name: as_rows(checks) for name, checks in masking.items()},
+            **environment(self.device),
+        }
+        budgets = ", ".join(epsilon_text(epsilon) for epsilon in arguments.epsilon)
+        heading = (
+            f"accuracy in % [95 % interval], {self.dataset.name}, {len(self.images)} test images, fp32, Linf {budgets}"
+            f", steps of {epsilon_text(arguments.step_size)}"
+        )
+        write_whole(self.out / "eval.json", as_json(found, about).encode())
+        write_whole(self.out / "eval.csv", as_csv(found).encode())
+        write_whole(self.out / "eval.md", markdown(found, heading).encode())
+        if arguments.export == "robustbench":
+            for name, network in zip(self.names, self.networks, strict=True):
+                export_robustbench(network, self.out / f"{name}-robustbench.pt")
+        if self.report.show:
+            show(found, heading, masking, str(self.out))
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.number is not None:
+            self.report.finish()
+            raise self._interrupted(self.stop.number)
+
+    def _interrupted(self, number: int) -> FastaitError:
+        if not self.ranks.first:
+            return SaidElsewhere(128 + number)
+        return Interrupted(
+            f"stopped; finished batches are kept, go on with the same command and --out {self.out}", number
+        )
+
+
+def _names(paths: tuple[Path, ...]) -> list[str]:
+    """What models are called: the last part of the path, as many parts as tell them apart."""
+    absolute = [path.absolute() for path in paths]
+    for parts in range(1, max(len(path.parts) for path in absolute) + 1):
+        names = ["-".join(path.parts[-parts:]) for path in absolute]
+        if max(Counter(names).values()) == 1:
+            return names
+    raise InputError(f"a model is given twice: {', '.join(map(str, paths))}")

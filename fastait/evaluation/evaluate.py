@@ -111,13 +111,13 @@ def evaluate(
             for first in range(ranks.rank * batch_size, len(images), ranks.size * batch_size):
                 place = slice(first, min(first + batch_size, len(images)))
                 unit = {**setting, "first": first, "size": place.stop - first}
-                known = journal.get(unit) if journal else {}
+                known = {} if journal is None else journal.get(unit)
                 missing = [column for column in group if column.name not in known]
                 if missing or (not group and CLEAN not in known):
                     batch = _Batch(model, surrogate, images, place, setting, device)
                     new = batch.run(missing) if group else {CLEAN: batch.clean()}
                     lists = {name: values.tolist() for name, values in new.items()}
-                    if journal:
+                    if journal is not None:
                         journal.put(unit, lists)
                     known = {**known, **lists}
                 for name in names:
@@ -223,7 +223,7 @@ class _Batch:
     def _ascend(self, ascent: Ascent, rows: Tensor, points: set[Point], restart: int = 0) -> dict[Point, Tensor]:
         objective = self._objective(ascent, rows, restart)
         if ascent.eot > 1:
-            objective = _expected(objective, ascent.eot)
+            objective = expected(objective, ascent.eot)
         elif ascent.transfer:
             objective = _without_logits(objective)
         return trajectory(
@@ -290,7 +290,9 @@ def _while_standing(rows: Tensor, attacks: Iterator[Callable[[Tensor], Tensor]])
     return standing
 
 
-def _expected(objective: Objective, draws: int) -> Objective:
+def expected(objective: Objective, draws: int) -> Objective:
+    """Ascend the mean of ``draws`` passes of a random model: expectation over transformation (Athalye et al., 2018)."""
+
     def mean(images: Tensor, rows: Tensor) -> tuple[Tensor, None]:
         return sum(objective(images, rows)[0] for _ in range(draws)) / draws, None  # type: ignore[return-value]
 

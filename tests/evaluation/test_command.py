@@ -1,0 +1,205 @@
+"""``python -m fastait.eval``: what it writes, what it goes on with, and one line for everything that is wrong."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import trained
+
+from fastait.eval import main
+from fastait.evaluation import evaluate
+
+
+def argv(*models, **flags):
+    given = [str(model) for model in models]
+    for name, value in {"device": "cpu", "samples": 20, "out": "out", **flags}.items():
+        given += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return given
+
+
+@pytest.fixture
+def natural():
+    return trained.run("natural").folder
+
+
+def refused(capsys, *arguments):
+    assert main(list(arguments)) == 2
+    err = capsys.readouterr().err
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def test_models_side_by_side(capsys, natural):
+    robust = trained.run("adv-interp").folder
+    flags = {"attacks": "fgsm,pgd5,pgd5-min2,spsa-2x2", "surrogate": robust, "black_box_samples": 10, "seed": 3}
+    assert main(argv(natural, robust, **flags, export="robustbench")) == 0
+    shown = capsys.readouterr().out
+    assert "none of them is AutoAttack" in shown
+    assert "spsa-2x2 (n = 10)" in shown
+    content = json.loads(Path("out/eval.json").read_text())
+    assert content["images"] == 20
+    assert content["torch"] == torch.__version__
+    assert content["models"] == {"natural": str(natural), "adv-interp": str(robust)}
+    lines = list(csv.DictReader(Path("out/eval.csv").read_text().splitlines()))
+    assert [line["attack"] for line in lines] == 2 * ["clean", "fgsm", "pgd5", "pgd5-min2", "spsa-2x2", "all of these"]
+    same = evaluate(trained.model("natural"), trained.digits(20), ["pgd5"], seed=3)
+    expected = "".join("01"[int(value)] for value in same.correct["pgd5"])
+    assert content["outcomes"][0]["correct"]["pgd5"] == expected
+    assert Path("out/eval.md").read_text().count("| pgd5 |") == 1
+    assert main(argv("out/natural-robustbench.pt", dataset="digits", image_size=16, attacks="fgsm", out="again")) == 0
+
+
+def test_sweeps_noise_and_masking(capsys, natural):
+    given = argv(natural, attacks="pgd2,pgd4-worst", samples=8, input_noise="4/255", step_size="4/255")
+    assert main([*given, "--epsilon", "8/255", "--epsilon", "0.1", "--masking"]) == 0
+    shown = capsys.readouterr().out
+    assert "pgd4-worst, eps 0.1" in shown
+    assert "checks point to masked gradients" in shown
+    content = json.loads(Path("out/eval.json").read_text())
+    assert content["input_noise"] == 4 / 255
+    assert len(content["masking"]["natural"]) == 7
+    assert [row["epsilon"] for row in content["rows"] if row["attack"] == "pgd2"] == [8 / 255, 0.1]
+
+
+def lines():
+    """The finished batches, and how often each was finished."""
+    found = {}
+    for line in Path("out/progress-0.jsonl").read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        key = entry["unit"], tuple(entry["found"])
+        found[key] = found.get(key, 0) + 1
+    return found
+
+
+def test_killed_and_started_again(natural):
+    """At most the batch that was being worked on is lost, and outcomes are those of an undisturbed evaluation."""
+    flags = {"attacks": "pgd20,cw20,fgsm", "batch_size": 4, "samples": 80}
+    command = [sys.executable, "-m", "fastait.eval"]
+    process = subprocess.Popen(
+        [*command, *argv(natural, **flags)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not Path("out/progress-0.jsonl").exists() or Path("out/progress-0.jsonl").read_bytes().count(b"\n") < 25:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    before = lines()
+    assert 25 <= len(before) < 80
+    with open("out/progress-0.jsonl", "ab") as file:
+        file.write(b'{"unit": "cut sh')
+    done = subprocess.run([*command, *argv(natural, **flags)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    after = lines()
+    assert len(after) == 80
+    assert set(after.values()) == {1}
+    assert before.items() <= after.items()
+    assert main(argv(natural, **{**flags, "out": "whole"})) == 0
+    for name in ("eval.csv",):
+        assert Path("out", name).read_text() == Path("whole", name).read_text()
+    outcomes = [json.loads(Path(folder, "eval.json").read_text())["outcomes"] for folder in ("out", "whole")]
+    assert outcomes[0] == outcomes[1]
+
+
+def test_more_attacks_into_the_same_folder(natural):
+    assert main(argv(natural, attacks="pgd3", samples=12)) == 0
+    before = lines()
+    assert main(argv(natural, attacks="pgd3,cw3", samples=12)) == 0
+    after = lines()
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+    assert main(argv(natural, attacks="pgd3", samples=12, seed=1)) == 0
+    assert len(lines()) == len(after) + 2
+
+
+def test_interrupted(natural):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastait.eval", *argv(natural, attacks="pgd500", batch_size=4, samples=200)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not Path("out/progress-0.jsonl").exists() or not Path("out/progress-0.jsonl").read_bytes():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; finished batches are kept, go on with the same command and --out out" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no model is given"),
+        (["nowhere"], "nowhere: no such run folder or file of weights"),
+        (["RUN", "--attacks", "pdg20"], "--attacks: no attack is called 'pdg20'. Did you mean 'pgd20'?"),
+        (["RUN", "--attacks", "pgd20,pgd20"], "pgd20 stands twice"),
+        (["RUN", "--attacks", "transfer-pgd20"], "--surrogate RUN"),
+        (["RUN", "--epsilon", "8"], "--epsilon must be in (0, 1]"),
+        (["RUN", "--epsilon", "0"], "--epsilon must be in (0, 1]"),
+        (["RUN", "--step-size", "2"], "--step-size must be in (0, 1]"),
+        (["RUN", "--input-noise", "2"], "--input-noise must be in [0, 1]"),
+        (["RUN", "--samples", "0"], "--samples must be at least 1"),
+        (["RUN", "--samples", "356"], "--samples 356 is more than the 355 test images"),
+        (["RUN", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["RUN", "--dataset", "digit"], "Did you mean 'digits'"),
+        (["RUN", "--dataset", "folder"], "--dataset folder needs --data-dir"),
+        (["RUN", "--inputs", "both"], "--inputs: 'both' is not one of"),
+        (["RUN", "--export", "torchhub"], "--export: 'torchhub' is not one of robustbench"),
+        (["RUN", "--device", "cuda:99"], "--device cuda:99: this machine has"),
+        (["RUN", "RUN"], "a model is given twice"),
+        (["RUN", "--atacks", "fgsm"], "--atacks"),
+        (["RUN/model.safetensors"], "does not say what it was trained on: --dataset NAME"),
+    ],
+)
+def test_refusals(capsys, natural, arguments, message):
+    given = [argument.replace("RUN", str(natural)) for argument in arguments]
+    assert message in refused(capsys, *given, *([] if "--device" in given else ["--device", "cpu"]), "--out", "out")
+    assert not Path("out").exists()
+
+
+def test_a_model_of_other_classes(capsys, natural, image_folder):
+    flags = {"dataset": "folder", "data_dir": image_folder, "image_size": 8, "samples": 4}
+    assert "tells 10 classes apart, the data set has 2" in refused(capsys, *argv(natural, **flags))
+
+
+def test_a_folder_that_cannot_be_used(capsys, natural):
+    Path("out").write_text("a file")
+    assert "--out out cannot be used: File exists" in refused(capsys, *argv(natural, attacks="fgsm"))
+
+
+def test_a_damaged_run(capsys, natural):
+    shutil.copytree(natural, "run")
+    Path("run/config.json").write_text("[")
+    assert "config.json is damaged" in refused(capsys, *argv("run"))
+    Path("run/model.safetensors").write_bytes(b"12345678")
+    shutil.copy(natural / "config.json", "run/config.json")
+    assert "is no safetensors file" in refused(capsys, *argv("run"))
+
+
+def test_autoattack_missing(capsys, natural, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert "pip install 'fastait[autoattack]'" in refused(capsys, *argv(natural, attacks="fgsm,square"))
+
+
+def test_help_is_light():
+    script = (
+        "import sys\nfrom fastait.eval import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'torchvision', 'pyautoattack', 'PIL'} & sys.modules.keys()\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,245 @@
+"""Outcomes per image: the naive way's, whatever is computed together."""
+
+import pytest
+import torch
+import trained
+from torch import nn
+
+from fastait.attacks import ATTACKS, Noise, cross_entropy, margin, pgd
+from fastait.engine.randomness import derive
+from fastait.errors import InputError
+from fastait.evaluation import check_logits, evaluate, evaluate_robustness
+
+EPSILON, STEP = 20 / 255, 5 / 255
+OPTIONS = {"epsilon": EPSILON, "step_size": STEP}
+NAMES = ["fgsm", "pgd3", "pgd10", "cw10", "pgd10-worst", "pgd5-best", "pgd3-min3", "feature3-min2", "transfer-pgd10"]
+NAMES += ["pgd3-zero", "eot2-cw3", "spsa-4x2", "local-search-2", "local-search-linf-2", "pgd3-worst+cw3-worst"]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return everything()
+
+
+def everything(**options):
+    return evaluate(
+        trained.model("natural").double(),
+        trained.digits(30),
+        NAMES,
+        **OPTIONS,
+        **{"surrogate": trained.model("adv-interp").double(), "seed": 4, "batch_size": 12, **options},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fp32_again():
+    yield
+    for method in ("natural", "adv-interp"):
+        trained.model(method).float()
+
+
+def naive(model, x, y, steps, loss, restart=0, seed=4, step_size=STEP, random_start=True):
+    """A loop of its own for one column, from the evaluation's random start."""
+    noise = Noise.seeded(derive(seed, "evaluation"), x.device)
+    noise.seek(torch.tensor([restart]))
+    moved = noise.start(x, EPSILON) if random_start else x
+    for _ in range(steps):
+        leaf = moved.detach().requires_grad_()
+        grad = torch.autograd.grad(loss(model(leaf), y).sum(), leaf)[0]
+        moved = torch.min(torch.max(leaf.detach() + step_size * grad.sign(), x - EPSILON), x + EPSILON).clamp(0, 1)
+    return moved
+
+
+def test_columns_equal_the_naive_loop(whole):
+    model, (x, y) = trained.model("natural").double(), trained.tensors(30)
+    x = x.double()
+
+    def correct(moved):
+        with torch.no_grad():
+            return model(moved).argmax(1) == y
+
+    plain = {
+        "clean": correct(x),
+        "fgsm": correct(naive(model, x, y, 1, cross_entropy, step_size=EPSILON)),
+        "pgd3": correct(naive(model, x, y, 3, cross_entropy)),
+        "pgd10": correct(naive(model, x, y, 10, cross_entropy)),
+        "cw10": correct(naive(model, x, y, 10, margin)),
+        "pgd3-zero": correct(naive(model, x, y, 3, cross_entropy, random_start=False)),
+        "transfer-pgd10": correct(naive(trained.model("adv-interp").double(), x, y, 10, cross_entropy)),
+        "pgd3-min3": torch.stack([correct(naive(model, x, y, 3, cross_entropy, r)) for r in range(3)]).all(0),
+        "pgd10-worst": torch.stack(
+            [correct(x), *(correct(naive(model, x, y, t, cross_entropy)) for t in range(1, 11))]
+        ).all(0),
+        "pgd3-worst+cw3-worst": torch.stack(
+            [
+                correct(x),
+                *(correct(naive(model, x, y, t, loss)) for t in range(1, 4) for loss in (cross_entropy, margin)),
+            ]
+        ).all(0),
+    }
+    for name, outcome in plain.items():
+        assert torch.equal(whole.correct[name], outcome), name
+    assert 0 < plain["pgd10"].sum() < plain["fgsm"].sum() < 30
+
+
+def test_pgd20_and_fgsm_are_the_attacks_of_that_name():
+    """The column and the function of a batch: two ways to the same accuracy, from different starts."""
+    model, (x, y) = trained.model("natural"), trained.tensors(100)
+    found = evaluate(model, trained.digits(100), tuple(ATTACKS), epsilon=EPSILON).accuracy()
+    for name, attack in ATTACKS.items():
+        moved = attack(model, x, y, epsilon=EPSILON, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            assert abs(100 * (model(moved).argmax(1) == y).double().mean() - found[name]) <= 6
+
+
+@pytest.mark.parametrize("batch_size", [4, 30])
+def test_batches_do_not_matter(whole, batch_size):
+    """But to attacks whose random choices are a batch's."""
+    other = everything(batch_size=batch_size)
+    for name, outcome in whole.correct.items():
+        if not name.startswith(("spsa", "local")):
+            assert torch.equal(other.correct[name], outcome), name
+
+
+def test_columns_asked_for_alone_are_the_same(whole):
+    for name in NAMES:
+        alone = evaluate(
+            trained.model("natural").double(),
+            trained.digits(30),
+            [name],
+            **OPTIONS,
+            surrogate=trained.model("adv-interp").double(),
+            seed=4,
+            batch_size=12,
+        )
+        assert torch.equal(alone.correct[name], whole.correct[name]), name
+        assert alone.queries.keys() == {name} & whole.queries.keys()
+
+
+def test_the_seed_matters(whole):
+    assert not torch.equal(everything(seed=5).correct["fgsm"], whole.correct["fgsm"])
+
+
+def test_queries_are_those_of_black_boxes(whole):
+    assert whole.queries.keys() == {"spsa-4x2", "local-search-2", "local-search-linf-2"}
+    assert all((queries >= 1).all() for queries in whole.queries.values())
+    assert whole.queries["spsa-4x2"].max() == 1 + 2 * 9
+
+
+class Memory(dict):
+    """A journal that forgets nothing and counts what is asked for and put."""
+
+    def __init__(self):
+        self.puts = 0
+
+    def get(self, unit):
+        return super().get(str(unit), {})
+
+    def put(self, unit, found):
+        self.puts += 1
+        self.setdefault(str(unit), {}).update(found)
+
+
+def test_nothing_is_computed_again():
+    memory, images, model = Memory(), trained.digits(30), trained.model("natural")
+    first = evaluate(model, images, ["pgd3", "spsa-2x1"], **OPTIONS, batch_size=12, journal=memory)
+    assert memory.puts == 9
+    again = evaluate(model, images, ["spsa-2x1", "pgd3"], **OPTIONS, batch_size=12, journal=memory)
+    assert memory.puts == 9
+    for name, outcome in first.correct.items():
+        assert torch.equal(again.correct[name], outcome)
+    assert torch.equal(again.queries["spsa-2x1"], first.queries["spsa-2x1"])
+    evaluate(model, images, ["pgd3", "pgd4"], **OPTIONS, batch_size=12, journal=memory)
+    assert memory.puts == 12  # pgd4 alone
+    evaluate(model, images, ["pgd3"], epsilon=EPSILON, step_size=STEP / 2, batch_size=12, journal=memory)
+    assert memory.puts == 18
+
+
+def test_the_model_is_left_as_it_was():
+    model, surrogate = trained.model("natural"), trained.model("adv-interp")
+    model.zero_grad(set_to_none=True)
+    model.train()
+    model.block1.eval()
+    model.fc.bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        evaluate(model, trained.digits(8), ["pgd2", "transfer-pgd2", "spsa-1x1"], surrogate=surrogate)
+        assert model.training
+        assert not model.block1.training
+        assert not model.fc.bias.requires_grad
+        assert model.fc.weight.requires_grad
+        assert model.fc.weight.grad is None
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    finally:
+        model.eval()
+        model.fc.bias.requires_grad_(True)
+
+
+def test_tensors_of_any_model():
+    x, y = trained.tensors(20)
+    found = evaluate_robustness(trained.model("natural"), x, y, ["pgd3", "cw3"], **OPTIONS)
+    same = evaluate(trained.model("natural"), trained.digits(20), ["pgd3", "cw3"], **OPTIONS)
+    for name, outcome in same.correct.items():
+        assert torch.equal(found.correct[name], outcome)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    assert evaluate_robustness(other, x, y, ["pgd2"]).accuracy().keys() == {"clean", "pgd2"}
+
+
+X, Y = torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "error", "message"),
+    [
+        ((X * 255).byte(), Y, {}, TypeError, "divide uint8 images by 255"),
+        (X, Y.float(), {}, TypeError, "y must be int64"),
+        (X[0], Y, {}, ValueError, r"x must be \[N, C, H, W\] and y \[N\]"),
+        (X, Y[:2], {}, ValueError, "x must be"),
+        (2 * X - 1, Y, {}, ValueError, r"x must be in \[0, 1\], got -.*normalise inside the model"),
+        (255 * X, Y, {}, ValueError, r"x must be in \[0, 1\]"),
+        (X * torch.nan, Y, {}, ValueError, r"x must be in \[0, 1\], got nan"),
+        (X, Y + 9, {}, ValueError, r"y must be in \[0, 10\), got 9 to 11"),
+        (X, Y - 1, {}, ValueError, r"y must be in \[0, 10\), got -1 to 1"),
+        (X, Y, {"epsilon": 8}, ValueError, r"epsilon must be in \(0, 1\]"),
+        (X, Y, {"step_size": 0}, ValueError, "step_size must be above 0"),
+        (X, Y, {"attacks": ["pdg20"]}, InputError, "Did you mean 'pgd20'"),
+        (X, Y, {"attacks": ["transfer-pgd2"]}, InputError, "need the model that they are made on: --surrogate"),
+    ],
+)
+def test_bad_tensors(x, y, options, error, message):
+    with pytest.raises(error, match=message):
+        evaluate_robustness(trained.model("natural"), x, y, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Softmax(dim=1), "returns probabilities; attacks need logits"),
+        (nn.Threshold(1e9, torch.nan), "returns NaN or infinity"),
+        (nn.Unflatten(1, (2, 5)), r"returns \(2, 2, 5\) where logits \[B, K\] are needed"),
+    ],
+)
+def test_models_that_return_no_logits(layer, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), layer)
+    with pytest.raises(InputError, match=message):
+        evaluate_robustness(model, X, Y)
+
+
+def test_class_counts():
+    check_logits(torch.randn(2, 10), 10)
+    with pytest.raises(InputError, match="tells 10 classes apart, the data set has 7"):
+        check_logits(torch.randn(2, 10), 7)
+
+
+def test_without_the_library(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(InputError, match=r"pip install 'fastait\[autoattack\]'"):
+        evaluate(trained.model("natural"), trained.digits(4), ["square"])
+
+
+def test_pgd_takes_any_loss_per_image():
+    x, y = trained.tensors(4)
+    moved = pgd(trained.model("natural"), x, y, steps=2, loss=lambda logits, y: -logits.gather(1, y[:, None])[:, 0])
+    assert moved.shape == x.shape

@@ -1,0 +1,38 @@
+"""Small networks trained on digits, once per test session: 16x16 pixels, WRN-10-1."""
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+
+from fastait import recipe, run_training
+from fastait.data import load_dataset
+
+EPOCHS = {"natural": 4, "madry": 5, "adv-interp": 5}
+SIZE = 16
+
+
+@cache
+def run(method, seed=0):
+    """The finished run of ``method``."""
+    folder = Path(mkdtemp()) / method
+    settings = {"image_size": SIZE, "epochs": EPOCHS[method], "milestones": (EPOCHS[method],), "eval_samples": 10}
+    return run_training(recipe("digits", method=method, seed=seed, device="cpu", out=folder, **settings))
+
+
+def model(method, seed=0):
+    """Its network, in eval mode."""
+    return run(method, seed).model.eval()
+
+
+@cache
+def digits(samples):
+    """Test images: an ImageSet of ``samples``."""
+    return load_dataset("digits", image_size=SIZE).test.stratified(samples)
+
+
+def tensors(samples):
+    """The same as float images and classes."""
+    images = digits(samples)
+    return images.floats(torch.arange(samples), torch.device("cpu")), images.labels

@@ -14,22 +14,22 @@ SIZE = 16
 
 
 @cache
-def run(method, seed=0):
+def run(method, seed=0, size=SIZE):
     """The finished run of ``method``."""
     folder = Path(mkdtemp()) / method
-    settings = {"image_size": SIZE, "epochs": EPOCHS[method], "milestones": (EPOCHS[method],), "eval_samples": 10}
+    settings = {"image_size": size, "epochs": EPOCHS[method], "milestones": (EPOCHS[method],), "eval_samples": 10}
     return run_training(recipe("digits", method=method, seed=seed, device="cpu", out=folder, **settings))
 
 
-def model(method, seed=0):
+def model(method, seed=0, size=SIZE):
     """Its network, in eval mode."""
-    return run(method, seed).model.eval()
+    return run(method, seed, size).model.eval()
 
 
 @cache
-def digits(samples):
+def digits(samples, size=SIZE):
     """Test images: an ImageSet of ``samples``."""
-    return load_dataset("digits", image_size=SIZE).test.stratified(samples)
+    return load_dataset("digits", image_size=size).test.stratified(samples)
 
 
 def tensors(samples):

@@ -13,7 +13,7 @@ from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import NEVER, TrainStep
 from fastait.errors import FastaitError, Interrupted, RunError, SaidElsewhere
-from fastait.evaluation import evaluate
+from fastait.evaluation import default_batch_size, evaluate
 from fastait.methods import METHODS
 
 READ_SECONDS = 0.5
@@ -159,7 +159,7 @@ class Loop:
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
         done = itertools.count(1)
-        batch_size = min(prepared.settings.at_a_time or config.batch_size, config.batch_size)
+        batch_size = default_batch_size(prepared.model, images)
         batches = -(-len(images) // (batch_size * self.ranks.size))
         self.report.start("evaluating", batches * (1 + len(ATTACKS)))
 

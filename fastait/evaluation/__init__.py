@@ -1,5 +1,6 @@
 """Robustness of a model, measured: attacks by name, checkpoints of several origins, results, and signs of masking."""
 
+from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import load_model
 from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
@@ -10,6 +11,7 @@ __all__ = [
     "Check",
     "Outcomes",
     "check_logits",
+    "default_batch_size",
     "evaluate",
     "evaluate_robustness",
     "load_model",

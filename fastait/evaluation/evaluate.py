@@ -19,6 +19,7 @@ from fastait.engine.distributed import Ranks
 from fastait.engine.precision import full_precision
 from fastait.engine.randomness import derive
 from fastait.errors import InputError
+from fastait.evaluation.batches import channels_last, default_batch_size
 from fastait.evaluation.columns import Ascent, Column, groups, parse_all
 
 CLEAN = "clean"
@@ -61,7 +62,7 @@ def evaluate(
     epsilon: float = 8 / 255,
     step_size: float = 2 / 255,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     surrogate: nn.Module | None = None,
     journal: Journal | None = None,
     advance: Callable[[str], None] = lambda name: None,
@@ -80,7 +81,7 @@ def evaluate(
         epsilon: radius of the Linf ball, on images in [0, 1].
         step_size: of gradient attacks, > 0; FGSM's is epsilon.
         seed: of everything random.
-        batch_size: images at a time.
+        batch_size: images at a time; None for ``default_batch_size``.
         surrogate: the model that ``transfer-`` attacks are made on.
         journal: what is in it is not computed again.
         advance: called with a column's name after each batch of its group.
@@ -95,6 +96,8 @@ def evaluate(
         raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
     weight = next(model.parameters())
     device = weight.device
+    if batch_size is None:
+        batch_size = default_batch_size(model, images)
     if images.images[0].numel() % 4 and batch_size % 4:
         batch_size = max(4, batch_size - batch_size % 4)  # noise is drawn in fours
     found = Outcomes(
@@ -106,6 +109,9 @@ def evaluate(
     with full_precision(device), ExitStack() as stack:
         for network in models:
             stack.enter_context(frozen(network))
+        sample = images.floats(torch.arange(min(2, len(images))), device, weight.dtype)
+        formats = {stack.enter_context(channels_last(network, sample)) for network in models}
+        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
             for first in range(ranks.rank * batch_size, len(images), ranks.size * batch_size):
@@ -114,7 +120,7 @@ def evaluate(
                 known = {} if journal is None else journal.get(unit)
                 missing = [column for column in group if column.name not in known]
                 if missing or (not group and CLEAN not in known):
-                    batch = _Batch(model, surrogate, images, place, setting, device)
+                    batch = _Batch(model, surrogate, images, place, setting, layout)
                     new = batch.run(missing) if group else {CLEAN: batch.clean()}
                     lists = {name: values.tolist() for name, values in new.items()}
                     if journal is not None:
@@ -154,7 +160,7 @@ class _Batch:
         images: ImageSet,
         place: slice,
         setting: dict[str, Any],
-        device: torch.device,
+        layout: torch.memory_format,
     ):
         self.model = model
         self.surrogate = surrogate
@@ -163,12 +169,14 @@ class _Batch:
         self.seed: int = setting["seed"]
         self.epsilon: float = setting["epsilon"]
         self.step_size: float = setting["step_size"]
-        self.device = device
+        self.layout = layout
+        weight = next(model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
         self.x = self._floats(torch.arange(place.start, place.stop))
-        self.y = images.labels[place].to(device)
+        self.y = images.labels[place].to(self.device)
 
     def _floats(self, places: Tensor) -> Tensor:
-        return self.images.floats(places, self.device, next(self.model.parameters()).dtype)
+        return self.images.floats(places, self.device, self.dtype).contiguous(memory_format=self.layout)
 
     def clean(self) -> Tensor:
         """Outcomes of the images themselves, bool [B]."""

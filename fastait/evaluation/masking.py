@@ -19,6 +19,7 @@ from fastait.engine.precision import full_precision
 from fastait.engine.randomness import derive
 from fastait.engine.report import epsilon_text
 from fastait.errors import InputError
+from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.evaluate import Outcomes, evaluate
 from fastait.evaluation.results import wilson
 
@@ -62,7 +63,7 @@ def masking_report(
     *,
     epsilon: float = 8 / 255,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     surrogate: nn.Module | None = None,
     outcomes: Outcomes | None = None,
     advance: Callable[[str], None] = lambda name: None,
@@ -74,7 +75,7 @@ def masking_report(
         images: a few dozen to a few hundred test images.
         epsilon: radius of the Linf ball, on images in [0, 1]; attacks take steps of 2.5 epsilon / 20.
         seed: of everything random.
-        batch_size: images at a time.
+        batch_size: images at a time; None for ``default_batch_size``.
         surrogate: another model of the task, for a transfer attack.
         outcomes: of the same images, where they have been attacked already; ``autoattack`` in it is used.
         advance: called with the name of each finished check.
@@ -96,6 +97,8 @@ def masking_report(
         )
         return found.correct
 
+    if batch_size is None:
+        batch_size = default_batch_size(model, images)
     pgd = f"pgd{STEPS}"
     base = attack("fgsm", pgd, f"{pgd}-min{RESTARTS}")
     losses, zeros = _losses(model, images, epsilon, seed, batch_size)

@@ -20,7 +20,7 @@ def evaluate_robustness(
     epsilon: float = 8 / 255,
     step_size: float = 2 / 255,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     surrogate: nn.Module | None = None,
 ) -> Outcomes:
     """Which images a model classifies correctly, clean and under attacks, in eval mode and its parameters' dtype.
@@ -34,7 +34,7 @@ def evaluate_robustness(
         epsilon: radius of the Linf ball, in (0, 1].
         step_size: of gradient attacks, > 0; FGSM's is epsilon.
         seed: of everything random.
-        batch_size: images at a time.
+        batch_size: images at a time; None for what suits the device.
         surrogate: the model that ``transfer-`` attacks are made on.
 
     Returns:
@@ -67,7 +67,7 @@ def masking_signs(
     *,
     epsilon: float = 8 / 255,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     surrogate: nn.Module | None = None,
 ) -> list[Check]:
     """``masking_report`` on tensors, which are as for ``evaluate_robustness``."""
@@ -89,7 +89,7 @@ def _checked(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> FloatSet
         raise ValueError(f"epsilon must be in (0, 1] (8/255 is usual), got {epsilon}")
     weight = next(model.parameters())
     with frozen(model), torch.no_grad():
-        logits = model(x[:2].to(weight.device, weight.dtype))
+        logits = model(x[:2].to(weight.device, weight.dtype).contiguous())
     check_logits(logits)
     if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
         raise ValueError(f"y must be in [0, {logits.shape[1]}), got {int(y.min())} to {int(y.max())}")

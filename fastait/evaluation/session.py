@@ -14,10 +14,10 @@ from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.engine.distributed import Ranks, join
 from fastait.engine.hardware import environment
 from fastait.engine.precision import current, full_precision, resolve_device
-from fastait.engine.prepare import cached_images
 from fastait.engine.report import Report, epsilon_text
 from fastait.engine.signals import StopRequest
 from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
+from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import export_robustbench, load_model
 from fastait.evaluation.columns import groups, parse, parse_all
 from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
@@ -25,12 +25,10 @@ from fastait.evaluation.journal import FileJournal, weights_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.files import write_whole
-from fastait.models import WideResNet
 
 if TYPE_CHECKING:
     from fastait.eval import EvalArguments
 
-GPU_BATCH = 500
 MASKING_IMAGES = 100
 
 
@@ -86,7 +84,7 @@ class _Session:
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
         self.names = _names(arguments.models)
-        self.batch_size = arguments.batch_size or self._batch_size()
+        self.batch_size = arguments.batch_size or default_batch_size(self.networks[0], self.images)
 
     def _dataset(self) -> Dataset:
         given, config = self.arguments, self.configs[0]
@@ -118,13 +116,6 @@ class _Session:
             check_logits(logits, len(self.dataset.classes))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-
-    def _batch_size(self) -> int:
-        if self.device.type == "cuda":
-            return GPU_BATCH
-        network = self.networks[0]
-        width = network.fc.in_features // 64 if isinstance(network, WideResNet) else 10
-        return max(8, cached_images(width, self.images.images.shape[1]) // 4 * 4)
 
     def run(self) -> list[Evaluation]:
         """Everything that is asked for."""

@@ -6,9 +6,10 @@ import trained
 from torch import nn
 
 from fastait.attacks import ATTACKS, Noise, cross_entropy, margin, pgd
+from fastait.data import FloatSet
 from fastait.engine.randomness import derive
 from fastait.errors import InputError
-from fastait.evaluation import check_logits, evaluate, evaluate_robustness
+from fastait.evaluation import check_logits, default_batch_size, evaluate, evaluate_robustness
 
 EPSILON, STEP = 20 / 255, 5 / 255
 OPTIONS = {"epsilon": EPSILON, "step_size": STEP}
@@ -183,6 +184,49 @@ def test_tensors_of_any_model():
         assert torch.equal(found.correct[name], outcome)
     other = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
     assert evaluate_robustness(other, x, y, ["pgd2"]).accuracy().keys() == {"clean", "pgd2"}
+
+
+class Viewing(nn.Module):
+    """A network that views its convolution's output, which a channels-last one does not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 256, 10)
+
+    def forward(self, x):
+        self.seen = x.is_contiguous(memory_format=torch.channels_last)
+        out = self.conv(x)
+        return self.fc(out.view(len(x), -1))
+
+
+def test_a_model_that_cannot_be_channels_last():
+    x, y = trained.tensors(8)
+    model = Viewing()
+    found = evaluate_robustness(model, x, y, ["pgd2"])
+    assert found.correct["pgd2"].shape == (8,)
+    assert not model.seen
+
+
+def test_weights_are_where_they_were():
+    model = trained.model("natural").to(memory_format=torch.contiguous_format)
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    strides = [parameter.stride() for parameter in model.parameters()]
+    seen = []
+    hook = model.conv1.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].stride()))
+    contiguous = trained.tensors(4)[0].contiguous()
+    evaluate_robustness(model, contiguous, trained.tensors(4)[1], ["pgd2"])
+    hook.remove()
+    assert seen[-1][1] == 1  # channels-last meanwhile
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places
+    assert [parameter.stride() for parameter in model.parameters()] == strides
+
+
+@pytest.mark.parametrize(("size", "images"), [(32, 32), (16, 128), (64, 8)])
+def test_batches_fit_the_cache(size, images):
+    """2 MiB for the widest activation of WRN-10-1: 16 channels of fp32 at full size; 8 images at least."""
+    assert (
+        default_batch_size(trained.model("natural"), FloatSet(torch.rand(1, 3, size, size), torch.zeros(1))) == images
+    )
 
 
 X, Y = torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 2])

@@ -150,6 +150,20 @@ def test_in_the_ball_and_in_range(epsilon, seed, dtype):
     assert all((moved - x).abs().max() <= epsilon + BALL_FP32 for moved in found[:2])
 
 
+def test_probes_of_the_search_in_the_ball_are_in_the_ball():
+    model, (x, y) = trained.model("natural"), trained.tensors(1)
+    farthest = []
+    hook = model.register_forward_pre_hook(lambda module, inputs: farthest.append((inputs[0] - x).abs().max().item()))
+    try:
+        local_search(model, x, y, rounds=3, epsilon=0.1)
+        assert max(farthest) <= 0.1 + BALL_FP32
+        farthest.clear()
+        local_search(model, x, y, rounds=3)
+        assert max(farthest) > 2  # as published
+    finally:
+        hook.remove()
+
+
 def test_bad_budgets():
     model, (x, y) = trained.model("natural"), trained.tensors(2)
     with pytest.raises(ValueError, match="directions and steps must be at least 1, got 0 and 5"):

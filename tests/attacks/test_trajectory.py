@@ -137,6 +137,37 @@ def test_the_judge_decides_where_the_objective_gives_no_logits(model):
     assert found[points[1]].sum() > correct(model, images[9], y).sum()
 
 
+def test_an_iterate_that_comes_back_to_its_class_has_been_fooled():
+    """Predictions by script: image 0 falls at step 2 and stands again, image 1 falls at 3, image 2 never."""
+    script = [[1, 1, 1], [1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 0, 1]]
+    losses = [[9.0, 0, 0], [0, 2, 1], [5, 1, 2], [1, 9, 3], [7, 3, 0]]
+    step = -1
+
+    def objective(images, rows):
+        nonlocal step
+        step += 1
+        standing = torch.tensor(script[step], dtype=images.dtype)[rows]
+        values = torch.tensor(losses[step], dtype=images.dtype)[rows]
+        logits = torch.stack([standing, 1 - standing], dim=1)
+        return values + 0 * images.flatten(1).sum(1), logits
+
+    x, y = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
+
+    def judge(images):
+        return torch.tensor([[1.0, 0.0]]).expand(len(images), 2)
+
+    points = [Point(count, steps) for count in ("last", "worst", "best") for steps in (1, 2, 4)]
+    found = trajectory(objective, judge, x, y, x, points, epsilon=1, step_size=0.1)
+    expected = {
+        "last": {1: [1, 1, 1], 2: [0, 1, 1], 4: [1, 0, 1]},
+        "worst": {1: [1, 1, 1], 2: [0, 1, 1], 4: [0, 0, 1]},
+        "best": {1: [1, 1, 1], 2: [0, 1, 1], 4: [1, 0, 1]},
+    }
+    for count, by_step in expected.items():
+        for steps, outcome in by_step.items():
+            assert found[Point(count, steps)].int().tolist() == outcome, (count, steps)
+
+
 ATTACKS = ["fgsm-worst", "pgd3-worst", "cw3-zero-worst", "feature3-worst", "eot2-pgd2-worst", "pgd2-worst+cw2-worst"]
 
 

@@ -15,6 +15,7 @@ EPSILON, STEP = 20 / 255, 5 / 255
 OPTIONS = {"epsilon": EPSILON, "step_size": STEP}
 NAMES = ["fgsm", "pgd3", "pgd10", "cw10", "pgd10-worst", "pgd5-best", "pgd3-min3", "feature3-min2", "transfer-pgd10"]
 NAMES += ["pgd3-zero", "eot2-cw3", "spsa-4x2", "local-search-2", "local-search-linf-2", "pgd3-worst+cw3-worst"]
+NAMES += ["fgsm-min6", "fgsm-worst+fgsm-min6"]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,22 @@ def test_columns_equal_the_naive_loop(whole):
             ]
         ).all(0),
     }
+    starts = [correct(naive(model, x, y, 1, cross_entropy, r, step_size=EPSILON)) for r in range(6)]
+    plain["fgsm-min6"] = torch.stack(starts).all(0)
+    plain["fgsm-worst+fgsm-min6"] = plain["fgsm-min6"] & plain["clean"]
+    assert plain["fgsm-min6"].sum() < plain["fgsm"].sum()
     for name, outcome in plain.items():
         assert torch.equal(whole.correct[name], outcome), name
     assert 0 < plain["pgd10"].sum() < plain["fgsm"].sum() < 30
+
+
+def test_transferred_images_are_judged_by_the_model():
+    robust, surrogate = trained.model("adv-interp"), trained.model("natural")
+    names = ["transfer-pgd10", "eot2-transfer-pgd10", "transfer-pgd10-worst"]
+    found = evaluate(robust, trained.digits(40), names, **OPTIONS, surrogate=surrogate).accuracy()
+    own = evaluate(surrogate, trained.digits(40), ["pgd10"], **OPTIONS).accuracy()["pgd10"]
+    for name in names:
+        assert found[name] > own + 30, name
 
 
 def test_pgd20_and_fgsm_are_the_attacks_of_that_name():

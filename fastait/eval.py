@@ -93,7 +93,11 @@ class EvalArguments:
 
         if not self.models:
             raise InputError(f"no model is given; {COMMAND} RUN... [--attacks pgd20,cw20]")
+        if not self.names():
+            raise InputError("--attacks names none; pgd20,cw20 for example")
         parse_all(self.names())
+        if len(set(self.epsilon)) < len(self.epsilon):
+            raise InputError(f"--epsilon is given twice: {', '.join(f'{e:.4g}' for e in self.epsilon)}")
         for epsilon in self.epsilon:
             if not 0 < epsilon <= 1:
                 raise InputError(f"--epsilon must be in (0, 1] for images in [0, 1] (8/255 is usual), got {epsilon}")

@@ -18,14 +18,22 @@ VERSIONS: dict[str, dict[str, Any]] = {
 """Our names, and what pyautoattack calls them; ``autoattack-rand`` is for randomized defences."""
 
 
-def available() -> None:
-    """Raise an InputError that says what to install, unless pyautoattack is there."""
+LEAST_CLASSES = 4
+"""What its targeted losses need."""
+
+
+def available(classes: int = LEAST_CLASSES) -> None:
+    """Raise an InputError unless pyautoattack is there and ``classes`` are enough for it; it says what to install."""
     try:
         import pyautoattack  # noqa: F401
     except ImportError as error:
         raise InputError(
             f"AutoAttack cannot be imported ({error}); install it with pip install 'fastait[autoattack]'"
         ) from None
+    if classes < LEAST_CLASSES:
+        raise InputError(
+            f"AutoAttack needs at least {LEAST_CLASSES} classes, there are {classes}; use pgd, cw and spsa"
+        )
 
 
 def autoattack(
@@ -45,10 +53,12 @@ def autoattack(
         Like ``x``, within ``epsilon`` of it and in [0, 1].
 
     Raises:
-        InputError: pyautoattack is not installed.
+        InputError: pyautoattack is not installed, or the model tells fewer than four classes apart.
         KeyError: ``name`` is none of ``VERSIONS``.
     """
-    available()
+    with frozen(model), torch.no_grad():
+        classes = model(x[:1].contiguous()).shape[1]
+    available(classes)
     from pyautoattack import AutoAttack
 
     class Contiguous(nn.Module):
@@ -59,8 +69,8 @@ def autoattack(
 
     with frozen(model):
         attack = AutoAttack(Contiguous(), norm="Linf", eps=epsilon, seed=seed, device=x.device, **VERSIONS[name])
-        with torch.no_grad():
-            classes = model(x[:1]).shape[1]
+        if VERSIONS[name]["version"] == "custom":
+            attack.apgd.n_restarts = 1  # as the standard version has it
         # With few classes there are fewer than its nine targets.
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
         moved, _ = attack.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))

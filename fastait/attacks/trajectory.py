@@ -92,8 +92,8 @@ def trajectory(
         grad = None
         if step < final and len(rows):
             grad = input_gradient(ascend, moved)
-        counts = step in asked["last"] or asked["worst"] or (asked["best"] and step <= max(asked["best"]))
-        if step and counts and len(rows):
+        cumulative = step <= max(asked["worst"] | asked["best"], default=0)
+        if step and len(rows) and (cumulative or step in asked["last"]):
             if grad is None and step in asked["best"]:
                 with torch.no_grad():
                     ascend(moved)

@@ -1,5 +1,6 @@
 """The processes of a run: one, or as many as torchrun started, on one machine or several."""
 
+import datetime
 import gc
 import inspect
 import os
@@ -179,12 +180,15 @@ def _store_of_this_start(rank: int, size: int) -> dist.Store:
 
 
 @contextmanager
-def join(device: str, *, capture: bool = False) -> Iterator[tuple[Ranks, str]]:
+def join(
+    device: str, *, capture: bool = False, timeout: datetime.timedelta | None = None
+) -> Iterator[tuple[Ranks, str]]:
     """Meet the other processes that torchrun started, if it did; yields the ranks and this process's device's name.
 
     Args:
         device: ``--device``: with several processes auto, cpu or cuda; each process takes the GPU of its local rank.
         capture: whether the step of several GPUs is to be captured as a CUDA graph.
+        timeout: how long a process waits for another; torch's default if None.
 
     Raises:
         InputError: ``device`` names one GPU for several processes, or torchrun's variables are incomplete.
@@ -207,7 +211,9 @@ def join(device: str, *, capture: bool = False) -> Iterator[tuple[Ranks, str]]:
         stream = torch.cuda.Stream() if capture else None
     # The hosts agree on when to save and to stop over gloo; NCCL would make them wait for their GPUs.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=_store_of_this_start(rank, size), rank=rank, world_size=size)
+    dist.init_process_group(
+        backend, store=_store_of_this_start(rank, size), rank=rank, world_size=size, timeout=timeout
+    )
     try:
         yield Ranks(rank, size, local_rank, stream), device
         dist.barrier()  # nobody leaves while another still speaks to it

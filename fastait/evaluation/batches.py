@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastait.attacks import frozen
 from fastait.data import ImageSet
+from fastait.errors import InputError
 
 GPU_BATCH = 500
 
@@ -17,9 +18,21 @@ Measured on 2 cores of an AMD EPYC (Zen 4), PGD on WRN-10-1: at 32x32, 32 images
 128; at 16x16, 128 are 1.3 times as fast as 32. Both are what this size says."""
 
 
+def placement(model: nn.Module) -> Tensor:
+    """A parameter of ``model``, whose device and dtype images are brought to.
+
+    Raises:
+        InputError: it has none.
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise InputError(f"{type(model).__name__} has no parameters, so there is nothing to say where images belong")
+    return parameter
+
+
 def default_batch_size(model: nn.Module, images: ImageSet) -> int:
     """``GPU_BATCH``, or on a CPU what fits its cache: a multiple of four, at least 8."""
-    weight = next(model.parameters())
+    weight = placement(model)
     if weight.device.type != "cpu":
         return GPU_BATCH
     widest = _widest_activation(model, images.floats(torch.zeros(1, dtype=torch.int64), weight.device, weight.dtype))
@@ -63,6 +76,8 @@ def channels_last(model: nn.Module, x: Tensor) -> Iterator[torch.memory_format]:
             with torch.no_grad():
                 model(x.contiguous(memory_format=torch.channels_last))
             usable = torch.channels_last
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # it calls view() on what only a contiguous image makes viewable
             for weight, data in before:
                 weight.data = data

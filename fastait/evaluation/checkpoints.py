@@ -1,9 +1,11 @@
 """Networks from files: our runs, RobustBench-style state dicts, the authors' checkpoints."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from fastait.engine.run_folder import RunFolder
 from fastait.errors import InputError
+from fastait.files import write_whole
 from fastait.models import WideResNet
 
 CONTAINERS = ("state_dict", "net", "model", "model_state_dict")
@@ -19,7 +22,12 @@ CONTAINERS = ("state_dict", "net", "model", "model_state_dict")
 PREFIXES = ("module.", "model.", "basic_net.")
 """What wrappers put before a network's names: DataParallel, attack classes, Feature-Scatter's attacker."""
 
-INPUTS = ("minus-one-one", "zero-one")
+NUMPY_SCALARS: list[Any] = [
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
+]
+"""What an accuracy beside the weights may have been saved as."""
 
 
 class UnitRange(nn.Module):
@@ -66,20 +74,25 @@ def load_model(path: Path, inputs: str = "minus-one-one") -> tuple[nn.Module, di
     return model.eval(), config
 
 
+def check_robustbench(model: nn.Module) -> None:
+    """Raise an InputError unless ``export_robustbench`` takes ``model``."""
+    if not isinstance(model, WideResNet):
+        raise InputError(f"--export robustbench is for fastait's WideResNet, not {type(model).__name__}")
+
+
 def export_robustbench(model: nn.Module, path: Path) -> None:
     """Write a file for RobustBench: a flat state dict for its ``Hendrycks2019UsingNet``.
 
     That class is its ``WideResNet`` on images in [0, 1] with 2x - 1 inside, which ours is.
 
     Raises:
-        InputError: the model is no ``WideResNet``, or the file cannot be written.
+        InputError: the model is no ``WideResNet``.
+        RunError: the file cannot be written.
     """
-    if not isinstance(model, WideResNet):
-        raise InputError(f"--export robustbench is for fastait's WideResNet, not {type(model).__name__}")
-    try:
-        torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} cannot be written: {error}") from None
+    check_robustbench(model)
+    buffer = io.BytesIO()
+    torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -98,18 +111,22 @@ def _read(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is no safetensors file: {error}") from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
     except Exception as error:
-        raise InputError(f"{path} is no file of weights: {' '.join(str(error).split())[:150]}") from None
+        why = "it holds more than tensors and numbers" if "weights_only" in str(error) else type(error).__name__
+        raise InputError(f"{path} is no file of weights that can be loaded safely: {why}") from None
     for key in CONTAINERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+    items = state.items() if isinstance(state, dict) else ()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
         raise InputError(f"{path} holds no state dict, bare or under {', '.join(CONTAINERS)}")
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors
 
 
 def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +142,7 @@ def _wide_resnet(state: dict[str, Tensor], path: Path) -> WideResNet:
     try:
         width, (classes, _) = len(state["block1.layer.0.conv1.weight"]) // 16, state["fc.weight"].shape
         model = WideResNet(6 * len(blocks) + 4, width, classes)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path} is no wide ResNet: {why}; it has {', '.join(sorted(state)[:3])}, ...") from None
     own = model.state_dict()

@@ -102,7 +102,10 @@ def parse(name: str) -> Column:
         InputError: no attack is called so; the message has the near match.
     """
     if "+" in name:
-        return Column(name, "union", parts=tuple(parse(part) for part in name.split("+")))
+        parts = name.split("+")
+        if "" in parts or len(set(parts)) < len(parts):
+            raise InputError(f"--attacks: {name!r} must join different attacks by +")
+        return Column(name, "union", parts=tuple(parse(part) for part in parts))
     if name in LIBRARY:
         return Column(name, "library")
     if match := _SPSA.fullmatch(name):

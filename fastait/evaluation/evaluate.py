@@ -19,10 +19,13 @@ from fastait.engine.distributed import Ranks
 from fastait.engine.precision import full_precision
 from fastait.engine.randomness import derive
 from fastait.errors import InputError
-from fastait.evaluation.batches import channels_last, default_batch_size
+from fastait.evaluation.batches import channels_last, default_batch_size, placement
 from fastait.evaluation.columns import Ascent, Column, groups, parse_all
 
 CLEAN = "clean"
+
+BLACK_BOX_BATCH = 16
+"""Images that a kill of a black-box attack can cost, at most."""
 
 
 class Journal(Protocol):
@@ -71,8 +74,9 @@ def evaluate(
     """Whether each image is classified correctly, clean and under each attack.
 
     Columns that are points of one trajectory are computed together, and an image that no column needs any more leaves
-    its batch. Random starts, targets and the noise of black-box attacks are addressed by (seed, place in the set), so
-    outcomes do not depend on which columns are asked for together.
+    its batch. Random starts, targets and the choices of black-box attacks are addressed by (seed, place in the set), so
+    outcomes of a model that is not random itself do not depend on batches or on what is asked for together; only
+    pyautoattack's choices are those of a batch.
 
     Args:
         model: logits [B, K] of images in [0, 1]; its parameters' device is used. Left as it was.
@@ -94,7 +98,7 @@ def evaluate(
     columns = parse_all(attacks)
     if surrogate is None and any(column.needs_surrogate for column in columns):
         raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
-    weight = next(model.parameters())
+    weight = placement(model)
     device = weight.device
     if batch_size is None:
         batch_size = default_batch_size(model, images)
@@ -114,8 +118,10 @@ def evaluate(
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
-            for first in range(ranks.rank * batch_size, len(images), ranks.size * batch_size):
-                place = slice(first, min(first + batch_size, len(images)))
+            # A black box takes its images one by one, and as long for a few as a gradient attack for many.
+            size = min(batch_size, BLACK_BOX_BATCH) if names[0] in found.queries else batch_size
+            for first in range(ranks.rank * size, len(images), ranks.size * size):
+                place = slice(first, min(first + size, len(images)))
                 unit = {**setting, "first": first, "size": place.stop - first}
                 known = {} if journal is None else journal.get(unit)
                 missing = [column for column in group if column.name not in known]
@@ -170,7 +176,7 @@ class _Batch:
         self.epsilon: float = setting["epsilon"]
         self.step_size: float = setting["step_size"]
         self.layout = layout
-        weight = next(model.parameters())
+        weight = placement(model)
         self.device, self.dtype = weight.device, weight.dtype
         self.x = self._floats(torch.arange(place.start, place.stop))
         self.y = images.labels[place].to(self.device)
@@ -192,7 +198,7 @@ class _Batch:
 
     def _run(self, group: Sequence[Column], rows: Tensor) -> dict[str, Tensor]:
         column = group[0]
-        self._reseed(column.name)
+        self._reseed(repr(column.ascent or column.name))
         if column.kind == "ascent":
             assert column.ascent is not None
             if column.ascent.restarts > 1:
@@ -203,26 +209,24 @@ class _Batch:
         if column.kind == "union":
             return {column.name: self._union(column, rows)}
         x, y = self.x[rows], self.y[rows]
-        generator = torch.Generator(self.device)
-        generator.manual_seed(derive(self.seed, column.name, self.place.start))
         if column.kind == "library":
             seed = derive(self.seed, column.name, self.place.start) % 2**31
             moved = autoattack(self.model, x, y, epsilon=self.epsilon, name=column.name, seed=seed)
             return {column.name: self._correct(moved, y)}
-        if column.kind == "spsa":
-            moved, queries = spsa(
-                self.model,
-                x,
-                y,
-                epsilon=self.epsilon,
-                directions=column.directions,
-                steps=column.steps,
-                generator=generator,
-            )
-        else:
-            epsilon = self.epsilon if column.linf else None
-            moved, queries = local_search(self.model, x, y, rounds=column.steps, epsilon=epsilon, generator=generator)
+        moved, queries = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=self.device)
+        generator = torch.Generator(self.device)
+        for i, row in enumerate(rows.tolist()):
+            generator.manual_seed(derive(self.seed, column.name, self.place.start + row))
+            image, label = x[i : i + 1], y[i : i + 1]
+            moved[i : i + 1], queries[i : i + 1] = self._black_box(column, image, label, generator)
         return {column.name: self._correct(moved, y), _queries_of(column.name): queries}
+
+    def _black_box(self, column: Column, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if column.kind == "local-search":
+            epsilon = self.epsilon if column.linf else None
+            return local_search(self.model, x, y, rounds=column.steps, epsilon=epsilon, generator=generator)
+        options = {"epsilon": self.epsilon, "directions": column.directions, "steps": column.steps}
+        return spsa(self.model, x, y, **options, generator=generator)  # type: ignore[arg-type]
 
     def _correct(self, images: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -248,7 +252,9 @@ class _Batch:
     def _start(self, restart: int) -> Tensor:
         noise = Noise.seeded(derive(self.seed, "evaluation"), self.device)
         noise.seek(torch.tensor([restart], device=self.device), self.place.start)
-        return noise.start(self.x, self.epsilon)
+        # Noise follows the order in memory, which must not be the models' to decide.
+        start = noise.start(self.x.contiguous(memory_format=torch.channels_last), self.epsilon)
+        return start.contiguous(memory_format=self.layout)
 
     def _objective(self, ascent: Ascent, rows: Tensor, restart: int) -> Objective:
         attacked: nn.Module = self.model

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from fastait.data import ImageSet
 from fastait.errors import InputError, RunError
 
 
@@ -43,6 +44,10 @@ class FileJournal:
             self._known.setdefault(entry["unit"], {}).update(entry["found"])
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
+
+    def close(self) -> None:
+        """End writing."""
+        self._file.close()
 
     def of(self, **subject: Any) -> "ModelJournal":
         """The journal of one model on one set of images, which ``subject`` identifies."""
@@ -90,6 +95,13 @@ def weights_checksum(model: nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()
+
+
+def images_checksum(images: ImageSet) -> str:
+    """SHA-256 of images and labels."""
+    digest = hashlib.sha256(np.ascontiguousarray(images.images.numpy()).data)
+    digest.update(np.ascontiguousarray(images.labels.numpy()).data)
     return digest.hexdigest()
 
 

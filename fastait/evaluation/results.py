@@ -23,7 +23,13 @@ Z = 1.959964
 """97.5 % of the normal distribution."""
 
 UNION = "all of these"
-"""The row of images that withstand every attack of the table, clean ones included."""
+"""The row of images that withstand every attack of the table that stays in the ball and had all images, and none."""
+
+STRONG = ("autoattack", "autoattack-rand")
+"""What other figures are compared with."""
+
+AGREEMENT = 2.0
+"""Points of accuracy that attacks on the same images may differ by and agree."""
 
 WIDTH = 250
 """Of a table that goes to a file or a pipe."""
@@ -167,25 +173,32 @@ def words(evaluations: list[Evaluation]) -> list[str]:
         accuracy = {name: e.accuracy(name) for name in e.attacks()}
         where = f"{e.model}, epsilon {epsilon_text(e.epsilon)}"
         lowest = min(accuracy, key=lambda name: accuracy[name])
-        strong = [name for name in accuracy if parse(name).needs_library]
+        strong = [name for name in accuracy if name in STRONG]
         weak = {name: value for name, value in accuracy.items() if name not in strong}
         if strong and weak:
             best, claimed = min(strong, key=lambda name: accuracy[name]), min(weak, key=lambda name: weak[name])
             gap = weak[claimed] - accuracy[best]
-            if accuracy[best] < wilson(e.count(claimed), e.images(claimed))[0]:
+            if gap >= AGREEMENT:
                 found.append(
                     f"{where}: {best} finds {accuracy[best]:.1f} % where {claimed} claims {weak[claimed]:.1f} %, "
                     f"{gap:.1f} points more. Quote {best}; the other figures are too high."
                 )
+            elif gap <= -AGREEMENT:
+                found.append(
+                    f"{where}: {claimed} finds {weak[claimed]:.1f} % where {best} leaves {accuracy[best]:.1f} %: the "
+                    f"gradients that {best} follows may mislead. Quote {claimed}."
+                )
             else:
-                found.append(f"{where}: {best} ({accuracy[best]:.1f} %) and {claimed} ({weak[claimed]:.1f} %) agree.")
+                found.append(
+                    f"{where}: {best} ({accuracy[best]:.1f} %) and {claimed} ({weak[claimed]:.1f} %) agree to "
+                    f"{AGREEMENT:g} points."
+                )
         else:
             found.append(
                 f"{where}: the lowest single attack is {lowest} with {accuracy[lowest]:.1f} %; "
-                f"{e.accuracy(UNION):.1f} % withstand all of them."
+                f"{e.accuracy(UNION):.1f} % withstand all of them{_excluded(e)}."
             )
-    library = {name for e in evaluations for name in e.outcomes.correct if name != CLEAN and parse(name).needs_library}
-    if not library & {"autoattack", "autoattack-rand"}:
+    if not any(name in STRONG for e in evaluations for name in e.outcomes.correct):
         found.append(AUTOATTACK_CAVEAT)
     return found
 
@@ -211,6 +224,11 @@ def show(evaluations: list[Evaluation], heading: str, masking: "Mapping[str, lis
         for check in checks:
             out.print(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}", markup=False)
     out.print(f"Written to {folder}", markup=False)
+
+
+def _excluded(e: Evaluation) -> str:
+    names = [name for name in e.outcomes.correct if name != CLEAN and name not in e.attacks()]
+    return f", {', '.join(names)} not counted" if names else ""
 
 
 def _in_ball(name: str) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastait.attacks import frozen
 from fastait.data import FloatSet
+from fastait.evaluation.batches import placement
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
 
@@ -87,7 +88,7 @@ def _checked(model: nn.Module, x: Tensor, y: Tensor, epsilon: float) -> FloatSet
         raise ValueError(f"x must be in [0, 1], got {low:.4g} to {high:.4g}; normalise inside the model")
     if not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must be in (0, 1] (8/255 is usual), got {epsilon}")
-    weight = next(model.parameters())
+    weight = placement(model)
     with frozen(model), torch.no_grad():
         logits = model(x[:2].to(weight.device, weight.dtype).contiguous())
     check_logits(logits)

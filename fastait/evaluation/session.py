@@ -1,15 +1,19 @@
 """An evaluation from its arguments to its files: what ``python -m fastait.eval`` does."""
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
+from fastait.config import flag
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.engine.distributed import Ranks, join
 from fastait.engine.hardware import environment
@@ -18,10 +22,10 @@ from fastait.engine.report import Report, epsilon_text
 from fastait.engine.signals import StopRequest
 from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.checkpoints import export_robustbench, load_model
+from fastait.evaluation.checkpoints import check_robustbench, export_robustbench, load_model
 from fastait.evaluation.columns import groups, parse, parse_all
 from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
-from fastait.evaluation.journal import FileJournal, weights_checksum
+from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.files import write_whole
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
     from fastait.eval import EvalArguments
 
 MASKING_IMAGES = 100
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for one that has more to do; one that has died is noticed at once."""
 
 
 def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Evaluation]:
@@ -42,12 +49,22 @@ def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Eva
         Interrupted: SIGINT or SIGTERM; finished batches are kept and not measured again.
     """
     out = arguments.out or Path("evals") / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
-    with join(arguments.device) as (ranks, device), current(resolve_device(device)), StopRequest() as stop:
-        session = _Session(arguments, out, ranks, resolve_device(device), Report(show and ranks.first), stop)
+    with (
+        join(arguments.device, timeout=PATIENCE) as (ranks, device),
+        current(resolve_device(device)),
+        StopRequest() as stop,
+    ):
+        report = Report(show and ranks.first)
+        try:
+            session = _Session(arguments, out, ranks, resolve_device(device), report, stop)
+        except FastaitError as error:  # which every process finds by itself
+            ranks.largest(error.exit_code)
+            raise error if ranks.first else SaidElsewhere(error.exit_code) from None
+        ranks.largest(0)
         try:
             return session.run()
         finally:
-            session.report.finish()
+            report.finish()
 
 
 class _Session:
@@ -70,8 +87,6 @@ class _Session:
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         columns = parse_all(arguments.names())
-        if any(column.needs_library for column in columns):
-            available()
         paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
         loaded = [load_model(path, arguments.inputs) for path in paths]
         self.configs = [config for _, config in loaded]
@@ -84,10 +99,21 @@ class _Session:
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
         self.names = _names(arguments.models)
+        if any(column.needs_library for column in columns):
+            available(len(self.dataset.classes))
+        if arguments.export == "robustbench":
+            for network in self.networks:
+                check_robustbench(network)
         self.batch_size = arguments.batch_size or default_batch_size(self.networks[0], self.images)
 
     def _dataset(self) -> Dataset:
         given, config = self.arguments, self.configs[0]
+        for key in ("dataset", "image_size"):
+            trained = sorted({str(other[key]) for other in self.configs if key in other})
+            if getattr(given, key) is None and len(trained) > 1:
+                raise InputError(
+                    f"the models were trained on different data ({', '.join(trained)}); choose by {flag(key)}"
+                )
         name = given.dataset or config.get("dataset")
         if name is None:
             raise InputError(f"{given.models[0]} does not say what it was trained on: --dataset NAME")
@@ -139,6 +165,7 @@ class _Session:
                 "inputs": arguments.inputs,
                 "noise": arguments.input_noise,
                 "surrogate": surrogate,
+                **self._versions(),
             }
             model = network if arguments.input_noise is None else RandomSignNoise(network, arguments.input_noise).eval()
 
@@ -151,24 +178,27 @@ class _Session:
             for epsilon in arguments.epsilon:
                 outcomes = Outcomes()
                 for images, attacks in work:
-                    part = evaluate(
-                        model,
-                        images,
-                        attacks,
-                        epsilon=epsilon,
-                        step_size=arguments.step_size,
-                        seed=arguments.seed,
-                        batch_size=self.batch_size,
-                        surrogate=self.surrogate,
-                        journal=journal.of(**subject, data=self.dataset.checksum, images=len(images)),
-                        advance=advance,
-                        ranks=self.ranks,
-                    )
+                    try:
+                        part = evaluate(
+                            model,
+                            images,
+                            attacks,
+                            epsilon=epsilon,
+                            step_size=arguments.step_size,
+                            seed=arguments.seed,
+                            batch_size=self.batch_size,
+                            surrogate=self.surrogate,
+                            journal=journal.of(**subject, images=images_checksum(images)),
+                            advance=advance,
+                            ranks=self.ranks,
+                        )
+                    except InputError as error:
+                        raise InputError(f"{name}: {error}") from None
                     outcomes = Outcomes({**part.correct, **outcomes.correct}, {**part.queries, **outcomes.queries})
                 ordered = {attack: outcomes.correct[attack] for attack in (CLEAN, *names)}
                 found.append(Evaluation(name, epsilon, Outcomes(ordered, outcomes.queries)))
             if arguments.masking and self.ranks.first:
-                masking[name] = self._masking(model, name)
+                masking[name] = self._masking(model, name, journal, subject)
         self.report.finish()
         self.ranks.from_first(lambda: self._write(found, masking))
         return found
@@ -180,14 +210,24 @@ class _Session:
         if few is None or few >= len(self.images) or not black_box:
             return [(self.images, names)]
         rest = [name for name in names if name not in black_box]
-        return [(self.images, rest), (self.images.stratified(few), black_box)]
+        return [(self.images, rest), (self.dataset.test.stratified(few), black_box)]
 
     def _journal(self) -> FileJournal:
-        self.ranks.from_first(lambda: FileJournal(self.out))  # found to be usable by the one that says so
+        self.ranks.from_first(lambda: FileJournal(self.out).close())  # found to be usable by the one that says so
         return FileJournal(self.out, self.ranks.rank)
 
-    def _masking(self, model: nn.Module, name: str) -> list[Check]:
-        few = self.images if len(self.images) <= MASKING_IMAGES else self.images.stratified(MASKING_IMAGES)
+    def _versions(self) -> dict[str, str]:
+        """Of what decides outcomes besides the arguments."""
+        library = find_spec("pyautoattack") and version("pyautoattack")
+        return {
+            "fastait": __version__,
+            "torch": str(torch.__version__),
+            "pyautoattack": library or "",
+            "device": self.device.type,
+        }
+
+    def _masking(self, model: nn.Module, name: str, journal: FileJournal, subject: dict[str, Any]) -> list[Check]:
+        few = self.images if len(self.images) <= MASKING_IMAGES else self.dataset.test.stratified(MASKING_IMAGES)
         self.report.start(f"{name}: signs of masking", 7)
         done = 0
 
@@ -204,6 +244,7 @@ class _Session:
             seed=self.arguments.seed,
             batch_size=self.batch_size,
             surrogate=self.surrogate,
+            journal=lambda images: journal.of(**subject, images=images_checksum(images)),
             advance=advance,
         )
 

@@ -1,11 +1,12 @@
 """Networks from files of several origins."""
 
+import numpy as np
 import pytest
 import torch
 import trained
 from safetensors.torch import save_file
 
-from fastait.errors import InputError
+from fastait.errors import InputError, RunError
 from fastait.evaluation import load_model
 from fastait.evaluation.checkpoints import export_robustbench
 from fastait.models import WideResNet
@@ -29,7 +30,7 @@ def logits(model):
     "wrap",
     [
         lambda state: state,
-        lambda state: {"state_dict": state},
+        lambda state: {"state_dict": state, "acc": np.float64(0.9), 3: "three"},
         lambda state: {"net": {f"module.{k}": v for k, v in state.items()}, "epoch": 199, "acc": 0.9},
         lambda state: {"net": {f"module.basic_net.{k}": v for k, v in state.items()}},
         lambda state: {f"model.{k}": v for k, v in state.items()},
@@ -77,7 +78,7 @@ def test_export_is_a_flat_state_dict_with_robustbenchs_names(tmp_path, network):
     assert torch.equal(logits(load_model(path)[0]), logits(network))
     with pytest.raises(InputError, match="is for fastait's WideResNet, not Linear"):
         export_robustbench(torch.nn.Linear(1, 1), path)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(RunError, match="could not be written"):
         export_robustbench(network, tmp_path / "nowhere" / "file.pt")
 
 
@@ -102,6 +103,8 @@ def test_other_architectures_are_named(tmp_path, network):
     )
     assert "holds no state dict" in refused({"epoch": 3})
     assert "holds no state dict" in refused([1, 2])
+    assert "holds no state dict" in refused({0: torch.zeros(1)})
+    assert "is no wide ResNet" in refused({**state, "block1.layer.0.conv1.weight": torch.tensor(1.0)})
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])

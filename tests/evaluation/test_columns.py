@@ -41,7 +41,8 @@ def test_names(name, column):
         ("spsa-0x5", "has a 0"),
         ("pgd20-min0", "has a 0"),
         ("qwertz", "There are fgsm, pgd20,"),
-        ("fgsm+", "no attack is called ''"),
+        ("fgsm+", "'fgsm+' must join different attacks by +"),
+        ("fgsm+fgsm", "must join different attacks"),
         ("pgd20-worst-min3", "no attack is called"),
     ],
 )

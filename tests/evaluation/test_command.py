@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -122,6 +123,36 @@ def test_more_attacks_into_the_same_folder(natural):
     assert len(lines()) == len(after) + 2
 
 
+def test_journals_of_other_images_are_not_taken(natural):
+    """Few of 30 images are not the same as few of 15: only what was measured on the very images is taken."""
+    flags = {"attacks": "spsa-2x1", "black_box_samples": 8}
+    assert main(argv(natural, **flags, samples=30)) == 0
+    assert main(argv(natural, **flags, samples=15)) == 0
+    assert main(argv(natural, **flags, samples=15, out="fresh")) == 0
+    found = [json.loads(Path(folder, "eval.json").read_text())["outcomes"] for folder in ("out", "fresh")]
+    assert found[0] == found[1]
+
+
+def test_two_processes(natural):
+    flags = {"attacks": "pgd3,spsa-2x1,pgd2-min2,pgd2-worst+cw2-worst", "batch_size": 4, "samples": 22}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def two(*arguments):
+        command = [*launch, "-m", "fastait.eval", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
+
+    done = two(*argv(natural, **flags))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Written to") == 1
+    assert len(list(Path("out").glob("progress-*.jsonl"))) == 2
+    assert main(argv(natural, **flags, out="alone")) == 0
+    found = [json.loads(Path(folder, "eval.json").read_text())["outcomes"] for folder in ("out", "alone")]
+    assert found[0] == found[1]
+    bad = two(*argv("nowhere"))
+    assert bad.stderr.count("nowhere: no such run folder") == 1
+
+
 def test_interrupted(natural):
     process = subprocess.Popen(
         [sys.executable, "-m", "fastait.eval", *argv(natural, attacks="pgd500", batch_size=4, samples=200)],
@@ -160,6 +191,9 @@ def test_interrupted(natural):
         (["RUN", "--export", "torchhub"], "--export: 'torchhub' is not one of robustbench"),
         (["RUN", "--device", "cuda:99"], "--device cuda:99: this machine has"),
         (["RUN", "RUN"], "a model is given twice"),
+        (["RUN", "--attacks", ","], "--attacks names none"),
+        (["RUN", "--epsilon", "8/255", "--epsilon", "8/255"], "--epsilon is given twice"),
+        (["RUN", "--inputs", "zero-one", "--export", "robustbench"], "is for fastait's WideResNet, not UnitRange"),
         (["RUN", "--atacks", "fgsm"], "--atacks"),
         (["RUN/model.safetensors"], "does not say what it was trained on: --dataset NAME"),
     ],

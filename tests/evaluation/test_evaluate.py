@@ -109,11 +109,11 @@ def test_pgd20_and_fgsm_are_the_attacks_of_that_name():
 
 @pytest.mark.parametrize("batch_size", [4, 30])
 def test_batches_do_not_matter(whole, batch_size):
-    """But to attacks whose random choices are a batch's."""
     other = everything(batch_size=batch_size)
     for name, outcome in whole.correct.items():
-        if not name.startswith(("spsa", "local")):
-            assert torch.equal(other.correct[name], outcome), name
+        assert torch.equal(other.correct[name], outcome), name
+    for name, queries in whole.queries.items():
+        assert torch.equal(other.queries[name], queries), name
 
 
 def test_columns_asked_for_alone_are_the_same(whole):
@@ -281,6 +281,19 @@ def test_models_that_return_no_logits(layer, message):
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), layer)
     with pytest.raises(InputError, match=message):
         evaluate_robustness(model, X, Y)
+
+
+def test_a_model_without_parameters():
+    with pytest.raises(InputError, match="Flatten has no parameters"):
+        evaluate_robustness(nn.Flatten(), X, Y)
+
+
+@pytest.mark.parametrize("name", ["autoattack", "apgd-t"])
+def test_the_library_needs_four_classes(name):
+    pytest.importorskip("pyautoattack")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(InputError, match="AutoAttack needs at least 4 classes, there are 3"):
+        evaluate_robustness(model, X, Y, [name])
 
 
 def test_class_counts():

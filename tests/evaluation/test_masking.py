@@ -67,6 +67,18 @@ def test_it_is_silent_where_gradients_tell_the_truth(method):
     assert fired(trained.model(method), surrogate=trained.model("adv-interp")) == set()
 
 
+def test_it_is_silent_where_half_of_the_images_stand():
+    """At a large epsilon the stronger attack finds more, and so do restarts; that is no masking."""
+    checks = masking_report(trained.model("madry"), trained.digits(24), epsilon=48 / 255)
+    (figure,) = (check.figure for check in checks if check.name == "restarts")
+    assert 15 < float(figure.split()[0]) < 85
+    assert not any(check.fired for check in checks)
+
+
+def test_losses_that_are_nan():
+    assert masking._loss(torch.full((21,), torch.nan)).fired
+
+
 def test_saturated_logits():
     found = fired(Saturated(trained.model("natural")).eval())
     assert {"zero gradients", "PGD against AutoAttack"} <= found

@@ -84,8 +84,20 @@ def test_words_when_autoattack_disagrees():
 
 
 def test_words_when_autoattack_agrees():
-    (sentence,) = words([evaluation(pgd20=46, autoattack=44)])
-    assert "autoattack (44.0 %) and pgd20 (46.0 %) agree" in sentence
+    (sentence,) = words([evaluation(pgd20=45, autoattack=44)])
+    assert "autoattack (44.0 %) and pgd20 (45.0 %) agree to 2 points" in sentence
+
+
+def test_words_when_autoattack_is_the_weaker_one():
+    (sentence,) = words([evaluation(pgd20=20, autoattack=60)])
+    assert "pgd20 finds 20.0 % where autoattack leaves 60.0 %" in sentence
+    assert "Quote pgd20" in sentence
+
+
+def test_words_of_single_attacks_of_the_library():
+    first, caveat = words([evaluation(pgd20=20, square=60)])
+    assert "the lowest single attack is pgd20 with 20.0 %" in first
+    assert "none of them is AutoAttack" in caveat
 
 
 def test_words_without_autoattack():

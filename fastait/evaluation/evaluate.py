@@ -101,7 +101,8 @@ def evaluate(
     weight = placement(model)
     device = weight.device
     if batch_size is None:
-        batch_size = default_batch_size(model, images)
+        with full_precision(device):
+            batch_size = default_batch_size(model, images)
     if images.images[0].numel() % 4 and batch_size % 4:
         batch_size = max(4, batch_size - batch_size % 4)  # noise is drawn in fours
     found = Outcomes(

@@ -117,7 +117,9 @@ class _Session:
         name = given.dataset or config.get("dataset")
         if name is None:
             raise InputError(f"{given.models[0]} does not say what it was trained on: --dataset NAME")
-        data_dir = given.data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
+        data_dir = given.data_dir
+        if data_dir is None and config.get("data_dir") and name == config["dataset"]:
+            data_dir = Path(config["data_dir"])
         with self.ranks.one_by_one():
             return load_dataset(
                 name,
@@ -198,7 +200,8 @@ class _Session:
                 ordered = {attack: outcomes.correct[attack] for attack in (CLEAN, *names)}
                 found.append(Evaluation(name, epsilon, Outcomes(ordered, outcomes.queries)))
             if arguments.masking and self.ranks.first:
-                masking[name] = self._masking(model, name, journal, subject)
+                first = next(e.outcomes for e in found if (e.model, e.epsilon) == (name, arguments.epsilon[0]))
+                masking[name] = self._masking(model, name, first, journal, subject)
         self.report.finish()
         self.ranks.from_first(lambda: self._write(found, masking))
         return found
@@ -226,7 +229,9 @@ class _Session:
             "device": self.device.type,
         }
 
-    def _masking(self, model: nn.Module, name: str, journal: FileJournal, subject: dict[str, Any]) -> list[Check]:
+    def _masking(
+        self, model: nn.Module, name: str, outcomes: Outcomes, journal: FileJournal, subject: dict[str, Any]
+    ) -> list[Check]:
         few = self.images if len(self.images) <= MASKING_IMAGES else self.dataset.test.stratified(MASKING_IMAGES)
         self.report.start(f"{name}: signs of masking", 7)
         done = 0
@@ -244,6 +249,7 @@ class _Session:
             seed=self.arguments.seed,
             batch_size=self.batch_size,
             surrogate=self.surrogate,
+            outcomes=outcomes if few is self.images else None,
             journal=lambda images: journal.of(**subject, images=images_checksum(images)),
             advance=advance,
         )

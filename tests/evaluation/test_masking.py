@@ -5,7 +5,7 @@ import torch
 import trained
 from torch import nn
 
-from fastait.evaluation import masking, masking_report, masking_signs
+from fastait.evaluation import Outcomes, masking, masking_report, masking_signs
 
 EPSILON = 16 / 255
 NAMES = {
@@ -73,6 +73,15 @@ def test_it_is_silent_where_half_of_the_images_stand():
     (figure,) = (check.figure for check in checks if check.name == "restarts")
     assert 15 < float(figure.split()[0]) < 85
     assert not any(check.fired for check in checks)
+
+
+def test_autoattacks_own_outcomes_are_used():
+    """Where the images have been attacked already; here by an attack that finds all of them."""
+    known = Outcomes({"autoattack": torch.zeros(6, dtype=torch.bool)})
+    checks = masking_report(trained.model("madry"), trained.digits(6), epsilon=EPSILON / 4, outcomes=known)
+    (check,) = (check for check in checks if check.name == "PGD against AutoAttack")
+    assert check.fired
+    assert "autoattack 0.0 %" in check.figure
 
 
 def test_losses_that_are_nan():

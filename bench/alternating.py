@@ -26,9 +26,12 @@ def alternate(benchmark, contenders, *, rounds, warmup=1):
     """
     times = {name: [] for name in contenders}
 
+    order = list(contenders)
+
     def one_round():
-        for name, call in contenders.items():
-            times[name].append(seconds(call))
+        for name in order:
+            times[name].append(seconds(contenders[name]))
+        order.append(order.pop(0))  # who comes first is a difference too
 
     if not benchmark.enabled:
         benchmark.pedantic(one_round)

@@ -19,8 +19,9 @@ TRAIN = [
 DALI = ["nvidia-dali-cuda130>=2.4"]
 PARQUET = ["pyarrow>=17"]
 AUTOATTACK = ["pyautoattack>=0.2"]
+FIGURES = ["matplotlib>=3.8"]
 PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
-TEST = [*TRAIN, *PARQUET, *AUTOATTACK, *PEERS, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
+TEST = [*TRAIN, *PARQUET, *AUTOATTACK, *FIGURES, *PEERS, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
 
 setup(
     name="fastait",
@@ -38,6 +39,7 @@ setup(
         "dali": DALI,
         "parquet": PARQUET,
         "autoattack": AUTOATTACK,
+        "figures": FIGURES,
         "test": TEST,
         "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"],
     },

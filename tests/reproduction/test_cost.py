@@ -1,0 +1,163 @@
+"""What is counted against counts of real passes, and against what the paper's arithmetic says."""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastait import recipe
+from fastait.data import FloatSet
+from fastait.errors import InputError
+from fastait.evaluation import evaluate
+from fastait.methods import METHODS
+from fastait.models import WideResNet
+from fastait.reproduction import cost
+from fastait.reproduction.cost import evaluation_flops, measured_rate, training_flops
+
+CPU = torch.device("cpu")
+CIFAR_LAYER = 2 * 32 * 32 * 16 * 3 * 9
+"""The first convolution of an image of 32x32 pixels."""
+
+SMALL = recipe("digits", image_size=8, batch_size=4, epochs=2)
+
+
+def forward(depth=28, widen_factor=10, size=32):
+    """Operations of a forward pass of one image, and of its last layer."""
+    model = WideResNet(depth, widen_factor, 10)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops(), 2 * model.fc.weight.numel()
+
+
+def test_passes_of_the_papers_methods():
+    """To the operation: an update has no gradient of the images, and features no last layer."""
+    f, fc = forward()
+    assert f == pytest.approx(10.5e9, rel=0.01)
+    expected = {
+        "natural": 3 * f - CIFAR_LAYER,
+        "adv-interp": 6 * f - CIFAR_LAYER - 3 * fc,
+        "madry": (7 * 2 + 3) * f - CIFAR_LAYER,
+    }
+    for method, flops in expected.items():
+        config = recipe("cifar10", method=method)
+        assert training_flops(config, 10, 50_000) == config.epochs * 50_000 * flops
+    assert expected["adv-interp"] == pytest.approx(6 * f, rel=1e-3)
+
+
+def test_settings_count():
+    f, fc = forward(10, 1, 8)
+    first = CIFAR_LAYER / 16
+    config = dataclasses.replace(SMALL, method="adv-interp", attack_steps=3)
+    assert training_flops(config, 10, 5) == 2 * 5 * (f + 3 * 2 * f + 3 * f - first - 7 * fc)
+    more = training_flops(config, 100, 5) - training_flops(config, 10, 5)
+    assert more == 2 * 5 * 3 * 9 * fc  # the last layer is in the update alone
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_real_step_costs_what_a_fake_one_does(method):
+    """Of every method, and counting leaves the random state alone."""
+    config = recipe("digits", method=method, image_size=8, batch_size=4, epochs=1)
+    before = torch.random.get_rng_state()
+    counted = training_flops(config, 10, 4)
+    assert torch.equal(before, torch.random.get_rng_state())
+    step = cost._make_step(config, WideResNet(10, 1, 10), cost.Precision(CPU, None))
+    images, labels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8), torch.arange(4)
+    more = {"unlabeled": images} if getattr(METHODS[method], "needs_unlabeled", False) else {}
+    assert cost._counted(lambda: step(images, labels, 0, **more)) == counted
+    assert counted >= 3 * forward(10, 1, 8)[0] * 4 * 0.9
+
+
+class Constant(WideResNet):
+    """Says class 0 whatever it sees, so that no image leaves its batch."""
+
+    def __init__(self):
+        super().__init__(10, 1, 10)
+        with torch.no_grad():
+            self.fc.weight.zero_()
+            self.fc.bias[0] = 2
+
+
+@pytest.mark.parametrize(
+    "attacks",
+    [
+        [],
+        ["fgsm"],
+        ["pgd3", "pgd5", "cw4"],
+        ["pgd5-worst", "pgd3"],
+        ["pgd3-best", "pgd5"],
+        ["pgd5-best", "pgd6-worst", "pgd2"],
+        ["pgd5-best", "pgd5"],
+        ["feature3", "feature5"],
+        ["feature3-best", "feature3-worst"],
+        ["pgd3-min2", "feature3-min2"],
+        ["pgd3-zero", "eot2-pgd3"],
+        ["eot2-pgd3-best", "eot2-pgd5"],
+        ["transfer-pgd3", "transfer-pgd5", "transfer-feature2-best"],
+        ["spsa-3x2"],
+        ["fgsm+pgd3+cw3"],
+    ],
+    ids="-".join,
+)
+def test_an_evaluation_costs_what_is_counted(attacks):
+    images = FloatSet(torch.rand(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64))
+    model = Constant()
+
+    def run():
+        outcomes = evaluate(model, images, attacks, batch_size=4, surrogate=surrogate)
+        assert all(bool(correct.all()) for correct in outcomes.correct.values())
+
+    surrogate = model if any("transfer" in name for name in attacks) else None
+    trial = 2 * forward(10, 1, 8)[0] * (1 if surrogate is None else 2)
+    estimates = 6 * 2 * 2 * 3 * (3 * 8 * 8) if attacks == ["spsa-3x2"] else 0  # no passes: scores times directions
+    assert cost._counted(run) - trial - estimates == evaluation_flops(SMALL, 10, attacks, 6)
+
+
+@pytest.mark.parametrize(
+    "attacks", [["local-search-3", "local-search-linf-2"], ["pgd5-worst"], ["fgsm+pgd3", "pgd3-min2"]]
+)
+def test_images_that_leave_make_it_cheaper(network, attacks):
+    images = FloatSet(torch.rand(6, 3, 16, 16), torch.arange(6))
+    spent = cost._counted(lambda: evaluate(network, images, attacks, batch_size=4))
+    trial = 2 * forward(10, 1, 16)[0]
+    assert spent - trial <= evaluation_flops(dataclasses.replace(SMALL, image_size=16), 10, attacks, 6)
+
+
+def test_a_local_search_that_finds_nothing(monkeypatch):
+    """Every round but the first scores as many pixels as it may, where the squares around five are more than that."""
+    monkeypatch.setattr(importlib.import_module("fastait.attacks.local_search"), "CANDIDATES", 20)
+    monkeypatch.setattr(cost, "CANDIDATES", 20)
+    images = FloatSet(torch.rand(1, 3, 8, 8), torch.zeros(1, dtype=torch.int64))
+    spent = cost._counted(lambda: evaluate(Constant(), images, ["local-search-4"], batch_size=4))
+    assert spent - forward(10, 1, 8)[0] == evaluation_flops(SMALL, 10, ["local-search-4"], 1)
+
+
+@pytest.mark.parametrize("name", ["autoattack", "pgd3+apgd-ce"])
+def test_what_a_library_costs_is_not_known(name):
+    with pytest.raises(InputError, match=f"what {name.replace('+', '.')} costs is not known beforehand"):
+        evaluation_flops(SMALL, 10, ["fgsm", name], 6)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_rate_is_of_natural_steps_after_the_first(monkeypatch, amp):
+    """By a clock that goes on a second whenever it is read."""
+    monkeypatch.setattr("time.perf_counter", iter(map(float, range(100))).__next__)
+    monkeypatch.setattr(cost, "STEP_FLOP", 1e8)
+    seen = []
+    call = cost.TrainStep.__call__
+
+    def watched(step, images, y, number):
+        seen.append((step.precision.dtype, len(images)))
+        call(step, images, y, number)
+
+    monkeypatch.setattr(cost.TrainStep, "__call__", watched)
+    config = dataclasses.replace(SMALL, image_size=16, batch_size=64, amp=amp, method="madry")
+    per_image = 3 * forward(10, 1, 16)[0] - CIFAR_LAYER / 4
+    before = torch.random.get_rng_state()
+    rate = measured_rate(config, 10, CPU)
+    assert torch.equal(before, torch.random.get_rng_state())
+    images = int(1e8 / per_image)
+    real = (cost.native_half(CPU) if amp else None, images)
+    assert seen == [(None, 64), real, real, real]  # the first is fake, the second is not counted
+    assert rate == pytest.approx(2 * images * per_image / 3)

@@ -237,12 +237,13 @@ def interpolated_images(
         panel.set(xticks=[], yticks=[])
         for spine in panel.spines.values():
             spine.set_visible(False)
+    amplified = 0.5 / epsilon if epsilon else 0.0
     for row, pixels in enumerate((natural, *interpolated)):
         shown[row, 0].set_ylabel("natural" if row == 0 else f"L = {SHOWN_STEPS[row - 1]}")
         for column in range(len(images)):
             shown[row, column].imshow(pixels[column], interpolation="nearest")
             if row:
-                change = (pixels[column] - natural[column]) / (2 * max(epsilon, 1e-12)) + 0.5
+                change = (pixels[column] - natural[column]) * amplified + 0.5
                 changes[row, column].imshow(change.clip(0, 1), interpolation="nearest")
     for panel, beside, label in zip(shown[0], changes[0], images.labels.tolist(), strict=True):
         panel.set_title(_plain(dataset.classes[label]), fontsize=8)
@@ -251,7 +252,8 @@ def interpolated_images(
     _caption(
         sheet,
         _about(dataset, [model], epsilon, seed),
-        f"L attack steps of {budget} from one random start. Partners: the first image and the last, the second and the last but one, and so on.",
+        f"L attack steps of {budget} from one random start. "
+        "Partners: the first image and the last, the second and the last but one, and so on.",
     )
     data = {"natural": natural, "interpolated": np.stack(interpolated), "steps": np.array(SHOWN_STEPS)}
     buffer = io.BytesIO()
@@ -411,7 +413,7 @@ def _sheet(width: float, height: float) -> Any:
 
 def _caption(sheet: Any, *texts: str) -> None:
     """Small print below the panels, wrapped to the sheet's width."""
-    lines = textwrap.wrap(" ".join(texts), int(sheet.get_figwidth() * 15))
+    lines = textwrap.wrap(" ".join(texts), int(sheet.get_figwidth() * 16))
     sheet.supxlabel("\n".join(lines), fontsize=8, color="0.3", x=0.01, ha="left")
 
 

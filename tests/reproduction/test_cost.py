@@ -5,6 +5,7 @@ import importlib
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastait import recipe
@@ -25,8 +26,8 @@ SMALL = recipe("digits", image_size=8, batch_size=4, epochs=2)
 
 def forward(depth=28, widen_factor=10, size=32):
     """Operations of a forward pass of one image, and of its last layer."""
-    model = WideResNet(depth, widen_factor, 10)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model = WideResNet(depth, widen_factor, 10)
         model(torch.zeros(1, 3, size, size))
     return counter.get_total_flops(), 2 * model.fc.weight.numel()
 

@@ -19,6 +19,7 @@ IN_PLACE = {
 }
 """Data sets that a user brings, and how they lie."""
 
+PATHS = ("data_dir", "init_from", "out", "unlabeled")
 OPTIMIZERS = ("sgd", "apex")
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -59,6 +60,12 @@ class TrainConfig:
 
     data_dir: Path | None = None
     """Where the data set lies or is downloaded to. [default: ./data; required for folder and parquet]"""
+
+    unlabeled: Path | None = None
+    """Folder of further images, without labels and in whatever folders; uat needs it."""
+
+    val_fraction: Ratio = 0.0
+    """Hold this share of the training images out, measure them after each epoch, and keep the best weights too."""
 
     image_size: int = 32
     """Images are resized (shorter side, bilinear) and centre-cropped to this height and width, at least 8."""
@@ -176,6 +183,8 @@ class TrainConfig:
             raise InputError(
                 f"--step-size must be in (0, 1] for images in [0, 1] (2/255 is usual), got {self.step_size}"
             )
+        if not 0 <= self.val_fraction < 1:
+            raise InputError(f"--val-fraction must be in [0, 1), got {self.val_fraction}")
         if not 0 <= self.epsilon_y < 1:
             raise InputError(f"--epsilon-y must be in [0, 1), got {self.epsilon_y}")
         check_choice("--distance", self.distance, DISTANCES)
@@ -189,6 +198,10 @@ class TrainConfig:
                 )
         if self.partners != "reversed" and not method.pairs:
             raise InputError(f"--partners {self.partners}: --method {self.method} does not pair images")
+        if method.needs_unlabeled and self.unlabeled is None:
+            raise InputError(f"--method {self.method} needs further images: --unlabeled DIR")
+        if self.unlabeled is not None and not method.needs_unlabeled:
+            raise InputError(f"--unlabeled {self.unlabeled}: --method {self.method} does not use images without labels")
         if (self.depth - 4) % 6:
             raise InputError(f"--depth must be 6n + 4 (10, 16, 22, 28, 34, ...), got {self.depth}")
         if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
@@ -211,6 +224,7 @@ class TrainConfig:
             self,
             data_dir=data_dir and data_dir.absolute(),
             init_from=self.init_from and self.init_from.absolute(),
+            unlabeled=self.unlabeled and self.unlabeled.absolute(),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -230,7 +244,7 @@ class TrainConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         if names != values.keys():
             raise InputError(f"these settings do not fit this version: {', '.join(sorted(names ^ values.keys()))}")
-        paths = {key: Path(values[key]) for key in ("data_dir", "init_from", "out") if values[key] is not None}
+        paths = {key: Path(values[key]) for key in PATHS if values[key] is not None}
         return cls(**{**values, **paths, "milestones": tuple(values["milestones"])})
 
 

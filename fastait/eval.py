@@ -24,7 +24,7 @@ class EvalArguments:
     """What to measure."""
 
     models: tuple[Path, ...] = ()
-    """Run folders or files of weights."""
+    """Run folders or files of weights; RUN is the weights of the last epoch, RUN/best.safetensors those of the best."""
 
     attacks: Annotated[str, Parameter()] = field(default="fgsm,pgd20,pgd100,cw20,cw100", kw_only=True)
     """Names with commas between: fgsm, pgdT, cwT, featureT (T steps), each also as transfer-..., eotN-..., ...-zero

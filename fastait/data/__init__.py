@@ -3,7 +3,7 @@
 from fastait.data.dataset import Dataset, FloatSet, ImageFiles, ImageSet, to_float
 from fastait.data.loaders import Loader, make_loader
 from fastait.data.plan import Batch, BatchPlan, Shard
-from fastait.data.sources import load_dataset
+from fastait.data.sources import load_dataset, load_unlabeled
 
 __all__ = [
     "Batch",
@@ -15,6 +15,7 @@ __all__ = [
     "Loader",
     "Shard",
     "load_dataset",
+    "load_unlabeled",
     "make_loader",
     "to_float",
 ]

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fastait.data.decode import read_image
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class ImageSet:
         """The images ``index``, int64 [n], as a network takes them: [n, 3, H, W] in [0, 1], channels-last in memory."""
         return to_float(self.images[index].to(device), dtype)
 
+    def at(self, places: Tensor) -> Self:
+        """The images at ``places``, int64 [n]."""
+        return type(self)(self.images[places], self.labels[places])
+
     def stratified(self, samples: int) -> Self:
         """The first images of each class, ``samples`` in all, classes in proportion; the order is kept."""
         counts = torch.bincount(self.labels)
@@ -36,8 +43,7 @@ class ImageSet:
         lost = (counts * samples) % len(self)
         quota[torch.sort(lost, descending=True, stable=True).indices[: samples - int(quota.sum())]] += 1
         chosen = [torch.nonzero(self.labels == c).flatten()[: int(quota[c])] for c in range(len(counts))]
-        index = torch.cat(chosen).sort().values
-        return type(self)(self.images[index], self.labels[index])
+        return self.at(torch.cat(chosen).sort().values)
 
 
 class FloatSet(ImageSet):
@@ -64,6 +70,11 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def at(self, places: Tensor) -> ImageSet:
+        """The images at ``places``, int64 [n], decoded."""
+        pixels = [read_image(self.paths[place], self.image_size)[0] for place in places.tolist()]
+        return ImageSet(torch.from_numpy(np.stack(pixels)), self.labels[places])
 
 
 @dataclass(frozen=True)

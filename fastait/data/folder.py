@@ -35,6 +35,28 @@ def _splits(root: Path) -> list[Split]:
     return [_split(root, name, tuple(classes)) for name in ("train", "test")]
 
 
+def unlabeled_split(root: Path) -> Split:
+    """All images below ``root``, in whatever folders, without their labels; hidden files and folders are passed over.
+
+    Raises:
+        InputError: there is no such folder, or no file in it.
+    """
+    if not root.is_dir():
+        raise InputError(f"--unlabeled {root}: no such folder")
+    try:
+        paths = sorted(
+            path
+            for path in root.rglob("*")
+            if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.is_file()
+        )
+        if not paths:
+            raise InputError(f"--unlabeled {root} holds no images")
+        source = fingerprint(root, paths)
+    except OSError as error:
+        raise InputError(f"--unlabeled {root} cannot be read: {error.strerror} ({error.filename})") from None
+    return Split("unlabeled", source, lambda: Contents(len(paths), ("unlabeled",), [Item(str(p), 0, p) for p in paths]))
+
+
 def _class_names(split: Path) -> list[str]:
     if not split.is_dir():
         raise InputError(f"{split}: no such folder; expected {split}/CLASS/IMAGE")

@@ -59,6 +59,16 @@ class BatchPlan:
     """The batches of a run: steps are counted over all epochs, an epoch's last batch may be smaller.
 
     Of ``ranks`` processes that share each batch, this is the plan of ``rank``; together they see what one would.
+
+    Attributes:
+        seed: decides order, crops and flips, and which images are held out.
+        size: images that are trained on.
+        batch_size: images in a step.
+        padding: black pixels around an image that is cropped from.
+        flip: whether half of the images are mirrored.
+        rank, ranks: of the processes.
+        held_out: further images of the set, which no batch has.
+        drop_last: whether an epoch ends before a batch that is not whole.
     """
 
     seed: int
@@ -68,11 +78,19 @@ class BatchPlan:
     flip: bool
     rank: int = field(default=0, compare=False)
     ranks: int = field(default=1, compare=False)
+    held_out: int = 0
+    drop_last: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the smaller last one included."""
-        return -(-self.size // self.batch_size)
+        """Batches in an epoch, the smaller last one included where it counts."""
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Places in the set, int64: of the images that are trained on and of those that are held out, in order."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "held out"))
+        shuffled = torch.randperm(self.size + self.held_out, generator=generator)
+        return shuffled[self.held_out :].sort().values, shuffled[: self.held_out].sort().values
 
     def shard(self, step: int) -> Shard:
         """Which part of step ``step``'s batch is this process's: consecutive images, cut at multiples of four."""
@@ -106,4 +124,4 @@ def _epoch(plan: BatchPlan, epoch: int) -> Batch:
     order = torch.randperm(plan.size, generator=generator)
     shift = torch.randint(0, 2 * plan.padding + 1, (plan.size, 2), generator=generator)
     flip = torch.rand(plan.size, generator=generator) < 0.5 if plan.flip else torch.zeros(plan.size, dtype=torch.bool)
-    return Batch(order, shift, flip)
+    return Batch(plan.split()[0][order] if plan.held_out else order, shift, flip)

@@ -18,7 +18,7 @@ from fastait.config import DATASETS, IN_PLACE
 from fastait.data import cache
 from fastait.data.dataset import Dataset, ImageFiles, ImageSet
 from fastait.data.decode import Contents, Item, Split
-from fastait.data.folder import folder_splits
+from fastait.data.folder import folder_splits, unlabeled_split
 from fastait.data.parquet import parquet_splits
 from fastait.errors import InputError, check_choice
 
@@ -91,6 +91,25 @@ def load_dataset(
         (*train.skipped.values(), *test.skipped.values()),
         dict((Counter(train.sizes) + Counter(test.sizes)).most_common()),
     )
+
+
+def load_unlabeled(
+    root: Path, image_size: int, *, skip_bad: bool = False, note: Callable[[str], None] = lambda text: None
+) -> tuple[ImageSet, str, tuple[str, ...]]:
+    """The images below ``root``, whatever folders they lie in, decoded once and kept there.
+
+    Arguments are those of ``load_dataset``.
+
+    Returns:
+        (images, whose labels say nothing; SHA-256 of the pixels; the images that were left out, a line each).
+
+    Raises:
+        InputError: there are none, or one is unreadable or smaller than ``image_size``.
+    """
+    split = unlabeled_split(root)
+    found, pixels = cache.load(split, cache.Request(image_size, skip_bad), root / cache.CACHE / "unlabeled", note)
+    assert pixels is not None
+    return ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64)), found.checksum, tuple(found.skipped.values())
 
 
 def _good_paths(split: Split, skipped: dict[int, str]) -> tuple[Path, ...]:

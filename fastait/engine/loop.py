@@ -1,10 +1,15 @@
 """The training loop and the evaluation at its end."""
 
+import copy
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor, nn
+
 from fastait.attacks import ATTACKS
+from fastait.data import ImageSet
 from fastait.engine.hardware import differences, environment
 from fastait.engine.optimizer import restore_optimizer, set_lr
 from fastait.engine.prepare import Prepared
@@ -18,6 +23,9 @@ from fastait.methods import METHODS
 
 READ_SECONDS = 0.5
 """How often the running totals are read from the device."""
+
+WATCHED = "pgd10"
+"""What the best epoch is chosen by, on the images that are held out."""
 
 
 def gradient_shares(totals: dict[str, float | int]) -> dict[str, float]:
@@ -38,6 +46,7 @@ class Loop:
         self.ranks = prepared.ranks
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
         self.train_step = TrainStep(
             prepared.model,
             METHODS[self.config.method],
@@ -78,6 +87,7 @@ class Loop:
             prepared.precision.scaler.load_state_dict(checkpoint["scaler"])
         self.step = checkpoint["step"]
         self.history = checkpoint["history"]
+        self.best = checkpoint["best"]
         if self.ranks.first:  # the sums are of all processes
             self.totals.load(checkpoint["totals"])
         self.seconds_before = checkpoint["seconds"]
@@ -106,6 +116,7 @@ class Loop:
                 "optimizer": self.prepared.optimizer.state_dict(),
                 "scaler": self.prepared.precision.scaler.state_dict(),
                 "history": self.history,
+                "best": self.best,
                 "totals": totals,
                 "seconds": self._seconds(),
                 "training_seconds": self.training_seconds,
@@ -125,10 +136,10 @@ class Loop:
         self.report.note(self._headline())
         self.report.start("training", last, self.step)
         prepared.model.train()
-        for images, labels in prepared.loader.batches(self.step, last):
+        for images, labels, unlabeled in self._batches(last):
             if rate != (rate := config.learning_rate(self.step // per_epoch)):
                 set_lr(prepared.optimizer, rate)
-            self.train_step(images, labels, self.step, prepared.plan.shard(self.step))
+            self.train_step(images, labels, self.step, prepared.plan.shard(self.step), *unlabeled)
             self.step += 1
             if self.step % per_epoch == 0:
                 self._end_epoch()
@@ -150,37 +161,36 @@ class Loop:
                 self.save()
                 raise self._interrupted(number)
 
+    def _batches(self, last: int) -> Iterator[tuple[Tensor, Tensor, tuple[Any, ...]]]:
+        """Images and classes of the steps from here to ``last``, and what the step takes of images without classes."""
+        labeled = self.prepared.loader.batches(self.step, last)
+        if self.prepared.unlabeled is None:
+            yield from ((images, labels, ()) for images, labels in labeled)
+            return
+        loader, plan = self.prepared.unlabeled
+        steps = itertools.count(self.step)
+        for (images, labels), (more, _), step in zip(labeled, loader.batches(self.step, last), steps, strict=False):
+            yield images, labels, (more, plan.shard(step))
+
     def evaluate(self, stop: StopRequest) -> dict[str, Any]:
         """Write the weights, measure them and write the result."""
         config, prepared = self.config, self.prepared
         self.train_step.graph = None  # its memory is wanted
-        self.folder.save_weights(prepared.model.state_dict())
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
-        done = itertools.count(1)
-        batch_size = default_batch_size(prepared.model, images)
-        batches = -(-len(images) // (batch_size * self.ranks.size))
-        self.report.start("evaluating", batches * (1 + len(ATTACKS)))
-
-        def advance(name: str) -> None:
-            self.report.update(next(done))
-            if stop.number is not None:
-                self.report.finish()
-                raise self._interrupted(stop.number)
-
-        outcomes = evaluate(
-            prepared.model,
-            images,
-            tuple(ATTACKS),
-            epsilon=config.epsilon,
-            seed=config.seed,
-            batch_size=batch_size,
-            advance=advance,
-            ranks=self.ranks,
-        )
+        self.folder.save_weights(prepared.model.state_dict())
+        measured = {"last": self._measure(prepared.model, images, stop)}
+        if self.best is not None:
+            model = copy.deepcopy(prepared.model)
+            model.load_state_dict(self.best["weights"])
+            self.folder.save_weights(model.state_dict(), best=True)
+            about = {name: value for name, value in self.best.items() if name != "weights"}
+            measured["best"] = {**about, **self._measure(model, images, stop)}
         result = {
-            **{name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()},
+            **measured["last"],
+            "weights": "last",
+            **({"best": measured["best"]} if self.best else {}),
             "test_images": len(images),
             "dataset": config.dataset,
             "method": config.method,
@@ -196,9 +206,48 @@ class Loop:
         self.folder.save_result(result)
         return result
 
+    def _measure(self, model: nn.Module, images: ImageSet, stop: StopRequest) -> dict[str, float]:
+        done = itertools.count(1)
+        batch_size = default_batch_size(model, images)
+        batches = -(-len(images) // (batch_size * self.ranks.size))
+        self.report.start("evaluating", batches * (1 + len(ATTACKS)))
+
+        def advance(name: str) -> None:
+            self.report.update(next(done))
+            if stop.number is not None:
+                self.report.finish()
+                raise self._interrupted(stop.number)
+
+        outcomes = evaluate(
+            model,
+            images,
+            tuple(ATTACKS),
+            epsilon=self.config.epsilon,
+            seed=self.config.seed,
+            batch_size=batch_size,
+            advance=advance,
+            ranks=self.ranks,
+        )
+        return {name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Accuracy on the images that are held out, in percent; the best weights are kept."""
+        model, images = self.prepared.model, self.prepared.validation
+        if images is None:
+            return {}
+        outcomes = evaluate(
+            model, images, (WATCHED,), epsilon=self.config.epsilon, seed=self.config.seed, ranks=self.ranks
+        )
+        found = {f"val_{name}": round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
+        key = f"val_{WATCHED}"
+        if self.best is None or found[key] > self.best[key]:
+            weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            self.best = {"epoch": epoch, **found, "weights": weights}
+        return found
+
     def _data(self) -> dict[str, Any]:
         dataset = self.prepared.dataset
-        return {"images": len(dataset.train) + len(dataset.test), "checksum": dataset.checksum}
+        return {"images": len(dataset.train) + len(dataset.test), "checksum": self.prepared.data_checksum}
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
@@ -218,16 +267,20 @@ class Loop:
             **gradient_shares(totals),
             "images_per_second": round(totals["seen"] / seconds, 1),
             "seconds": round(seconds, 3),
+            **self._validate(epoch),
         }
         self.history.append(record)
         self.folder.write_metrics(self.history)
-        self.report.note(
+        line = (
             f"epoch {epoch}/{self.config.epochs}  loss {record['loss']:.4f}  training accuracy "
             f"{record['accuracy']:.1f} %  {record['images_per_second']:.0f} images/s"
         )
+        if self.best is not None:
+            line += f"  held out: clean {record['val_clean']:.1f} %, PGD-10 {record['val_pgd10']:.1f} %"
+        self.report.note(line)
         self.totals.reset()
         self.epoch_seconds_before = 0.0
-        self.epoch_started = now
+        self.epoch_started = time.monotonic()
 
     def _show_progress(self) -> None:
         self._check_finite()
@@ -267,10 +320,12 @@ class Loop:
         )
 
     def _headline(self) -> str:
-        config, data = self.config, self.prepared.dataset
+        config, data, trained_on = self.config, self.prepared.dataset, self.prepared.plan.size
         return (
-            f"{config.method} on {config.dataset}: {len(data.train)} training and {len(data.test)} test images, "
-            f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
+            f"{config.method} on {config.dataset}: {trained_on} training and {len(data.test)} test images, "
+            + (f"{len(self.prepared.validation)} held out, " if self.prepared.validation else "")
+            + (f"{self.prepared.unlabeled[1].size} without labels, " if self.prepared.unlabeled else "")
+            + f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
             f"{self.prepared.precision.describe()}, {self.environment['device']}, "
             f"{self.prepared.loader.name} loader"
             + (", CUDA graph" if self.prepared.graph else "")

@@ -1,9 +1,13 @@
 """What a run needs before its first step, made and checked."""
 
+import hashlib
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from fastait.config import TrainConfig
-from fastait.data import BatchPlan, Dataset, load_dataset, make_loader
+from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
 from fastait.engine.distributed import Ranks
 from fastait.engine.optimizer import make_optimizer
 from fastait.engine.precision import Precision, native_half, resolve_device
@@ -47,26 +51,17 @@ class Prepared:
             f"--data-dir {config.data_dir} holds other images for some of the {ranks.size} processes than for others",
         )
         _report_skipped(self.dataset.skipped, report)
-        _check_sizes(config, self.dataset, ranks)
-        self.plan = BatchPlan(
-            config.seed,
-            len(self.dataset.train),
-            config.batch_size,
-            config.crop_padding,
-            config.flip,
-            ranks.rank,
-            ranks.size,
-        )
-        self.loader = make_loader(self.dataset.train, self.plan, self.device, dali=config.dali, workers=config.workers)
-        self.settings = Settings(
-            config.epsilon,
-            config.epsilon_y,
-            config.attack_steps,
-            config.epsilon if config.step_size is None else config.step_size,
-            len(self.dataset.classes),
-            cached_images(config.widen_factor, config.image_size) if self.device.type == "cpu" else None,
-        )
-        if METHODS[config.method].labels == "adversarial_interpolation":
+        held_out = round(config.val_fraction * len(self.dataset.train))
+        _check_sizes(config, self.dataset, held_out, ranks)
+        self.plan = self._plan(config.seed, len(self.dataset.train) - held_out, held_out=held_out)
+        self.loader = self._loader(self.dataset.train, self.plan)
+        self.validation = self.dataset.train.at(self.plan.split()[1]) if held_out else None
+        self.unlabeled: tuple[Loader, BatchPlan] | None = None
+        self.data_checksum = self.dataset.checksum
+        if config.unlabeled is not None:
+            self._load_unlabeled(config.unlabeled, report)
+        self.settings = method_settings(config, len(self.dataset.classes), self.device)
+        if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
         self.model = (
             _make_model(config, len(self.dataset.classes)).to(self.device).to(memory_format=torch.channels_last)
@@ -74,6 +69,49 @@ class Prepared:
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
+
+    def _plan(self, seed: int, size: int, **more: Any) -> BatchPlan:
+        config, ranks = self.config, self.ranks
+        return BatchPlan(
+            seed, size, config.batch_size, config.crop_padding, config.flip, ranks.rank, ranks.size, **more
+        )
+
+    def _loader(self, images: ImageSet | ImageFiles, plan: BatchPlan) -> Loader:
+        return make_loader(images, plan, self.device, dali=self.config.dali, workers=self.config.workers)
+
+    def _load_unlabeled(self, root: Path, report: Report) -> None:
+        config, ranks = self.config, self.ranks
+        with ranks.one_by_one():
+            images, checksum, skipped = load_unlabeled(
+                root, config.image_size, skip_bad=config.skip_bad_images, note=report.note
+            )
+        ranks.refuse(
+            checksum != ranks.from_first(lambda: checksum),
+            f"--unlabeled {root} holds other images for some of the {ranks.size} processes than for others",
+        )
+        _report_skipped(skipped, report)
+        if len(images) < config.batch_size:
+            raise InputError(
+                f"--unlabeled {root} holds {len(images)} images, fewer than one --batch-size {config.batch_size}"
+            )
+        plan = self._plan(derive(config.seed, "unlabeled"), len(images), drop_last=True)
+        self.unlabeled = self._loader(images, plan), plan
+        self.data_checksum = hashlib.sha256((self.data_checksum + checksum).encode()).hexdigest()
+
+
+def method_settings(config: TrainConfig, num_classes: int, device: torch.device) -> Settings:
+    """What the config's method needs to know beside the batch."""
+    return Settings(
+        config.epsilon,
+        config.epsilon_y,
+        config.attack_steps,
+        config.epsilon if config.step_size is None else config.step_size,
+        num_classes,
+        cached_images(config.widen_factor, config.image_size) if device.type == "cpu" else None,
+        config.distance,
+        config.partners,
+        config.partner_features,
+    )
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:
@@ -103,14 +141,22 @@ def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
     return config.cuda_graph == "on" or (config.cuda_graph == "auto" and suits)
 
 
-def _check_sizes(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+def _check_sizes(config: TrainConfig, dataset: Dataset, held_out: int, ranks: Ranks) -> None:
     if ranks.size > 1 and config.batch_size < 4 * ranks.size:
         raise InputError(
             f"--batch-size {config.batch_size} is too small for {ranks.size} processes, which share each batch; "
             f"it must be at least {4 * ranks.size}, four images each"
         )
-    if config.batch_size > len(dataset.train):
-        raise InputError(f"--batch-size {config.batch_size} is larger than the {len(dataset.train)} training images")
+    left = len(dataset.train) - held_out
+    if config.val_fraction and not held_out:
+        raise InputError(
+            f"--val-fraction {config.val_fraction:g} of the {len(dataset.train)} training images is not one image"
+        )
+    if config.batch_size > left:
+        raise InputError(
+            f"--batch-size {config.batch_size} is larger than the {left} training images"
+            + (f" that --val-fraction {config.val_fraction:g} leaves" if held_out else "")
+        )
     if (config.eval_samples or 0) > len(dataset.test):
         raise InputError(f"--eval-samples {config.eval_samples} is more than the {len(dataset.test)} test images")
 

@@ -76,7 +76,10 @@ class Report:
         table.add_column("method")
         for title in COLUMNS.values():
             table.add_column(title, justify="right")
-        table.add_row(result["method"], *(f"{result[key]:.1f}" for key in COLUMNS))
+        best = result.get("best")
+        table.add_row(result["method"] + (", last epoch" if best else ""), *(f"{result[key]:.1f}" for key in COLUMNS))
+        if best:
+            table.add_row(f"{result['method']}, best epoch ({best['epoch']})", *(f"{best[key]:.1f}" for key in COLUMNS))
         Console(highlight=False).print(table)
         out.print(AUTOATTACK_CAVEAT, markup=False)
         out.print(f"Run folder: {folder}", markup=False)

@@ -15,11 +15,13 @@ from fastait.config import TrainConfig
 from fastait.errors import InputError
 from fastait.files import PARTIAL, write_whole
 
-CHECKPOINT_FORMAT = "fastait checkpoint 2"
+CHECKPOINT_FORMAT = "fastait checkpoint 3"
 
 
 class RunFolder:
     """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json`` of one run.
+
+    A run that holds images out has ``best.safetensors`` too.
 
     Args:
         path: the folder.
@@ -33,6 +35,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoint_file = path / "checkpoint.pt"
         self.weights_file = path / "model.safetensors"
+        self.best_weights_file = path / "best.safetensors"
         self.result_file = path / "result.json"
         self._lock: io.IOBase | None = None
 
@@ -173,10 +176,11 @@ class RunFolder:
         if self.writes:
             write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
 
-    def save_weights(self, weights: dict[str, Tensor]) -> None:
-        """The network's state dict as safetensors."""
+    def save_weights(self, weights: dict[str, Tensor], *, best: bool = False) -> None:
+        """The network's state dict as safetensors: that of the last epoch, or of the best one."""
         if self.writes:
-            write_whole(self.weights_file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+            file = self.best_weights_file if best else self.weights_file
+            write_whole(file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
 
     def save_result(self, result: dict[str, Any]) -> None:
         """The finished run's figures."""

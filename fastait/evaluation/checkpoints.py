@@ -56,7 +56,7 @@ def load_model(path: Path, inputs: str = "minus-one-one") -> tuple[nn.Module, di
             authors' are, or ``zero-one``, as RobustBench's plain ``WideResNet``.
 
     Returns:
-        (network in eval mode, on images in [0, 1]; the run's config, empty for a file).
+        (network in eval mode, on images in [0, 1]; the run's config, empty for a file that lies in no run folder).
 
     Raises:
         InputError: there is no such file, it holds no wide ResNet, or it is damaged; the message says what differs.
@@ -69,6 +69,9 @@ def load_model(path: Path, inputs: str = "minus-one-one") -> tuple[nn.Module, di
         if folder.config_file.is_file():
             config = _json(folder.config_file)
         path = folder.weights_file
+    elif path in (RunFolder(path.parent).weights_file, RunFolder(path.parent).best_weights_file):
+        beside = RunFolder(path.parent).config_file
+        config = _json(beside) if beside.is_file() else {}
     network = _wide_resnet(_stripped(_read(path)), path)
     model: nn.Module = network if inputs == "minus-one-one" else UnitRange(network)
     return model.eval(), config

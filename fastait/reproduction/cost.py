@@ -20,10 +20,11 @@ from fastait.attacks.local_search import CANDIDATES
 from fastait.config import TrainConfig
 from fastait.engine.optimizer import make_optimizer
 from fastait.engine.precision import Precision, current, native_half
+from fastait.engine.prepare import method_settings
 from fastait.engine.step import TrainStep
 from fastait.errors import InputError
 from fastait.evaluation.columns import Ascent, Column, groups, parse_all
-from fastait.methods import METHODS, Settings
+from fastait.methods import METHODS
 from fastait.models import WideResNet
 
 SECONDS = 1.5
@@ -38,12 +39,12 @@ def training_flops(config: TrainConfig, num_classes: int, images: int) -> float:
 
     With F for a forward pass of an image, natural training is 3F, adversarial interpolation 6F (section 4 of the paper)
     and PGD training with T steps 2TF + 3F, less the first layer's input gradient, which an update does not need.
-    Augmentation and whatever is no convolution or matrix product is not counted.
+    The measurements of ``--val-fraction`` are not counted, nor is whatever is no convolution or matrix product.
 
     Args:
         config: network, method, its settings, batch size, image size and epochs.
         num_classes: of the data set, at least 2.
-        images: of the training set.
+        images: of the training set; a method that needs unlabelled images takes as many of these.
     """
     return config.epochs * images * _step_flops(config, num_classes)
 
@@ -126,13 +127,9 @@ def _counted(work: Callable[[], object]) -> int:
 
 
 def _make_step(config: TrainConfig, model: WideResNet, precision: Precision) -> TrainStep:
-    settings = Settings(
-        config.epsilon,
-        config.epsilon_y,
-        config.attack_steps,
-        config.epsilon if config.step_size is None else config.step_size,
-        model.num_classes,
-    )
+    device = next(model.parameters()).device
+    # Whole batches are attacked together: parts make as many operations and take longer to be counted.
+    settings = replace(method_settings(config, model.num_classes, device), at_a_time=None)
     optimizer = make_optimizer("sgd", model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return TrainStep(model.train(), METHODS[config.method], settings, optimizer, precision, config.seed)
 
@@ -144,9 +141,8 @@ def _step_flops(config: TrainConfig, num_classes: int) -> float:
         step = _make_step(config, model, Precision(torch.device("cpu"), None))
         images = torch.zeros(config.batch_size, config.image_size, config.image_size, 3, dtype=torch.uint8)
         labels = torch.zeros(config.batch_size, dtype=torch.int64)
-        needed = getattr(METHODS[config.method], "needs_unlabeled", False)
-        more: dict[str, Any] = {"unlabeled": images} if needed else {}
-        return _counted(lambda: step(images, labels, 0, **more)) / config.batch_size
+        unlabeled = images if METHODS[config.method].needs_unlabeled else None
+        return _counted(lambda: step(images, labels, 0, unlabeled=unlabeled)) / config.batch_size
 
 
 class _Passes:

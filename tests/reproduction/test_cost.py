@@ -21,6 +21,27 @@ CPU = torch.device("cpu")
 CIFAR_LAYER = 2 * 32 * 32 * 16 * 3 * 9
 """The first convolution of an image of 32x32 pixels."""
 
+PASSES = {
+    "natural": 3,
+    "madry": 7 * 2 + 3,
+    "bilateral": 1 + 2 + 3,  # the clean images' logits, the attack, the update
+    "feature-scatter": 1 + 2 + 3,
+    "adv-interp": 1 + 2 + 3,
+    "image-org": 3,
+    "image-mixup": 3,
+    "image-cls": 2 + 3,
+    "label-org": 1 + 2 + 3,
+    "label-mixup": 1 + 2 + 3,
+    "label-smooth": 1 + 2 + 3,
+    "mixup": 3,
+    "manifold-mixup": 3,
+    "iat-mixup": 3 + (7 * 2 + 3),
+    "iat-manifold-mixup": 3 + (7 * 2 + 3),
+    "uat": (1 + 7 * 2 + 3) + (7 * 2 + 3),
+    "trades": 1 + 10 * 2 + (3 + 3),
+}
+"""Forward passes' worth of each method's published settings: an input gradient is two, an update three."""
+
 SMALL = recipe("digits", image_size=8, batch_size=4, epochs=2)
 
 
@@ -47,6 +68,13 @@ def test_passes_of_the_papers_methods():
     assert expected["adv-interp"] == pytest.approx(6 * f, rel=1e-3)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_passes_of_every_method(method):
+    f, _ = forward(10)
+    config = recipe("cifar10", method=method, depth=10, epochs=1)
+    assert training_flops(config, 10, 1) == pytest.approx(PASSES[method] * f, rel=1e-3)
+
+
 def test_settings_count():
     f, fc = forward(10, 1, 8)
     first = CIFAR_LAYER / 16
@@ -65,8 +93,8 @@ def test_a_real_step_costs_what_a_fake_one_does(method):
     assert torch.equal(before, torch.random.get_rng_state())
     step = cost._make_step(config, WideResNet(10, 1, 10), cost.Precision(CPU, None))
     images, labels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8), torch.arange(4)
-    more = {"unlabeled": images} if getattr(METHODS[method], "needs_unlabeled", False) else {}
-    assert cost._counted(lambda: step(images, labels, 0, **more)) == counted
+    unlabeled = images if METHODS[method].needs_unlabeled else None
+    assert cost._counted(lambda: step(images, labels, 0, unlabeled=unlabeled)) == counted
     assert counted >= 3 * forward(10, 1, 8)[0] * 4 * 0.9
 
 
@@ -148,9 +176,9 @@ def test_the_rate_is_of_natural_steps_after_the_first(monkeypatch, amp):
     seen = []
     call = cost.TrainStep.__call__
 
-    def watched(step, images, y, number):
+    def watched(step, images, y, number, **more):
         seen.append((step.precision.dtype, len(images)))
-        call(step, images, y, number)
+        call(step, images, y, number, **more)
 
     monkeypatch.setattr(cost.TrainStep, "__call__", watched)
     config = dataclasses.replace(SMALL, image_size=16, batch_size=64, amp=amp, method="madry")

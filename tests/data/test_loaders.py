@@ -115,6 +115,30 @@ def test_two_ranks_see_disjoint_shards_whose_union_is_the_set(options):
 
 
 @pytest.mark.parametrize("options", LOADERS)
+def test_held_out_images_are_in_no_batch(images, options):
+    plan = plan_of(images, size=17, held_out=6, padding=0, flip=False)
+    kept, held_out = plan.split()
+    assert len(held_out) == 6
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(23))
+    assert not torch.equal(held_out, plan_of(images, size=17, held_out=6, seed=6).split()[1])
+    for epoch in range(2):
+        batches = list(make_loader(images, plan, CPU, **options).batches(5 * epoch, 5 * epoch + 5))
+        assert sorted(torch.cat([y for _, y in batches]).tolist()) == kept.tolist()
+        for x, y in batches:
+            assert torch.equal(x, images.images[y])
+
+
+def test_only_whole_batches_where_the_last_is_dropped(images):
+    plan = plan_of(images, drop_last=True)
+    assert plan.steps_per_epoch == 5
+    seen = [plan.batch(step).index for step in range(12)]
+    assert [len(index) for index in seen] == [4] * 12
+    for epoch in (0, 5):
+        assert len(torch.cat(seen[epoch : epoch + 5]).unique()) == 20
+    assert [plan.shard(step).batch for step in range(12)] == [4] * 12
+
+
+@pytest.mark.parametrize("options", LOADERS)
 def test_10_000_draws_of_each_loader_are_uniform(options):
     """An image whose pixels say where they stand shows how it was moved; chi-square at one in a thousand."""
     size, padding, count = 9, 2, 10_000

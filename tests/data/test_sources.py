@@ -12,7 +12,7 @@ import torch
 from conftest import write_folder
 from PIL import Image
 
-from fastait.data import load_dataset, to_float
+from fastait.data import load_dataset, load_unlabeled, to_float
 from fastait.errors import InputError
 
 
@@ -247,3 +247,31 @@ def test_16_bit_grey_keeps_its_range_and_32_bit_is_refused(tmp_path):
     Image.fromarray(pixels.astype(np.float32)).save(root / "train" / "a" / "1.tiff")
     with pytest.raises(InputError, match=r"1\.tiff has mode F"):
         load_dataset("folder", root, image_size=8)
+
+
+def test_unlabeled_images_lie_in_whatever_folders(tmp_path):
+    root = tmp_path / "more"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    for i, name in enumerate(("z.png", "a/1.png", "a/b/2.jpg", ".hidden/3.png", ".4.png")):
+        Image.new("RGB", (10, 8), (40 * i, 0, 0)).save(root / name, quality=100)
+    images, checksum, skipped = load_unlabeled(root, 8)
+    assert images.images.shape == (3, 8, 8, 3)
+    assert [round(value / 40) for value in images.images[:, 4, 4, 0].tolist()] == [1, 2, 0]
+    assert not skipped
+    assert (root / ".fastait-cache").is_dir()
+    again, same, _ = load_unlabeled(root, 8)
+    assert torch.equal(again.images, images.images)
+    assert same == checksum
+    (root / "text.txt").write_text("no image")
+    with pytest.raises(InputError, match=r"text\.txt is not a readable image"):
+        load_unlabeled(root, 8)
+    images, other, skipped = load_unlabeled(root, 8, skip_bad=True)
+    assert (len(images), other, len(skipped)) == (3, checksum, 1)
+
+
+def test_no_unlabeled_images(tmp_path):
+    with pytest.raises(InputError, match=r"--unlabeled .*nowhere: no such folder"):
+        load_unlabeled(tmp_path / "nowhere", 8)
+    with pytest.raises(InputError, match="holds no images"):
+        load_unlabeled(tmp_path, 8)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from step_inputs import batch, make_step
+from step_inputs import batch, make_step, unlabeled
 
 from fastait.attacks import ATTACKS
 from fastait.data import BatchPlan, load_dataset
@@ -13,6 +13,14 @@ from fastait.engine.distributed import join
 from fastait.errors import InputError, SaidElsewhere
 from fastait.evaluation import evaluate
 from fastait.models import WideResNet
+
+METHODS = {
+    "adv-interp": {},
+    "iat-manifold-mixup": {"partners": "random"},
+    "trades": {},
+    "uat": {},
+}
+"""Those that are trained with, and their settings."""
 
 SIZES = (12, 6, 3)
 """Batches of one step each: equal shards, unequal shards, and one that leaves the second process nothing."""
@@ -48,13 +56,17 @@ def main(folder):
     torch.set_num_threads(1)
     with join("cpu") as (ranks, device):
         assert device == "cpu"
-        model = network().train()
-        step = make_step(model, steps=2, ranks=ranks)
-        for number, size in enumerate(SIZES):
-            shard = shards(size, ranks.size)[ranks.rank]
-            images, y = batch(number, size, image=9)
-            own = slice(shard.start, shard.start + shard.size) if shard.size else slice(0, 1)
-            step(images[own], y[own], number, shard)
+        trained = {}
+        for method, knobs in METHODS.items():
+            model = network().train()
+            step = make_step(model, method, steps=2, ranks=ranks, knobs=knobs)
+            for number, size in enumerate(SIZES):
+                shard = shards(size, ranks.size)[ranks.rank]
+                images, y = batch(number, size, image=9)
+                own = slice(shard.start, shard.start + shard.size) if shard.size else slice(0, 1)
+                extra = unlabeled(method, images)
+                step(images[own], y[own], number, shard, None if extra is None else extra[own], shard)
+            trained[method] = {"model": model.state_dict(), "totals": step.totals.state(ranks)}
         images = load_dataset("digits", image_size=8).test.stratified(23)
         done = []
         outcomes = evaluate(
@@ -68,8 +80,7 @@ def main(folder):
             advance=done.append,
         )
         state = {
-            "model": model.state_dict(),
-            "totals": step.totals.state(ranks),
+            "trained": trained,
             "outcomes": outcomes.correct,
             "attacked_batches": len(done),
             "largest": ranks.largest(ranks.rank, -ranks.rank),

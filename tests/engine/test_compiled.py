@@ -17,7 +17,7 @@ def test_shares_everything_with_the_model(network):
     assert not network.training
 
 
-@pytest.mark.parametrize("method", ["adv-interp", "madry"])
+@pytest.mark.parametrize("method", ["adv-interp", "madry", "iat-manifold-mixup"])
 def test_step_compiled_by_inductor_is_the_step(network, method):
     """Two epochs with a smaller last batch; the weights after them, and no graph break or second compilation."""
     torch._dynamo.reset()

@@ -10,17 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import plain
 import pytest
 import torch
-from shard_worker import SIZES, network, shards
-from step_inputs import CPU, EPSILON, batch, make_step
+from shard_worker import METHODS, SIZES, network, shards
+from step_inputs import batch, make_step, unlabeled
 
-from fastait import recipe, reference
-from fastait.attacks import ATTACKS, Noise
+from fastait import recipe
+from fastait.attacks import ATTACKS
 from fastait.data import BatchPlan, load_dataset, to_float
 from fastait.engine.distributed import Ranks, join
 from fastait.engine.prepare import Prepared
-from fastait.engine.randomness import derive
 from fastait.engine.report import Report
 from fastait.errors import InputError, SaidElsewhere
 from fastait.evaluation import evaluate
@@ -48,33 +48,34 @@ def two(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_weights_and_statistics_are_equal_on_both(two):
-    for name, value in two[0]["model"].items():
-        assert torch.equal(value, two[1]["model"][name]), name
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_and_statistics_are_equal_on_both(two, method):
+    for name, value in two[0]["trained"][method]["model"].items():
+        assert torch.equal(value, two[1]["trained"][method]["model"][name]), name
 
 
-def test_two_processes_are_one_that_is_given_their_shards(two):
-    """The same shards, noise and BN statistics per shard, by the reference path in fp64."""
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_are_one_that_is_given_their_shards(two, method):
+    """The same shards, noise and BN statistics per shard, by the plain method in fp64."""
     model = network()
-    optimizer = make_step(model).optimizer
+    step = make_step(model, method)
+    optimizer = step.optimizer
     loss_sum = 0.0
     for number, size in enumerate(SIZES):
         images, y = batch(number, size, image=9)
         x = to_float(images, torch.float64)
+        extra = unlabeled(method, images)
         optimizer.zero_grad(set_to_none=False)
         statistics = {name: torch.zeros_like(b) for name, b in model.named_buffers()}
         for shard in shards(size, 2):
             if not shard.size:
                 continue
             own = slice(shard.start, shard.start + shard.size)
-            noise = Noise.seeded(derive(3, "noise"), CPU)
-            noise.seek(torch.tensor([number]))
-            start = noise.start(x, EPSILON)[own]
-            soft = reference.one_hot(y[own], 10).double()
+            more = None if extra is None else to_float(extra, torch.float64)[own]
+            draws = plain.Draws(number, step.settings.step_size, METHODS[method], more, before=shard.start)
             part = copy.deepcopy(model).train()
-            moved = reference.adv_interp(x[own], soft, part, 10, steps=2, start=start)
-            loss = reference.soft_cross_entropy(part(moved[0]), moved[1])
             part.zero_grad()
+            loss = getattr(plain, method.replace("-", "_"))(part, x[own], y[own], draws)
             loss.backward()
             loss_sum += loss.item() * shard.size
             for mine, its in zip(model.parameters(), part.parameters(), strict=True):
@@ -86,10 +87,10 @@ def test_two_processes_are_one_that_is_given_their_shards(two):
             buffer.copy_(statistics[name])
         optimizer.step()
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(two[0]["model"][name], value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(two[0]["trained"][method]["model"][name], value, rtol=1e-7, atol=1e-8)
     for state in two:
-        assert state["totals"]["seen"] == sum(SIZES)
-        assert state["totals"]["loss"] == pytest.approx(loss_sum, rel=1e-9)
+        assert state["trained"][method]["totals"]["seen"] == sum(SIZES)
+        assert state["trained"][method]["totals"]["loss"] == pytest.approx(loss_sum, rel=1e-6)
 
 
 def test_evaluation_is_that_of_one_process(two):

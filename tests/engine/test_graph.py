@@ -8,10 +8,12 @@ import copy
 
 import pytest
 import torch
-from step_inputs import batch, make_step
+from step_inputs import batch, make_step, unlabeled
 
+from fastait import recipe
 from fastait.engine.graph import CaptureError, Graph
 from fastait.engine.optimizer import set_lr
+from fastait.methods import METHODS
 
 
 class FakeStream:
@@ -71,18 +73,20 @@ def recorded(step):
     return step
 
 
-@pytest.mark.parametrize("method", ["adv-interp", "madry"])
+@pytest.mark.parametrize("method", METHODS)
 def test_replays_equal_eager_steps(network, cuda, method):
     """Two epochs of three batches with a smaller last one, a learning rate that falls, an interruption in between."""
     models = [copy.deepcopy(network) for _ in range(2)]
-    eager = make_step(models[0], method, steps=2, dtype=torch.float16)
-    graphed = recorded(make_step(models[1], method, steps=2, dtype=torch.float16, batch_size=8, graph=True))
+    options = {"steps": 2, "dtype": torch.float16, "knobs": {"partners": recipe(method=method).partners}}
+    eager = make_step(models[0], method, **options)
+    graphed = recorded(make_step(models[1], method, **options, batch_size=8, graph=True))
     cuda.tensors = [*graphed.state(), *(p.grad for p in models[1].parameters())]
     for number in range(6):
         images, y = batch(number, size=5 if number % 3 == 2 else 8, image=8)
+        extra = unlabeled(method, batch(number + 10, image=8)[0])
         for step in (eager, graphed):
             set_lr(step.optimizer, 0.1 if number < 3 else 0.01)
-            step(images, y, number)
+            step(images, y, number, unlabeled=extra)
         for a, b in zip(eager.state(), graphed.state(), strict=True):
             assert torch.equal(a, b)
         assert eager.totals.seen == graphed.totals.seen

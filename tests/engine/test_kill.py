@@ -14,7 +14,7 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "fastait.train"]
 RUN = ["--eval-samples", "10", "--device", "cpu", "--crop-padding", "1", "--flip"]
-LONG = [*RUN, "--image-size", "16", "--epochs", "6"]
+LONG = [*RUN, "--image-size", "16", "--epochs", "6", "--val-fraction", "0.1"]
 SHORT = [*RUN, "--image-size", "8", "--epochs", "1", "--checkpoint-seconds", "0"]
 KILLS = 5
 
@@ -52,7 +52,8 @@ def test_killed_at_random_moments(whole, loader):
         argv = ["--resume", "run"]
     done = run(*argv)
     assert done.returncode == 0, done.stderr
-    assert Path("run/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "best.safetensors"):
+        assert Path("run", name).read_bytes() == (whole / name).read_bytes()
     epochs = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, 7))
     assert [epoch["loss"] for epoch in epochs] == [

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fastait import recipe, resume_training, run_training
-from fastait.data import load_dataset
-from fastait.engine import precision
+from fastait.data import BatchPlan, load_dataset
+from fastait.engine import loop, precision
+from fastait.engine.loop import Loop
 from fastait.engine.precision import Precision, native_half, resolve_device
 from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import Totals
 from fastait.errors import InputError, Interrupted, RunError
-from fastait.evaluation import evaluate
+from fastait.evaluation import Outcomes, evaluate, load_model
 from fastait.models import WideResNet
 
 
@@ -54,6 +56,85 @@ def test_it_learns(method):
     assert run.result["clean"] > 60
     first, *_, last = (json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines())
     assert last["loss"] < first["loss"]
+
+
+def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
+    """Of three epochs the middle one is made the best; its weights are those of a run that ends there."""
+    measured = []
+    measure = loop.evaluate
+
+    def by_a_script(model, images, attacks, **options):
+        if attacks != (loop.WATCHED,):
+            return measure(model, images, attacks, **options)
+        measured.append(measure(model, images, attacks, **options))
+        outcomes = {"clean": torch.ones(10, dtype=torch.bool), "pgd10": torch.arange(10) < [3, 7, 5][len(measured) - 1]}
+        return Outcomes(outcomes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", by_a_script)
+        run = run_training(tiny(epochs=3, val_fraction=0.25))
+    assert run.result["weights"] == "last"
+    assert run.result["best"].keys() == {"epoch", "val_clean", "val_pgd10", "clean", "fgsm", "pgd20", "cw20"}
+    assert (run.result["best"]["epoch"], run.result["best"]["val_pgd10"]) == (2, 70.0)
+    shorter = run_training(tiny(epochs=2, val_fraction=0.25, out=Path("shorter")))
+    assert Path("run/best.safetensors").read_bytes() == Path("shorter/model.safetensors").read_bytes()
+    for column in ("clean", "fgsm", "pgd20", "cw20"):
+        assert run.result["best"][column] == shorter.result[column]
+    history = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [epoch["val_pgd10"] for epoch in history] == [30.0, 70.0, 50.0]
+    model, config = load_model(Path("run/best.safetensors"))
+    assert config["val_fraction"] == 0.25
+    assert torch.equal(model.fc.weight, shorter.model.fc.weight)
+
+
+def test_what_is_held_out_is_measured():
+    run = run_training(tiny(epochs=1, val_fraction=0.25))
+    images = load_dataset("digits", image_size=8).train
+    plan = BatchPlan(0, 1442 - 360, 64, 0, False, held_out=360)
+    outcomes = evaluate(run.model, images.at(plan.split()[1]), ("pgd10",)).accuracy()
+    record = json.loads(Path("run/metrics.jsonl").read_text())
+    assert record["step"] == 17
+    assert {name: record[f"val_{name}"] for name in outcomes} == {name: round(v, 2) for name, v in outcomes.items()}
+    assert run.result["best"]["epoch"] == 1
+
+
+@pytest.fixture
+def more_images():
+    """A folder of 80 digits without labels."""
+    Path("more").mkdir()
+    for i, image in enumerate(load_dataset("digits", image_size=8).train.images[:80]):
+        Image.fromarray(image.numpy()).save(f"more/{i}.png")
+    return Path("more")
+
+
+def test_images_without_labels_go_on_where_they_were(more_images, monkeypatch):
+    """Interrupted and resumed, UAT sees what it would have seen."""
+    options = {"method": "uat", "unlabeled": more_images, "attack_steps": 1, "epochs": 1}
+    whole = run_training(tiny(**options, out=Path("whole")))
+    add = Totals.add
+
+    def interrupt(self, loss, logits, y, number):
+        add(self, loss, logits, y, number)
+        if number == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "add", interrupt)
+        with pytest.raises(Interrupted):
+            run_training(tiny(**options))
+    resumed = resume_training(Path("run"))
+    for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_other_images_without_labels_are_refused(more_images, monkeypatch):
+    options = {"method": "uat", "unlabeled": more_images, "attack_steps": 1, "epochs": 1}
+    monkeypatch.setattr(Loop, "evaluate", lambda self, stop: (_ for _ in ()).throw(Interrupted("stop", 2)))
+    with pytest.raises(Interrupted):
+        run_training(tiny(**options))
+    (more_images / "0.png").unlink()
+    with pytest.raises(InputError, match="the data set has changed since the run was begun"):
+        resume_training(Path("run"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -36,8 +36,9 @@ def _deterministic(monkeypatch):
 
 
 def make_step(model, method, dtype=None, **options):
-    steps, size = (3, 2 / 255) if method == "madry" else (1, 8 / 255)
-    settings = Settings(8 / 255, 0.5, steps, size, 10)
+    config = recipe(method=method)
+    size = config.epsilon if config.step_size is None else config.step_size
+    settings = Settings(config.epsilon, 0.5, min(config.attack_steps, 3), size, 10, partners=config.partners)
     optimizer = make_optimizer("sgd", model.parameters(), lr=0.05, weight_decay=2e-4)
     return TrainStep(
         model, METHODS[method], settings, optimizer, Precision(DEVICE, dtype), 3, batch_size=BATCH, **options
@@ -56,7 +57,7 @@ def batch(step, size=BATCH):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "half", "fp16"])
-@pytest.mark.parametrize("method", ["adv-interp", "madry"])
+@pytest.mark.parametrize("method", METHODS)
 def test_capture_equals_eager_over_50_steps(method, precision):
     """With a smaller last batch every tenth step and a learning rate that falls in the middle."""
     dtype = {"fp32": None, "half": native_half(DEVICE), "fp16": torch.float16}[precision]
@@ -66,12 +67,13 @@ def test_capture_equals_eager_over_50_steps(method, precision):
     graphed = make_step(models[1], method, dtype, graph=True, note=notes.append)
     for number in range(50):
         images, y = batch(number, 24 if number % 10 == 9 else BATCH)
+        unlabeled = batch(number + 100)[0] if METHODS[method].needs_unlabeled else None
         with torch.no_grad():  # each step from one state: rounding must not have time to grow
             for mine, theirs in zip(graphed.state(), eager.state(), strict=True):
                 mine.copy_(theirs)
         for step in (eager, graphed):
             set_lr(step.optimizer, 0.05 if number < 25 else 0.005)
-            step(images, y, number)
+            step(images, y, number, unlabeled=unlabeled)
         for mine, theirs in zip(graphed.state(), eager.state(), strict=True):
             torch.testing.assert_close(mine, theirs, **GRAPH_FP32)
     assert notes == []

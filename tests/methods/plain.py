@@ -18,17 +18,21 @@ SEED = 3
 
 
 class Draws:
-    """What step ``number`` of seed ``SEED`` draws, and the settings that vary between methods."""
+    """What step ``number`` of seed ``SEED`` draws, and the settings that vary between methods.
 
-    def __init__(self, number, step_size, knobs=None, unlabeled=None):
+    ``before`` is how many images of the batch other processes have that come first.
+    """
+
+    def __init__(self, number, step_size, knobs=None, unlabeled=None, before=0):
         self.number = torch.tensor([number])
+        self.before = before
         self.step_size = step_size
         self.knobs = {"distance": "cosine", "partners": "reversed", "partner_features": "clean", **(knobs or {})}
         self.unlabeled = unlabeled
 
-    def noise(self, *name):
+    def noise(self, *name, before=None):
         noise = Noise.seeded(derive(SEED, *name), torch.device("cpu"))
-        noise.seek(self.number)
+        noise.seek(self.number, self.before if before is None else before)
         return noise
 
     def start(self, x, *term):
@@ -48,7 +52,7 @@ class Draws:
         return torch.tensor([max(o, key=lambda j, i=i: rank[i, j].item()) if o else i for i, o in enumerate(others)])
 
     def share(self, layers, alpha):
-        layer, *rest = self.noise("mixing").uniform(2 * alpha).tolist()
+        layer, *rest = self.noise("mixing", before=0).uniform(2 * alpha).tolist()
         return sorted(rest)[alpha - 1], int(layer * layers)
 
 

@@ -190,10 +190,10 @@ def test_features_are_of_the_three_kinds(models, monkeypatch):
 
 def test_only_some_of_many_classes_are_shown(models, monkeypatch):
     monkeypatch.setattr(figures, "FEATURE_CLASSES", 3)
-    named = replace(digits(), classes=("$a", "b$", "c\nd", *"3456789"))
+    named = replace(digits(), classes=(r"$\no$", "b$", "c\nd", *"3456789"))
     rows = read(draw("figure3", models, dataset=named)[1])
     assert len(rows) == 2 * 3 * 24
-    assert {row["class"] for row in rows} == {"$a", "b$", "c\nd"}
+    assert {row["class"] for row in rows} == {r"$\no$", "b$", "c\nd"}
 
 
 def test_too_few_images_for_an_embedding(models):

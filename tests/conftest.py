@@ -14,6 +14,17 @@ if not torch.cuda.is_available():
 from fastait.models import WideResNet
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """The networks are small: on threads that wait for each other these tests take twice as long, or more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # of the commands that tests start
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     """Every test runs in an empty folder and from one random state."""

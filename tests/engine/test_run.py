@@ -67,12 +67,29 @@ def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
         if attacks != (loop.WATCHED,):
             return measure(model, images, attacks, **options)
         measured.append(measure(model, images, attacks, **options))
-        outcomes = {"clean": torch.ones(10, dtype=torch.bool), "pgd10": torch.arange(10) < [3, 7, 5][len(measured) - 1]}
+        outcomes = {
+            "clean": torch.ones(10, dtype=torch.bool),
+            "pgd10": torch.arange(10) < [3, 7, 5][(len(measured) - 1) % 3],
+        }
         return Outcomes(outcomes)
+
+    add = Totals.add
+
+    def interrupt(self, loss, logits, y, number):
+        add(self, loss, logits, y, number)
+        if number == 40:  # of 51, in the last epoch
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate", by_a_script)
         run = run_training(tiny(epochs=3, val_fraction=0.25))
+        with monkeypatch.context() as inner:
+            inner.setattr(Totals, "add", interrupt)
+            with pytest.raises(Interrupted):
+                run_training(tiny(epochs=3, val_fraction=0.25, out=Path("interrupted")))
+        resumed = resume_training(Path("interrupted"))
+    assert resumed.result["best"] == run.result["best"]
+    assert Path("interrupted/best.safetensors").read_bytes() == Path("run/best.safetensors").read_bytes()
     assert run.result["weights"] == "last"
     assert run.result["best"].keys() == {"epoch", "val_clean", "val_pgd10", "clean", "fgsm", "pgd20", "cw20"}
     assert (run.result["best"]["epoch"], run.result["best"]["val_pgd10"]) == (2, 70.0)

@@ -275,3 +275,10 @@ def test_no_unlabeled_images(tmp_path):
         load_unlabeled(tmp_path / "nowhere", 8)
     with pytest.raises(InputError, match="holds no images"):
         load_unlabeled(tmp_path, 8)
+
+
+def test_images_in_files_are_decoded_where_they_are_asked_for(image_folder):
+    places = torch.tensor([9, 2, 15])
+    in_files, in_memory = (load_dataset("folder", image_folder, 8, in_files=flag).train for flag in (True, False))
+    assert torch.equal(in_files.at(places).images, in_memory.at(places).images)
+    assert torch.equal(in_files.at(places).labels, in_memory.labels[places])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fastait.attacks import frozen
+from fastait.methods.images import Moved
 from fastait_kernels import cosine_distance, linf_step
 
 
@@ -20,9 +21,9 @@ def _eval_only(model):
 def interpolate(*, freeze=True, graph_free_partner=True, fused=True, copied=False):
     """``fastait.methods.images.adversarial_interpolation`` for one step, less what is switched off."""
 
-    def part(model, x, y, settings, noise, counts):
-        epsilon = settings.epsilon
-        start = noise.start(x, epsilon) if fused else x + torch.empty_like(x).uniform_(-epsilon, epsilon)
+    def part(model, sample, settings):
+        x, counts, epsilon = sample.x, sample.counts, settings.epsilon
+        start = sample.noise.start(x, epsilon) if fused else x + torch.empty_like(x).uniform_(-epsilon, epsilon)
         attacked = copy.deepcopy(model) if copied else model
         partners = x.flip(0)
         at_a_time = settings.at_a_time or len(x)
@@ -46,7 +47,7 @@ def interpolate(*, freeze=True, graph_free_partner=True, fused=True, copied=Fals
                     counts[0] += (grad == 0).sum()
                     counts[1] += grad.isnan().sum()
                     moved.append(_step(leaf.detach(), grad, x[own], -epsilon, epsilon))
-        return torch.cat(moved)
+        return Moved(torch.cat(moved))
 
     return part
 
@@ -62,8 +63,8 @@ def _step(x, grad, origin, step_size, epsilon):
     return torch.min(torch.max(moved, origin - epsilon), origin + epsilon).clamp(0, 1)
 
 
-def eager_loss(logits, y, settings):
+def eager_loss(logits, sample, settings):
     """The paper's labels written down and their cross-entropy, as eager torch has it."""
-    one_hot = F.one_hot(y, settings.num_classes).float()
+    one_hot = F.one_hot(sample.y, settings.num_classes).float()
     target = 0.5 * one_hot + 0.5 * (1 - one_hot.flip(0)) / (settings.num_classes - 1)
     return F.cross_entropy(logits, target)

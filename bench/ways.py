@@ -78,9 +78,9 @@ def make_step(way, model, size, method="adv-interp"):
         note=_refuse,
     )
     if ingredients:
-        step.move_images = interpolate(**ingredients)
+        step.move_images = [interpolate(**ingredients)]
     if not ingredients.get("fused", True):
-        step.loss = eager_loss
+        step.losses = [eager_loss]
     return step
 
 

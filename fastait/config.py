@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from fastait.errors import InputError, check_choice
-from fastait.methods import METHODS
+from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
 IN_PLACE = {
@@ -49,7 +49,9 @@ class TrainConfig:
     single settings."""
 
     method: str = "adv-interp"
-    """How images and labels are moved: adv-interp, madry or natural."""
+    """How images and labels are moved: adv-interp, natural, madry, trades, bilateral, feature-scatter, mixup,
+    manifold-mixup, iat-mixup, iat-manifold-mixup, uat, and the paper's ablations image-org, image-mixup, image-cls,
+    label-org, label-mixup, label-smooth."""
 
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, svhn (downloaded), folder ({train,test}/CLASS/IMAGE) or parquet
@@ -95,7 +97,18 @@ class TrainConfig:
     """Attack iterations in training, the paper's L."""
 
     step_size: Ratio | None = None
-    """Length of an attack step in training. [default: epsilon; 2/255 for madry]"""
+    """Length of an attack step in training. [default: epsilon; 2/255 for madry, trades, iat-* and uat]"""
+
+    distance: str = "cosine"
+    """What adversarial interpolation makes small between features: cosine (the paper's) or euclidean."""
+
+    partners: str = "reversed"
+    """Which image of the batch each one is paired with: reversed (the paper's: the one at the same place of the
+    reversed batch), random (a permutation; mixup's) or other-class (a random one of another class)."""
+
+    partner_features: str = "clean"
+    """Where the partners' features come from: clean (the paper's: a pass of their own) or noisy (the images' own pass,
+    noise and all: one pass in six is saved)."""
 
     depth: int = 10
     """Depth of the wide ResNet: 6n + 4."""
@@ -165,6 +178,17 @@ class TrainConfig:
             )
         if not 0 <= self.epsilon_y < 1:
             raise InputError(f"--epsilon-y must be in [0, 1), got {self.epsilon_y}")
+        check_choice("--distance", self.distance, DISTANCES)
+        check_choice("--partners", self.partners, PARTNERS)
+        check_choice("--partner-features", self.partner_features, PARTNER_FEATURES)
+        method = METHODS[self.method]
+        for name, usual in (("distance", "cosine"), ("partner_features", "clean")):
+            if getattr(self, name) != usual and not method.interpolates:
+                raise InputError(
+                    f"{flag(name)} {getattr(self, name)}: --method {self.method} does not interpolate features"
+                )
+        if self.partners != "reversed" and not method.pairs:
+            raise InputError(f"--partners {self.partners}: --method {self.method} does not pair images")
         if (self.depth - 4) % 6:
             raise InputError(f"--depth must be 6n + 4 (10, 16, 22, 28, 34, ...), got {self.depth}")
         if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastait.config import TrainConfig
 from fastait.errors import check_choice
+from fastait.methods import METHODS
 
 PAPER_EPOCHS = 200
 PAPER_MILESTONES = (60, 90)
@@ -34,16 +35,32 @@ RECIPES: dict[str, dict[str, Any]] = {
     "svhn-unaugmented": {**_CIFAR, "dataset": "svhn", "lr": 0.01, "crop_padding": 0, "flip": False},
 }
 
-# Madry et al. (2018), section 5: seven steps of 2/255.
-_PGD_7 = {"attack_steps": 7, "step_size": 2 / 255}
+_FROM_PAPERS: dict[str, dict[str, Any]] = {
+    # Madry et al. (2018), section 5: seven steps of 2/255.
+    "madry": {"attack_steps": 7, "step_size": 2 / 255},
+    # Zhang et al. (2019), section 5: ten steps; their release: of 2/255.
+    "trades": {"attack_steps": 10, "step_size": 2 / 255},
+    # Lamb et al. (2019): Madry's attack; pairs at random as in mixup.
+    "iat-mixup": {"attack_steps": 7, "step_size": 2 / 255, "partners": "random"},
+    "iat-manifold-mixup": {"attack_steps": 7, "step_size": 2 / 255, "partners": "random"},
+    # Zhang et al. (2018) and Verma et al. (2019): pairs at random.
+    "mixup": {"partners": "random"},
+    "manifold-mixup": {"partners": "random"},
+    # The release of Feature-Scatter: one step of epsilon, label smoothing 0.5 on every set; Bilateral: epsilon_y 0.5.
+    "feature-scatter": {"epsilon_y": 0.5},
+    "bilateral": {"epsilon_y": 0.5},
+    # Uesato et al. (2019) attack as Madry does; their number of steps is not known to us.
+    "uat": {"attack_steps": 7, "step_size": 2 / 255},
+}
+"""What methods set themselves; the others are as the recipe says."""
 
-# Section 4: Natural and Madry train for 100 epochs.
-_FEWER_EPOCHS = {"epochs": 100}
+# Section 4: Natural and Madry train for 100 epochs, whatever the data set; the others as the recipe says.
+_FEWER_EPOCHS = {"natural": {"epochs": 100}, "madry": {"epochs": 100}}
 
 BY_METHOD: dict[tuple[str, str], dict[str, Any]] = {
-    ("digits", "madry"): _PGD_7,
-    **{(name, "natural"): _FEWER_EPOCHS for name in RECIPES if name != "digits"},
-    **{(name, "madry"): {**_FEWER_EPOCHS, **_PGD_7} for name in RECIPES if name != "digits"},
+    (name, method): {**_FROM_PAPERS.get(method, {}), **({} if name == "digits" else _FEWER_EPOCHS.get(method, {}))}
+    for name in RECIPES
+    for method in METHODS
 }
 """Where a method's published settings differ from its recipe's."""
 

@@ -45,3 +45,15 @@ class Noise:
     def start(self, x: Tensor, epsilon: float) -> Tensor:
         """x + U(-epsilon, epsilon), like ``x``, not clipped to [0, 1]."""
         return random_start(x, epsilon, self.seed, self.offset, self.before * x[:1].numel())
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float32 ``shape`` in [0, 1), on the seed's device."""
+        zeros = torch.zeros(shape, device=self.seed.device)
+        return random_start(zeros, 0.5, self.seed, self.offset, self.before * zeros[:1].numel()) + 0.5
+
+    def normal(self, x: Tensor, deviation: float) -> Tensor:
+        """x + N(0, deviation), like ``x``, not clipped to [0, 1]."""
+        zeros = torch.zeros_like(x, dtype=torch.float32)
+        symmetric = random_start(zeros, 1.0, self.seed, self.offset, self.before * x[:1].numel())
+        # -1, one of 2^24 values, would be minus infinity.
+        return x + (deviation * 2**0.5 * symmetric.clamp_(min=2**-24 - 1).erfinv_()).to(x.dtype)

@@ -102,7 +102,10 @@ def ascend(
     at_a_time: int | None = None,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """``pgd`` from ``start``, like ``x``, which may be written over; ``counts`` is that of ``sign_step``."""
+    """``pgd`` from ``start``, like ``x``, which may be written over; ``counts`` is that of ``sign_step``.
+
+    ``y``, [B, ...], is whatever ``loss`` takes beside the logits.
+    """
     with frozen(model):
         for part in parts(len(x), at_a_time):
             moved, origin, labels = start[part], x[part], y[part]

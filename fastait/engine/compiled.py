@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastait.models import Mixing
+
 
 class Compiled(nn.Module):
     """``model`` with ``forward`` and ``features`` compiled; parameters, buffers and modes are the model's own.
 
     Args:
-        model: has ``forward(x)`` and ``features(x)``.
+        model: has ``forward(x, mixing)`` and ``features(x)``, as ``WideResNet``.
     """
 
     def __init__(self, model: nn.Module):
@@ -20,6 +22,6 @@ class Compiled(nn.Module):
         self._forward: Any = torch.compile(model.forward, dynamic=False)
         self.features: Any = torch.compile(model.features, dynamic=False)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mixing: Mixing | None = None) -> Tensor:
         """The model's logits."""
-        return self._forward(x)
+        return self._forward(x) if mixing is None else self._forward(x, mixing)

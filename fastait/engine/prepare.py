@@ -58,15 +58,8 @@ class Prepared:
             ranks.size,
         )
         self.loader = make_loader(self.dataset.train, self.plan, self.device, dali=config.dali, workers=config.workers)
-        self.settings = Settings(
-            config.epsilon,
-            config.epsilon_y,
-            config.attack_steps,
-            config.epsilon if config.step_size is None else config.step_size,
-            len(self.dataset.classes),
-            cached_images(config.widen_factor, config.image_size) if self.device.type == "cpu" else None,
-        )
-        if METHODS[config.method].labels == "adversarial_interpolation":
+        self.settings = method_settings(config, len(self.dataset.classes), self.device)
+        if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
         self.model = (
             _make_model(config, len(self.dataset.classes)).to(self.device).to(memory_format=torch.channels_last)
@@ -74,6 +67,21 @@ class Prepared:
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
+
+
+def method_settings(config: TrainConfig, num_classes: int, device: torch.device) -> Settings:
+    """What the config's method needs to know beside the batch."""
+    return Settings(
+        config.epsilon,
+        config.epsilon_y,
+        config.attack_steps,
+        config.epsilon if config.step_size is None else config.step_size,
+        num_classes,
+        cached_images(config.widen_factor, config.image_size) if device.type == "cpu" else None,
+        config.distance,
+        config.partners,
+        config.partner_features,
+    )
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:

@@ -1,7 +1,7 @@
-"""The paper's table 7 as code: a method is a way to move images times a way to move labels.
+"""The paper's table 7 as code: a method is a sum of terms, each a way to move images times a way to move labels.
 
-This module is data and imports nothing heavy. ``images`` and ``labels`` name functions of ``fastait.methods.images``
-and ``fastait.methods.labels``.
+This module is data and imports nothing heavy. A term's ``images`` and ``labels`` name functions of
+``fastait.methods.images`` and ``fastait.methods.labels``.
 """
 
 import importlib
@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastait.methods.images import ImagePart
     from fastait.methods.labels import LabelPart
+
+DISTANCES = ("cosine", "euclidean")
+PARTNERS = ("reversed", "random", "other-class")
+PARTNER_FEATURES = ("clean", "noisy")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class Settings:
         step_size: length of an attack's step, in the units of ``epsilon``.
         num_classes: the paper's C.
         at_a_time: attack no more images than this together; None for the whole batch.
+        distance: of ``DISTANCES``, what adversarial interpolation makes small.
+        partners: of ``PARTNERS``, which image of the batch each one is paired with.
+        partner_features: of ``PARTNER_FEATURES``: from a pass of the clean partners, or from the images' own noisy one.
     """
 
     epsilon: float
@@ -32,15 +39,28 @@ class Settings:
     step_size: float
     num_classes: int
     at_a_time: int | None = None
+    distance: str = "cosine"
+    partners: str = "reversed"
+    partner_features: str = "clean"
 
 
 @dataclass(frozen=True)
-class Method:
-    """One way to train: the names of its image part and label part, and where it is published."""
+class Term:
+    """A batch that the network is trained on and the loss it is measured by.
+
+    Attributes:
+        images: name of the image part.
+        labels: name of the label part.
+        weight: of the loss in the method's sum.
+        unlabeled: whether the images are those of ``--unlabeled``, which have no labels.
+        mixing: how each image is mixed with its partner inside the network; not at all if None.
+    """
 
     images: str
     labels: str
-    source: str
+    weight: float = 1.0
+    unlabeled: bool = False
+    mixing: "Mixup | None" = None
 
     def image_part(self) -> "ImagePart":
         """The function that moves a batch of images."""
@@ -50,9 +70,83 @@ class Method:
         """The function that measures the loss against a batch's moved labels."""
         return getattr(importlib.import_module("fastait.methods.labels"), self.labels)
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether images move towards their partners' features."""
+        return self.images == "adversarial_interpolation"
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it matters who an image's partner is."""
+        return (
+            self.interpolates
+            or self.mixing is not None
+            or self.images == "pixel_interpolation"
+            or self.labels in ("adversarial_interpolation", "partner_mixed")
+        )
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """One share for the whole batch, from Beta(alpha, alpha), at one layer, drawn anew in each step.
+
+    Attributes:
+        layers: how many places there are to mix at: the input, and the outputs of the first blocks.
+        alpha: a whole number.
+    """
+
+    layers: int
+    alpha: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train, and where it is published."""
+
+    terms: tuple[Term, ...]
+    source: str
+
+    @property
+    def needs_unlabeled(self) -> bool:
+        """Whether it trains on images without labels too."""
+        return any(term.unlabeled for term in self.terms)
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether a term moves images towards their partners' features."""
+        return any(term.interpolates for term in self.terms)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it matters to a term who an image's partner is."""
+        return any(term.pairs for term in self.terms)
+
+
+_INPUT, _MANIFOLD = Mixup(layers=1, alpha=1), Mixup(layers=3, alpha=2)
 
 METHODS: dict[str, Method] = {
-    "adv-interp": Method("adversarial_interpolation", "adversarial_interpolation", "the paper, Algorithm 1"),
-    "madry": Method("pgd", "classes", "Madry et al., 2018"),
-    "natural": Method("clean", "classes", "standard training (Krizhevsky et al., 2012)"),
+    "adv-interp": Method((Term("adversarial_interpolation", "adversarial_interpolation"),), "the paper, Algorithm 1"),
+    "natural": Method((Term("clean", "classes"),), "standard training (Krizhevsky et al., 2012)"),
+    "madry": Method((Term("pgd", "classes"),), "Madry et al., 2018"),
+    "bilateral": Method((Term("most_confusing", "bilateral"),), "Wang & Zhang, 2019"),
+    "feature-scatter": Method((Term("feature_scatter", "smooth"),), "Zhang & Wang, 2019"),
+    "image-org": Method((Term("clean", "adversarial_interpolation"),), "the paper, table 5a"),
+    "image-mixup": Method((Term("pixel_interpolation", "adversarial_interpolation"),), "the paper, table 5a"),
+    "image-cls": Method((Term("pgd", "adversarial_interpolation"),), "the paper, table 5a"),
+    "label-org": Method((Term("adversarial_interpolation", "classes"),), "the paper, table 5b"),
+    "label-mixup": Method((Term("adversarial_interpolation", "partner_mixed"),), "the paper, table 5b"),
+    "label-smooth": Method((Term("adversarial_interpolation", "smooth"),), "the paper, table 5b"),
+    "mixup": Method((Term("clean", "mixed", mixing=_INPUT),), "Zhang et al., 2018"),
+    "manifold-mixup": Method((Term("clean", "mixed", mixing=_MANIFOLD),), "Verma et al., 2019"),
+    "iat-mixup": Method(
+        (Term("clean", "mixed", 0.5, mixing=_INPUT), Term("pgd", "mixed", 0.5, mixing=_INPUT)), "Lamb et al., 2019"
+    ),
+    "iat-manifold-mixup": Method(
+        (Term("clean", "mixed", 0.5, mixing=_MANIFOLD), Term("pgd", "mixed", 0.5, mixing=_MANIFOLD)),
+        "Lamb et al., 2019",
+    ),
+    "trades": Method((Term("clean", "classes"), Term("divergence", "clean_predictions", 6.0)), "Zhang et al., 2019"),
+    "uat": Method(
+        (Term("divergence", "own_predictions", unlabeled=True), Term("pgd", "classes")), "Uesato et al., 2019, UAT-OT"
+    ),
 }

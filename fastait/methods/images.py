@@ -1,64 +1,141 @@
 """Ways to move a batch of images. Each is an ``ImagePart``; ``fastait.methods.METHODS`` names them."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastait.attacks import Noise, ascend, frozen, input_gradient, parts, sign_step
+from fastait.attacks import Noise, ascend, cross_entropy, frozen, input_gradient, parts, sign_step
 from fastait.methods import Settings
-from fastait_kernels import cosine_distance
+from fastait.methods.sample import Partner, Sample, reversed_batch
+from fastait.methods.transport import cosine_costs, sinkhorn
+from fastait_kernels import cosine_distance, soft_cross_entropy
 
-ImagePart = Callable[[nn.Module, Tensor, Tensor, Settings, Noise, Tensor | None], Tensor]
-"""(model, x float [B, C, H, W] in [0, 1], y int64 [B], settings, noise, counts) -> images like x, detached, in [0, 1].
 
-``counts`` is that of ``fastait.attacks.sign_step``.
-"""
+class Moved(NamedTuple):
+    """What an image part makes of a sample.
+
+    Attributes:
+        images: like the sample's ``x``, detached.
+        scores: float [B, K], the frozen model's logits of ``x``, where the part needed them; None else.
+    """
+
+    images: Tensor
+    scores: Tensor | None = None
+
+
+ImagePart = Callable[[nn.Module, Sample, Settings], Moved]
 
 FeatureFn = Callable[[Tensor], Tensor]
 """Images [B, C, H, W] -> features [B, ...]."""
 
-
-def clean(
-    model: nn.Module, x: Tensor, y: Tensor, settings: Settings, noise: Noise, counts: Tensor | None = None
-) -> Tensor:
-    """The images as they are."""
-    return x
+START_DEVIATION = 0.001
+"""Of ``divergence``'s normal start (the release of TRADES): at the image itself the gradient is zero."""
 
 
-def pgd(
-    model: nn.Module, x: Tensor, y: Tensor, settings: Settings, noise: Noise, counts: Tensor | None = None
-) -> Tensor:
-    """Up the classification loss, from a random start (Madry et al., 2018)."""
-    return ascend(
-        model,
-        x,
-        y,
-        noise.start(x, settings.epsilon),
-        epsilon=settings.epsilon,
-        step_size=settings.step_size,
-        steps=settings.steps,
-        at_a_time=settings.at_a_time,
-        counts=counts,
-    )
+def clean(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x: the images as they are."""
+    return Moved(sample.x)
 
 
-def adversarial_interpolation(
-    model: nn.Module, x: Tensor, y: Tensor, settings: Settings, noise: Noise, counts: Tensor | None = None
-) -> Tensor:
-    """Algorithm 1: towards the features of the reversed batch."""
-    return interpolate(
+def pgd(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the classification loss from a random start (Madry et al., 2018)."""
+    start = sample.noise.start(sample.x, settings.epsilon)
+    return Moved(_ascend(model, sample, settings, sample.y, start))
+
+
+def most_confusing(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, down the classification loss of the most confusing class, from a random start (Wang & Zhang, 2019).
+
+    That class is the likeliest one of the clean image that is not its own.
+    """
+    scores = _scores(model, sample, settings)
+    target = scores.masked_fill(F.one_hot(sample.y, settings.num_classes).bool(), -torch.inf).argmax(dim=1)
+    start = sample.noise.start(sample.x, settings.epsilon)
+
+    def descent(logits: Tensor, target: Tensor) -> Tensor:
+        return -F.cross_entropy(logits, target, reduction="none")
+
+    return Moved(_ascend(model, sample, settings, target, start, descent), scores)
+
+
+def divergence(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the KL divergence from the predictions on x, from a normal start near x (Zhang et al., 2019)."""
+    scores = _scores(model, sample, settings)
+    predictions = F.softmax(scores, dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    start = sample.noise.normal(sample.x, START_DEVIATION)
+
+    def rise(logits: Tensor, predictions: Tensor) -> Tensor:
+        # The predictions' entropy is a constant here.
+        return soft_cross_entropy(logits, predictions, reduction="none")
+
+    return Moved(_ascend(model, sample, settings, predictions, start, rise), scores)
+
+
+def feature_scatter(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the optimal-transport distance from the batch's logits, from a random start (Zhang & Wang, 2019).
+
+    The distance is between the whole batch as it is and as it is moved; the transport plan counts as a constant.
+    """
+    moved = sample.noise.start(sample.x, settings.epsilon)
+    with frozen(model):
+        scores = _scores(model, sample, settings)
+
+        def distance(leaf: Tensor) -> Tensor:
+            logits = model(leaf)
+            with torch.autocast(leaf.device.type, enabled=False):
+                costs = cosine_costs(scores, logits)
+                return (sinkhorn(costs.detach()) * costs).sum() * len(leaf)
+
+        for _ in range(settings.steps):
+            grad = input_gradient(distance, moved)
+            moved = sign_step(moved, grad, sample.x, settings.step_size, settings.epsilon, sample.counts)
+    return Moved(moved)
+
+
+def pixel_interpolation(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """(1 - eps) x + eps x': mixup in pixels (equation 19), with eps on images in [0, 1].
+
+    The paper has eps = 8 on images in [0, 255], where the equation would leave the range of pixels; 8/255 on images in
+    [0, 1] is the same ball, which the result is always in.
+    """
+    return Moved(torch.lerp(sample.x, sample.partner(sample.x), settings.epsilon))
+
+
+def adversarial_interpolation(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, down the distance to the partner's features, from a random start (Algorithm 1)."""
+    images = interpolate(
         model,
         cast(FeatureFn, model.features),
-        x,
+        sample.x,
         epsilon=settings.epsilon,
         step_size=settings.step_size,
         steps=settings.steps,
-        noise=noise,
+        noise=sample.noise,
+        partner=sample.partner,
+        distance=DISTANCES[settings.distance],
+        noisy_partners=settings.partner_features == "noisy",
         at_a_time=settings.at_a_time,
-        counts=counts,
+        counts=sample.counts,
     )
+    return Moved(images)
+
+
+def cosine(features: Tensor, target: Tensor) -> Tensor:
+    """The sum over the batch of 1 - cos, the paper's choice. Not its mean: only the gradient's sign counts."""
+    return cosine_distance(features, target, reduction="sum")
+
+
+def euclidean(features: Tensor, target: Tensor) -> Tensor:
+    """The sum over the batch of squared distances (equation 8)."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    return (features.to(wide) - target.to(wide)).square().sum()
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine, "euclidean": euclidean}
+"""Of features [B, D] to their targets, by the names of ``Settings.distance``."""
 
 
 def interpolate(
@@ -70,6 +147,9 @@ def interpolate(
     step_size: float,
     steps: int,
     noise: Noise,
+    partner: Partner = reversed_batch,
+    distance: Callable[[Tensor, Tensor], Tensor] = cosine,
+    noisy_partners: bool = False,
     at_a_time: int | None = None,
     counts: Tensor | None = None,
 ) -> Tensor:
@@ -77,24 +157,65 @@ def interpolate(
 
     The partners' features are computed once and without a graph, the images' gradients with the model in eval mode
     and its parameters frozen. Arguments and result are those of ``fastait.adversarial_interpolation``.
+
+    Args:
+        noisy_partners: take the partners' features from the images' own pass instead, noise and all, anew in each step:
+            one pass less, and not what the paper says. The whole batch is then attacked together. An image that is its
+            own partner is at its target then, and its gradient's signs are those of rounding.
     """
     x = x.detach()
     start = noise.start(x, epsilon)
-    partners = x.flip(0)
     with frozen(model):
+        if noisy_partners:
+            for _ in range(steps):
+                grad = input_gradient(lambda leaf: _to_each_other(feature_fn(leaf), partner, distance), start)
+                start = sign_step(start, grad, x, -step_size, epsilon, counts)
+            return start
+        partners = partner(x)
         for part in parts(len(x), at_a_time):
             moved, origin = start[part], x[part]
             with torch.no_grad():
                 target = feature_fn(partners[part]).flatten(1)
 
-            def distance(leaf: Tensor, target: Tensor = target) -> Tensor:
-                # A sum, not the paper's mean: only the gradient's sign counts, and half precision underflows later.
-                return cosine_distance(feature_fn(leaf).flatten(1), target, reduction="sum")
+            def to_target(leaf: Tensor, target: Tensor = target) -> Tensor:
+                return distance(feature_fn(leaf).flatten(1), target)
 
             for _ in range(steps):
-                grad = input_gradient(distance, moved)
+                grad = input_gradient(to_target, moved)
                 moved = sign_step(moved, grad, origin, -step_size, epsilon, counts)
             if len(moved) == len(x):
                 return moved
             start[part] = moved
     return start
+
+
+def _to_each_other(features: Tensor, partner: Partner, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    features = features.flatten(1)
+    return distance(features, partner(features.detach()))
+
+
+def _scores(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
+    with frozen(model), torch.no_grad():
+        return torch.cat([model(sample.x[part]) for part in parts(len(sample.x), settings.at_a_time)])
+
+
+def _ascend(
+    model: nn.Module,
+    sample: Sample,
+    settings: Settings,
+    target: Tensor,
+    start: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Tensor:
+    return ascend(
+        model,
+        sample.x,
+        target,
+        start,
+        epsilon=settings.epsilon,
+        step_size=settings.step_size,
+        steps=settings.steps,
+        loss=loss,
+        at_a_time=settings.at_a_time,
+        counts=sample.counts,
+    )

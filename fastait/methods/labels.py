@@ -6,24 +6,90 @@ only their recipe never writes them down.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastait.methods import Settings
-from fastait_kernels import interpolated_cross_entropy
+from fastait.methods.sample import Sample
+from fastait_kernels import interpolated_cross_entropy, soft_cross_entropy
 
-LabelPart = Callable[[Tensor, Tensor, Settings], Tensor]
-"""(logits [B, K], y int64 [B], settings) -> the scalar training loss, a mean over the batch."""
+LabelPart = Callable[[Tensor, Sample, Settings], Tensor]
+"""(logits [B, K] of the moved images, sample, settings) -> the scalar training loss, a mean over the batch."""
+
+GAMMA = 0.01
+"""Of ``bilateral``: keeps the most confusing class's share above zero."""
 
 
-def classes(logits: Tensor, y: Tensor, settings: Settings) -> Tensor:
-    """Cross-entropy with the labels as they are."""
-    return F.cross_entropy(logits.float(), y)
+def classes(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """y: the labels as they are, one-hot."""
+    return F.cross_entropy(logits.float(), sample.y)
 
 
-def adversarial_interpolation(logits: Tensor, y: Tensor, settings: Settings) -> Tensor:
-    """Algorithm 1: cross-entropy with labels moved away from the classes of the reversed batch."""
-    return interpolated_cross_entropy(logits, y, y.flip(0), effective_epsilon_y(settings.epsilon_y, settings.steps))
+def adversarial_interpolation(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """(1 - eps_y) y + eps_y (1 - y') / (C - 1): away from the partner's class (equation 7)."""
+    moved = effective_epsilon_y(settings.epsilon_y, settings.steps)
+    return interpolated_cross_entropy(logits, sample.y, sample.partner(sample.y), moved)
+
+
+def smooth(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """(1 - eps_y) y + eps_y (1 - y) / (C - 1): label smoothing (equation 16; the release of Feature-Scatter, 0.5)."""
+    return interpolated_cross_entropy(logits, sample.y, sample.y, settings.epsilon_y)
+
+
+def partner_mixed(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """(1 - eps_y) y + eps_y y': towards the partner's class (equation 20)."""
+    return _between(logits, sample, 1 - settings.epsilon_y)
+
+
+def mixed(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """lambda y + (1 - lambda) y': in the proportion in which the images are mixed (Zhang et al., 2018)."""
+    assert sample.mixing is not None
+    return _between(logits, sample, sample.mixing.own.min())  # the share is one at every other layer
+
+
+def bilateral(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """(1 - eps_y) y + eps_y over the other classes, in proportion to v_k - v_MC + gamma (Wang & Zhang, 2019).
+
+    v_k = -log p_k of the image before it was moved, v_MC the least of them: the less a class is confused with the true
+    one, the more of the label it gets.
+    """
+    assert sample.scores is not None
+    own = F.one_hot(sample.y, settings.num_classes).bool()
+    v = -_log_probabilities(sample.scores)
+    above = v - v.masked_fill(own, float("inf")).amin(dim=1, keepdim=True) + GAMMA
+    others = above.masked_fill(own, 0)
+    target = settings.epsilon_y * others / others.sum(dim=1, keepdim=True)
+    return soft_cross_entropy(logits, target.masked_fill(own, 1 - settings.epsilon_y))
+
+
+def clean_predictions(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """p(x): KL divergence from the predictions on the clean images, through both (TRADES; Zhang et al., 2019)."""
+    return _divergence(sample.earlier[0], logits)
+
+
+def own_predictions(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """p(x): KL divergence from the frozen network's own predictions (UAT with online targets; Uesato et al., 2019)."""
+    assert sample.scores is not None
+    return _divergence(sample.scores, logits)
+
+
+def _between(logits: Tensor, sample: Sample, own: Tensor | float) -> Tensor:
+    """Cross-entropy against own y + (1 - own) y'."""
+    y, partner = (F.one_hot(t, logits.shape[1]).float() for t in (sample.y, sample.partner(sample.y)))
+    return soft_cross_entropy(logits, own * y + (1 - own) * partner)
+
+
+def _divergence(clean: Tensor, moved: Tensor) -> Tensor:
+    """Mean over the batch of KL(p || q) of the predictions of two batches of logits [B, K], differentiable in both."""
+    log_p = _log_probabilities(clean)
+    p = log_p.exp()
+    return soft_cross_entropy(moved, p) + (p * log_p).sum(dim=1).mean()
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """In fp32 at least."""
+    return F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def effective_epsilon_y(epsilon_y: float, steps: int) -> float:

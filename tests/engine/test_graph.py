@@ -62,10 +62,10 @@ def recorded(step):
     """Let the graphs of ``step`` replay what they captured."""
     capture = step._capture
 
-    def and_record(images, y, shard):
-        capture(images, y, shard)
+    def and_record(inputs, shards):
+        capture(inputs, shards)
         if step.graph is not None:
-            step.graph.graph.call = lambda: step.compute(*step.graph.inputs, shard)
+            step.graph.graph.call = lambda: step.compute(step.graph.inputs, shards)
 
     step._capture = and_record
     return step

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 import torch.nn.functional as F
-from step_inputs import CPU, EPSILON, LR, batch, make_step
+from step_inputs import CPU, EPSILON, LR, batch, make_step, unlabeled
 from tolerances import ELEMENTWISE, LOSS_FP32, SIGN_FLIPS_FP32, UPDATE_FP32
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -128,13 +128,15 @@ def test_madry_is_pgd_training_written_plainly():
         torch.testing.assert_close(mine, slow.state_dict()[name], rtol=1e-6, atol=1e-8)  # the mean is taken in fp32
 
 
-@pytest.mark.parametrize("method", ["adv-interp", "madry"])
+@pytest.mark.parametrize("method", METHODS)
 def test_parts_of_a_batch_are_attacked_as_the_whole_is(network, method):
     models = [copy.deepcopy(network) for _ in range(2)]
+    attacks = sum(term.images not in ("clean", "pixel_interpolation") for term in METHODS[method].terms)
     for model, at_a_time in zip(models, (None, 3), strict=True):
         step = make_step(model.double(), method, steps=2, at_a_time=at_a_time)
-        step(*batch(0, size=7, image=9), 0)
-        assert step.totals.gradients.tolist() == [0, 0, 2 * 7 * 3 * 81]
+        images, y = batch(0, size=7, image=9)
+        step(images, y, 0, unlabeled=unlabeled(method, images))
+        assert step.totals.gradients.tolist() == [0, 0, attacks * 2 * 7 * 3 * 81]
     for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -158,7 +160,7 @@ def fake_step(method, precision, compute=None):
         model = WideResNet(10, 1, 10).train()
         step = make_step(model, method, dtype=PRECISIONS[precision], steps=2, at_a_time=3)
         images, y = torch.zeros(8, 16, 16, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
-        (compute or TrainStep.__call__)(step, images, y, 0)
+        (compute or TrainStep.__call__)(step, images, y, 0, unlabeled=unlabeled(method, images))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -169,7 +171,7 @@ def test_nothing_waits_for_the_device(method, precision):
 
 @pytest.mark.parametrize("read", [torch.Tensor.item, torch.Tensor.nonzero, bool], ids=["item", "nonzero", "bool"])
 def test_the_fake_step_notices_what_waits(read):
-    def reading(step, images, y, number):
+    def reading(step, images, y, number, unlabeled):
         step(images, y, number)
         read(step.totals.loss)
 
@@ -180,7 +182,7 @@ def test_the_fake_step_notices_what_waits(read):
 def pointers(step):
     gradients = [p.grad for p in step.model.parameters()]
     rates = [group["lr"] for group in step.optimizer.param_groups]
-    return [t.data_ptr() for t in (*step.state(), *gradients, *rates, step.number, step.noise.seed)]
+    return [t.data_ptr() for t in (*step.state(), *gradients, *rates, step.number, step.starts[0].seed)]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -190,7 +192,8 @@ def test_tensors_stay_where_they_are(network, method, precision):
     before = pointers(step)
     for number in range(10):
         set_lr(step.optimizer, 0.01 * number)
-        step(*batch(number, image=8), number)
+        images, y = batch(number, image=8)
+        step(images, y, number, unlabeled=unlabeled(method, images))
         if number == 4:
             step.totals.reset()
     assert pointers(step) == before
@@ -258,7 +261,7 @@ def test_a_stand_in_for_an_empty_shard_counts_for_nothing(network, monkeypatch):
     monkeypatch.setattr(Ranks, "average", lambda self, tensors, weight: weights.append(weight))
     step = make_step(network)
     step.ranks = Ranks(rank=1, size=2)
-    step.compute(*batch(0, size=1), Shard(0, 0, 3))
+    step.compute(batch(0, size=1), [Shard(0, 0, 3)])
     assert weights == [0]
     assert not any(step.totals.state().values())
     assert all(bool((p.grad == 0).all()) for p in network.parameters())

@@ -100,7 +100,8 @@ def test_learning_rate_reaches_a_captured_step():
 def test_noise_differs_between_replays_and_is_that_of_eager():
     step = make_step(model(), "adv-interp", graph=True)
     starts = []
-    start = step.noise.start
+    noise = step.starts[0]
+    start = noise.start
 
     def keep(x, epsilon):
         started = start(x, epsilon)
@@ -109,7 +110,7 @@ def test_noise_differs_between_replays_and_is_that_of_eager():
         starts[0].copy_(started)
         return started
 
-    step.noise.start = keep
+    noise.start = keep
     seen = []
     for number in (0, 1, 2):
         step(*batch(0), number)
@@ -117,9 +118,9 @@ def test_noise_differs_between_replays_and_is_that_of_eager():
     assert step.graph is not None
     x = batch(0)[0].permute(0, 3, 1, 2).float() / 255
     for number, got in enumerate(seen):
-        noise = Noise(step.noise.seed)
-        noise.seek(torch.tensor([number], device=DEVICE))
-        assert torch.equal(got, noise.start(x, 8 / 255))
+        again = Noise(noise.seed)
+        again.seek(torch.tensor([number], device=DEVICE))
+        assert torch.equal(got, again.start(x, 8 / 255))
 
 
 def test_nothing_waits_for_the_gpu():
@@ -138,7 +139,7 @@ def test_warm_up_and_capture_leave_the_state_alone():
     before = [t.detach().clone() for t in step.state()]
     random = torch.cuda.get_rng_state()
     images, y = batch(0)
-    step._capture(images, y, Shard(0, BATCH, BATCH))
+    step._capture([images, y], [Shard(0, BATCH, BATCH)])
     assert step.graph is not None
     assert torch.equal(torch.cuda.get_rng_state(), random)
     assert all(torch.equal(a, b) for a, b in zip(before, step.state(), strict=True))
@@ -147,8 +148,8 @@ def test_warm_up_and_capture_leave_the_state_alone():
 def test_a_step_with_a_synchronisation_goes_on_eagerly():
     notes = []
     step = make_step(model(), "adv-interp", graph=True, note=notes.append)
-    loss = step.loss
-    step.loss = lambda logits, y, settings: loss(logits, y, settings) * float(logits.sum().isfinite())
+    (loss,) = step.losses
+    step.losses = [lambda logits, *rest: loss(logits, *rest) * float(logits.sum().isfinite())]
     stream = torch.cuda.current_stream()
     for number in range(3):
         step(*batch(number), number)

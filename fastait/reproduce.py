@@ -1,0 +1,121 @@
+"""``python -m fastait.reproduce TABLE...``: the paper's tables and figures, made again."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fastait import cli
+from fastait.errors import InputError, check_choice
+from fastait.reproduction.systems import SCALES, Choices
+from fastait.reproduction.tables import TABLES
+
+COMMAND = "python -m fastait.reproduce"
+SUMMARY = (
+    "Make tables and figures of the paper again: train what is missing, measure it, and print each in the paper's "
+    "layout, the paper's figures beside ours. What is in --out is not made twice."
+)
+
+FIGURES = ("figure2", "figure3", "figure4")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReproduceArguments:
+    """What to make."""
+
+    names: tuple[str, ...] = ()
+    """Tables and figures: table1 to table9, tableA6, figure2 to figure4."""
+
+    list_: Annotated[bool, Parameter(name="--list", negative="")] = field(default=False, kw_only=True)
+    """Say what there is to make, and end."""
+
+    scale: str = field(default="small", kw_only=True)
+    """small (the embedded digits and a small network: minutes on a CPU, not comparable with the paper's figures) or
+    paper (its data sets, networks and epochs: days of a GPU)."""
+
+    out: Path = field(default=Path("reproduction"), kw_only=True)
+    """Folder of tables, figures, runs and outcomes; goes on with what is in it."""
+
+    data_dir: Path | None = field(default=None, kw_only=True)
+    """Where cifar10, cifar100 and svhn lie or are downloaded to, at the paper's scale. [default: ./data]"""
+
+    unlabeled: Path | None = field(default=None, kw_only=True)
+    """Folder of images without labels, for UAT in table 8."""
+
+    device: str = field(default="auto", kw_only=True)
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+
+    amp: bool = field(default=False, kw_only=True)
+    """Train in mixed precision where the hardware has it natively; what is measured is fp32."""
+
+    dali: bool = field(default=False, kw_only=True)
+    """Load and augment with NVIDIA DALI."""
+
+    seed: int = field(default=0, kw_only=True)
+    """Of training and of the attacks."""
+
+    dry_run: bool = field(default=False, kw_only=True)
+    """List the runs and evaluations, what they cost and how long that is estimated to take; do nothing else."""
+
+    def check(self) -> None:
+        """Raise an InputError unless there is something to make and its scale is known."""
+        if not self.names:
+            raise InputError(f"no table is named; {COMMAND} --list says what there is")
+        for name in self.names:
+            check_choice("TABLE", name, (*TABLES, *FIGURES))
+        check_choice("--scale", self.scale, SCALES)
+
+    def choices(self) -> Choices:
+        """How it is to be made."""
+        return Choices(
+            SCALES[self.scale],
+            self.out,
+            self.data_dir,
+            self.unlabeled,
+            device=self.device,
+            amp=self.amp,
+            dali=self.dali,
+            seed=self.seed,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return cli.run("fastait.reproduce", _main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = cli.parse(COMMAND, ReproduceArguments(), argv, SUMMARY)
+    if arguments.list_:
+        _list()
+        return
+    arguments.check()
+    names = list(dict.fromkeys(arguments.names))
+
+    from fastait.engine.memory import keep_freed_memory
+
+    keep_freed_memory()
+    if arguments.dry_run:
+        from fastait.reproduction.plan import show_plan
+
+        show_plan(names, arguments.choices())
+    else:
+        from fastait.reproduction.session import reproduce
+
+        reproduce(names, arguments.choices())
+
+
+def _list() -> None:
+    from fastait.reproduction.figures import FIGURES as DRAWN
+
+    for name, table in TABLES.items():
+        print(f"{name:9} {table.caption}")
+    for name, figure in DRAWN.items():
+        print(f"{name:9} {figure.title}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""A table in the paper's layout, as text, Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from fastait.evaluation.results import WIDTH, wilson
+from fastait.reproduction.measure import Measured
+from fastait.reproduction.orderings import Entry, Series
+from fastait.reproduction.systems import Scale
+from fastait.reproduction.tables import Block, Cell
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One block, as strings.
+
+    Attributes:
+        title: of its part, or empty.
+        header: a title per column, the rows' first.
+        lines: a row each, its title first.
+    """
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table that is ready to be shown.
+
+    Attributes:
+        heading: sentences above: what it is and how its figures came about.
+        grids: its blocks.
+        notes: sentences below.
+        records: for CSV, a figure each.
+    """
+
+    heading: list[str]
+    grids: list[Grid]
+    notes: list[str]
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """The sheet as Markdown."""
+        text = [*_spaced(self.heading)]
+        for grid in self.grids:
+            text += [*([f"{grid.title}", ""] if grid.title else [])]
+            text += [_row(grid.header), "| --- |" + " --- |" * (len(grid.header) - 1), *map(_row, grid.lines), ""]
+        return "\n".join([*text, *_spaced(self.notes)]).rstrip() + "\n"
+
+    def csv(self) -> str:
+        """``records`` as CSV."""
+        file = io.StringIO()
+        writer = csv.DictWriter(file, list(self.records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.records)
+        return file.getvalue()
+
+    def show(self) -> None:
+        """Print the sheet to stdout; wide cells are broken where the terminal ends."""
+        out = Console(soft_wrap=True, highlight=False)
+        for sentence in self.heading:
+            out.print(sentence, markup=False)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=WIDTH)
+        for grid in self.grids:
+            table = RichTable(title=escape(grid.title) or None, title_justify="left", show_lines=True)
+            for title in grid.header:
+                table.add_column(escape(title))
+            for line in grid.lines:
+                table.add_row(*map(escape, line))
+            console.print(table)
+        for sentence in self.notes:
+            out.print(sentence, markup=False)
+
+
+def entries(block: Block, found: Mapping[Cell, Measured], scale: Scale) -> list[list[Entry]]:
+    """Each row's figures, ours beside the paper's; a worst is the lowest of its row's, as in the paper."""
+    rows = []
+    for row, papers in zip(block.rows, block.figures, strict=True):
+        cells = [block.cell(row, column, scale) for column in block.columns]
+        ours = [None if cell is None else found.get(cell) for cell in cells]
+        lowest = min((figure for figure in ours if figure is not None), key=lambda m: m.accuracy, default=None)
+        rows.append(
+            [
+                Entry(lowest if cell is None else figure, paper)
+                for cell, figure, paper in zip(cells, ours, papers, strict=True)
+            ]
+        )
+    return rows
+
+
+def grid(block: Block, rows: list[list[Entry]]) -> Grid:
+    """The block as strings."""
+    return Grid(
+        f"({block.part}) {block.title}" if block.part else block.title,
+        [block.corner, *(column.title for column in block.columns)],
+        [[row.title, *map(_text, line)] for row, line in zip(block.rows, rows, strict=True)],
+    )
+
+
+def series(block: Block, rows: list[list[Entry]]) -> list[Series]:
+    """The figures that are compared with each other: those of a column, or of a row where models stand across."""
+    rows_titles, column_titles = [row.title for row in block.rows], [column.title for column in block.columns]
+    if block.models_across:
+        return [
+            (what, list(zip(column_titles, line, strict=True))) for what, line in zip(rows_titles, rows, strict=True)
+        ]
+    return [
+        (what, list(zip(rows_titles, column, strict=True)))
+        for what, column in zip(column_titles, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def records(table: str, block: Block, rows: list[list[Entry]], scale: Scale) -> list[dict[str, Any]]:
+    """The block's figures for CSV: accuracy in percent, its 95 % interval (Wilson), the images, the paper's figure."""
+    found = []
+    for row, line in zip(block.rows, rows, strict=True):
+        for column, entry in zip(block.columns, line, strict=True):
+            ours = entry.ours
+            low, high = (None, None) if ours is None else wilson(ours.correct, ours.n)
+            found.append(
+                {
+                    "table": table + block.part,
+                    "scale": scale.name,
+                    "row": row.title,
+                    "column": column.title,
+                    "ours": None if ours is None else round(ours.accuracy, 3),
+                    "low": None if low is None else round(low, 3),
+                    "high": None if high is None else round(high, 3),
+                    "n": None if ours is None else ours.n,
+                    "paper": entry.paper,
+                    "difference": None if entry.difference is None else round(entry.difference, 3),
+                }
+            )
+    return found
+
+
+def _text(entry: Entry) -> str:
+    ours = "-" if entry.ours is None else f"{entry.ours.accuracy:.1f}"
+    paper = "-" if entry.paper is None else f"{entry.paper:.1f}"
+    difference = "" if entry.difference is None else f", {entry.difference:+.1f}"
+    return f"{ours} (paper {paper}{difference})"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _spaced(sentences: list[str]) -> list[str]:
+    return [line for sentence in sentences for line in (sentence, "")]

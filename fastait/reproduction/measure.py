@@ -1,0 +1,269 @@
+"""Networks trained where they are missing, and figures measured where they are missing."""
+
+import io
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from fastait import __version__
+from fastait.attacks import RandomSignNoise
+from fastait.config import TrainConfig
+from fastait.data import Dataset, ImageSet, load_dataset
+from fastait.engine.hardware import environment
+from fastait.engine.precision import current, resolve_device
+from fastait.engine.report import Report
+from fastait.engine.run import TrainResult, resume_training, run_training
+from fastait.engine.run_folder import RunFolder
+from fastait.engine.signals import StopRequest
+from fastait.errors import InputError, Interrupted
+from fastait.evaluation.batches import default_batch_size
+from fastait.evaluation.columns import groups, parse_all
+from fastait.evaluation.evaluate import evaluate
+from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
+from fastait.files import write_whole
+from fastait.reproduction.systems import Choices, needs_unlabeled
+from fastait.reproduction.tables import CLEAN, Cell
+
+PLACES = ("out", "data_dir")
+"""Settings that say where things lie and not what they are."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How many of ``n`` images are classified correctly."""
+
+    correct: int
+    n: int
+
+    @property
+    def accuracy(self) -> float:
+        """In percent."""
+        return 100 * self.correct / self.n
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is measured in one call: the cells of a point differ in their attacks only."""
+
+    system: str
+    epsilon: float
+    surrogate: str | None
+    noisy: bool
+    black_box: bool
+
+
+def points(cells: Iterable[Cell]) -> dict[Point, list[str]]:
+    """The attacks of each point, without ``clean``, which is measured with any."""
+    found: dict[Point, list[str]] = {}
+    for cell in cells:
+        attacks = found.setdefault(_point(cell), [])
+        if cell.attack not in (*attacks, CLEAN):
+            attacks.append(cell.attack)
+    return found
+
+
+def _point(cell: Cell) -> Point:
+    return Point(cell.system, cell.epsilon, cell.surrogate, cell.noisy, cell.black_box)
+
+
+class Bench:
+    """Trains and measures, each thing once.
+
+    Args:
+        choices: of the user.
+        report: where notes and progress go.
+
+    Attributes:
+        trained: a system's finished run; trains it, or goes on with it, where it is not finished.
+        network: a system's network, on the device.
+        dataset: by name and image size.
+        checksum: of a system's weights.
+
+    Raises:
+        InputError: there is no such device.
+    """
+
+    def __init__(self, choices: Choices, report: Report):
+        self.choices = choices
+        self.report = report
+        self.device = resolve_device(choices.device)
+        self.environment = environment(self.device)
+        self.trained = cache(self._trained)
+        self.network = cache(self._network)
+        self.dataset = cache(self._dataset)
+        self.checksum = cache(lambda system: weights_checksum(self.network(system)))
+
+    def check(self, systems: Iterable[str]) -> None:
+        """Refuse, before any long work, what cannot be trained as asked.
+
+        Raises:
+            InputError: a setting is out of its range, or a run was begun with other settings.
+        """
+        for system in systems:
+            if self.choices.lacks_images(system):
+                continue
+            config = self.choices.config(system)
+            folder = self.choices.run(system)
+            if RunFolder.begun(folder):
+                _refuse_other_settings(RunFolder(folder), config)
+            elif self.choices.unlabeled is not None or not needs_unlabeled(system):  # its folder is written later
+                config.check()
+
+    def _trained(self, system: str) -> TrainResult:
+        """The finished run of a system, which is trained, or gone on with, where it is not finished."""
+        config, folder = self.choices.config(system), RunFolder(self.choices.run(system))
+        if needs_unlabeled(system) and self.choices.unlabeled is None:
+            write_unlabeled(self.dataset(config.dataset, config.image_size), self.choices.folder / "unlabeled")
+        begun, finished = RunFolder.begun(folder.path), folder.result_file.is_file()
+        if not finished:
+            self.report.note(f"\n{system}: training {'goes on' if begun else 'begins'}")
+        show = self.report.show and not finished
+        try:
+            # What a run prints at its end is its own small evaluation, which is no part of a table.
+            with redirect_stdout(io.StringIO()):
+                return resume_training(folder.path, show=show) if begun else run_training(config, show=show)
+        except Interrupted as error:
+            raise self.interrupted(error.exit_code - 128) from None
+
+    def _network(self, system: str) -> nn.Module:
+        return self.trained(system).model.to(self.device).to(memory_format=torch.channels_last)
+
+    def _dataset(self, name: str, image_size: int) -> Dataset:
+        return load_dataset(name, self.choices.data_dir, image_size, note=self.report.note)
+
+    def images(self, point: Point) -> ImageSet:
+        """The test images that a point is measured on."""
+        scale, config = self.choices.scale, self.choices.config(point.system)
+        test = self.dataset(config.dataset, config.image_size).test
+        wanted = scale.black_box_images if point.black_box else scale.images
+        return test if wanted is None or wanted >= len(test) else test.stratified(wanted)
+
+    def measure(self, cells: Iterable[Cell], heading: str) -> dict[Cell, Measured]:
+        """The figures of ``cells``; those whose system lacks images are left out.
+
+        Raises:
+            InputError, RunError: as ``run_training``; the journal's folder cannot be used.
+            Interrupted: SIGINT or SIGTERM; finished batches are kept.
+        """
+        cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
+        asked = points(cells)
+        for point in asked:
+            for system in filter(None, (point.system, point.surrogate)):
+                self.network(system)
+        batches = {point: self._batches(point, attacks) for point, attacks in asked.items()}
+        done = 0
+        found: dict[Cell, Measured] = {}
+        self.report.start(heading, sum(batches.values()))
+        try:
+            with StopRequest() as stop, current(self.device):
+                for point, attacks in asked.items():
+
+                    def advance(attack: str, point: Point = point) -> None:
+                        nonlocal done
+                        done += 1
+                        self.report.update(done, f"{heading}: {point.system}, {attack}")
+                        if stop.number is not None:
+                            raise self.interrupted(stop.number)
+
+                    correct = self._evaluate(point, attacks, advance)
+                    found.update(
+                        (cell, Measured(int(correct[cell.attack].sum()), len(correct[cell.attack])))
+                        for cell in cells
+                        if _point(cell) == point
+                    )
+        finally:
+            self.report.finish()
+        return found
+
+    def _batches(self, point: Point, attacks: list[str]) -> int:
+        images = self.images(point)
+        size = default_batch_size(self.network(point.system), images)
+        return (1 + len(groups(parse_all(attacks)))) * -(-len(images) // size)
+
+    def _evaluate(self, point: Point, attacks: list[str], advance: Any) -> dict[str, torch.Tensor]:
+        network, images = self.network(point.system), self.images(point)
+        surrogate = None if point.surrogate is None else self.network(point.surrogate)
+        return evaluate(
+            RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
+            images,
+            attacks,
+            epsilon=point.epsilon,
+            seed=self.choices.seed,
+            surrogate=surrogate,
+            journal=self._journal.of(
+                **subject(
+                    self.checksum(point.system),
+                    point.surrogate and self.checksum(point.surrogate),
+                    point,
+                    len(images),
+                    self.environment,
+                ),
+                images=images_checksum(images),
+            ),
+            advance=advance,
+        ).correct
+
+    @cached_property
+    def _journal(self) -> FileJournal:
+        return FileJournal(journal_folder(self.choices))
+
+    def interrupted(self, number: int) -> Interrupted:
+        """What is raised where the signal ``number`` stopped the work."""
+        self.report.finish()
+        return Interrupted(
+            f"stopped; what is done is kept, go on with the same command and --out {self.choices.out}", number
+        )
+
+
+def journal_folder(choices: Choices) -> Path:
+    """Where outcomes are remembered."""
+    return choices.folder / "outcomes"
+
+
+def subject(
+    weights: str, surrogate: str | None, point: Point, images: int, environment: dict[str, Any]
+) -> dict[str, Any]:
+    """What identifies outcomes in the journal, besides the images and what ``evaluate`` adds.
+
+    Args:
+        weights, surrogate: checksums.
+        images: how many.
+        environment: of ``fastait.engine.hardware``: figures are only taken over from where they are said to come from.
+    """
+    return {
+        "model": weights,
+        "surrogate": surrogate,
+        "noise": point.epsilon if point.noisy else None,
+        "n": images,
+        "fastait": __version__,
+        "torch": environment["torch"],
+        "device": environment["device"],
+    }
+
+
+def write_unlabeled(dataset: Dataset, folder: Path) -> None:
+    """The training images of ``dataset`` as PNGs, without their labels; those that are there are left."""
+    assert isinstance(dataset.train, ImageSet)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(dataset.train.images):
+        path = folder / f"{i:05d}.png"
+        if not path.exists():
+            buffer = io.BytesIO()
+            Image.fromarray(image.numpy()).save(buffer, "PNG")
+            write_whole(path, buffer.getbuffer())
+
+
+def _refuse_other_settings(folder: RunFolder, config: TrainConfig) -> None:
+    """Raise an InputError unless the run in ``folder`` is one of ``config``."""
+    saved, asked = folder.config().to_json(), config.to_json()
+    changed = [key for key in asked if key not in PLACES and saved[key] != asked[key]]
+    if changed:
+        what = ", ".join(f"{key} {saved[key]} (now {asked[key]})" for key in changed)
+        raise InputError(f"{folder.path} was trained with {what}; choose another --out")

@@ -1,0 +1,67 @@
+"""Where our figures put two models in another order than the paper's do."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from fastait.evaluation.results import wilson
+from fastait.reproduction.measure import Measured
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure of a table: ours, None if it could not be measured, and the paper's in percent, None if it has none."""
+
+    ours: Measured | None
+    paper: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's, in points."""
+        return None if self.ours is None or self.paper is None else self.ours.accuracy - self.paper
+
+
+Series = tuple[str, Sequence[tuple[str, Entry]]]
+"""Figures that are compared: what they are figures of (an attack), and each model's."""
+
+
+def compare(series: Sequence[Series]) -> list[str]:
+    """Sentences on the order of each two models in each of ``series``: a first one for all, and one for two models.
+
+    Two figures whose 95 % intervals (Wilson) overlap are said to be within the noise. Figures that are equal in the
+    paper have no order there.
+    """
+    counts: Counter[str] = Counter()
+    contrary: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for what, entries in series:
+        for (first, a), (second, b) in combinations(entries, 2):
+            if a.ours is None or b.ours is None or a.paper is None or b.paper is None or a.paper == b.paper:
+                continue
+            paper, ours = a.paper - b.paper, a.ours.accuracy - b.ours.accuracy
+            kind = "equal" if ours == 0 else "alike" if (ours > 0) == (paper > 0) else "contrary"
+            counts[kind] += 1
+            if kind == "contrary":
+                noise = f", within the noise of {_images(a.ours, b.ours)} images" if _overlap(a.ours, b.ours) else ""
+                contrary[first, second].append(f"{what} (paper {paper:+.1f}, ours {ours:+.1f}{noise})")
+    if not counts:
+        return []
+    equal = f", {counts['equal']} equal" if counts["equal"] else ""
+    pairs = (
+        f"Of the {counts.total()} pairs of figures that the paper orders, {counts['alike']} are ordered alike{equal}"
+    )
+    if not contrary:
+        return [f"{pairs}: no ordering differs from the paper's."]
+    return [
+        f"{pairs} and {counts['contrary']} the other way (the first one's figure less the second's):",
+        *(f"{first} and {second}: {'; '.join(where)}." for (first, second), where in contrary.items()),
+    ]
+
+
+def _overlap(a: Measured, b: Measured) -> bool:
+    (low_a, high_a), (low_b, high_b) = wilson(a.correct, a.n), wilson(b.correct, b.n)
+    return low_a <= high_b and low_b <= high_a
+
+
+def _images(a: Measured, b: Measured) -> str:
+    return str(a.n) if a.n == b.n else f"{a.n} and {b.n}"

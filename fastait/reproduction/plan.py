@@ -1,0 +1,193 @@
+"""What a reproduction would do and cost, without doing it."""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from fastait.config import TrainConfig
+from fastait.engine.hardware import environment
+from fastait.engine.precision import resolve_device
+from fastait.engine.report import epsilon_text
+from fastait.engine.run_folder import RunFolder
+from fastait.evaluation.checkpoints import load_model
+from fastait.evaluation.journal import weights_checksum
+from fastait.evaluation.results import WIDTH
+from fastait.reproduction.measure import Point, journal_folder, points, subject
+from fastait.reproduction.session import systems_of
+from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
+from fastait.reproduction.tables import CLEAN, TABLES
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run or an evaluation.
+
+    Attributes:
+        name: of its system or point.
+        what: the method, or the attacks.
+        state: finished, missing, or begun and how far.
+        flop: floating-point operations that are left to do.
+        seconds: estimated, for those.
+    """
+
+    name: str
+    what: str
+    state: str
+    flop: float = 0.0
+    seconds: float = 0.0
+
+
+class Plan:
+    """The jobs of some tables and figures.
+
+    Args:
+        names: of the tables and figures.
+        choices: of the user. Nothing is written.
+    """
+
+    def __init__(self, names: Iterable[str], choices: Choices):
+        self.names = list(names)
+        self.choices = choices
+        self.device = resolve_device(choices.device)
+        self.environment = environment(self.device)
+        self.rate = cache(self._rate)
+        self.checksum = cache(self._checksum)
+
+    def runs(self) -> list[Job]:
+        """Every network that is needed, in the order in which they are trained."""
+        systems = {self.choices.run(system): system for system in reversed(systems_of(self.names, self.choices))}
+        return [self._run(system) for system in reversed(systems.values())]
+
+    def evaluations(self) -> list[Job]:
+        """Every evaluation that is needed; what tables share is listed once."""
+        cells = [cell for name in self.names if name in TABLES for cell in TABLES[name].cells(self.choices.scale)]
+        asked = points(cell for cell in cells if not self.choices.lacks_images(cell.system))
+        return [self._evaluation(point, attacks) for point, attacks in asked.items()]
+
+    def _run(self, system: str) -> Job:
+        from fastait.reproduction.cost import training_flops
+
+        config, folder = self.choices.config(system), RunFolder(self.choices.run(system))
+        name, method = SYSTEMS[system].run_name(self.choices.scale), SYSTEMS[system].method
+        if folder.result_file.is_file():
+            return Job(name, method, "finished")
+        done = len(folder.metrics_file.read_bytes().splitlines()) if folder.metrics_file.is_file() else 0
+        begun = f"begun, {done} of {config.epochs} epochs" if RunFolder.begun(folder.path) else "missing"
+        size = DATA_SIZES[config.dataset]
+        flop = training_flops(config, size.classes, size.train) * (1 - done / config.epochs)
+        return Job(name, method, begun, flop, flop / self.rate(_shape(config)))
+
+    def _evaluation(self, point: Point, attacks: list[str]) -> Job:
+        from fastait.reproduction.cost import evaluation_flops
+
+        config, scale = self.choices.config(point.system), self.choices.scale
+        size = DATA_SIZES[config.dataset]
+        wanted = scale.black_box_images if point.black_box else scale.images
+        images = size.test if wanted is None else min(wanted, size.test)
+        measured = self._measured(point, images)
+        missing = [attack for attack in attacks if measured.get(attack, 0) < images]
+        share = sum(measured.get(attack, 0) for attack in (CLEAN, *attacks)) / images / (1 + len(attacks))
+        state = "missing" if share == 0 else "finished" if share >= 1 else f"begun, {100 * share:.0f} %"
+        # A surrogate has no more than a name here, noise no more than a sign.
+        name = SYSTEMS[point.system].run_name(scale) + (" with input noise" if point.noisy else "")
+        name += f" on images of {SYSTEMS[point.surrogate].run_name(scale)}" if point.surrogate else ""
+        what = f"{', '.join(attacks)} ({epsilon_text(point.epsilon)}, {images} images)"
+        if share >= 1:
+            return Job(name, what, state)
+        flop = evaluation_flops(config, size.classes, missing, images)
+        return Job(name, what, state, flop, flop / self.rate(_shape(replace(config, amp=False))))
+
+    def _measured(self, point: Point, images: int) -> dict[str, int]:
+        """How many images each attack's outcome is known of."""
+        weights = self.checksum(point.system)
+        surrogate = point.surrogate and self.checksum(point.surrogate)
+        if weights is None or (point.surrogate and surrogate is None):
+            return {}
+        wanted = {
+            **subject(weights, surrogate, point, images, self.environment),
+            "epsilon": point.epsilon,
+            "seed": self.choices.seed,
+        }
+        known: dict[str, dict[int, int]] = {}
+        for path in journal_folder(self.choices).glob("progress-*.jsonl"):
+            for line in path.read_bytes().split(b"\n"):
+                with suppress(ValueError, KeyError, TypeError):
+                    entry = json.loads(line)
+                    unit = json.loads(entry["unit"])
+                    if wanted.items() <= unit.items():
+                        for attack in entry["found"]:
+                            known.setdefault(attack, {})[unit["first"]] = unit["size"]
+        return {attack: sum(sizes.values()) for attack, sizes in known.items()}
+
+    def _checksum(self, system: str) -> str | None:
+        folder = self.choices.run(system)
+        return weights_checksum(load_model(folder)[0]) if RunFolder(folder).result_file.is_file() else None
+
+    def _rate(self, config: TrainConfig) -> float:
+        from fastait.reproduction.cost import measured_rate
+
+        return measured_rate(config, DATA_SIZES[config.dataset].classes, self.device)
+
+
+def show_plan(names: Iterable[str], choices: Choices) -> None:
+    """Print the jobs of ``names``, what is left of each, and the totals."""
+    plan = Plan(names, choices)
+    runs, evaluations = plan.runs(), plan.evaluations()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    for title, what, jobs in (("runs", "method", runs), ("evaluations", "attacks", evaluations)):
+        if jobs:
+            console.print(_grid(title, what, jobs))
+    out = Console(soft_wrap=True, highlight=False)
+    total = [job for job in (*runs, *evaluations) if job.flop]
+    out.print(
+        f"Left to do: {sum(job.flop for job in total) / 1e15:.3g} PFLOP, estimated at {_time(sum(j.seconds for j in total))} "
+        f"on {plan.environment['device']}, from a measurement of some seconds of training steps. Evaluations are at "
+        "most this: fooled images leave. Loading data, a run's own small evaluation and drawing are not counted.",
+        markup=False,
+    )
+    for system in {s for n in plan.names if n in TABLES for s in TABLES[n].systems(choices.scale)}:
+        if choices.lacks_images(system):
+            out.print(f"{system} is left out: it needs images without labels, --unlabeled DIR.", markup=False)
+
+
+def _grid(title: str, what: str, jobs: list[Job]) -> RichTable:
+    table = RichTable(title=title, title_justify="left")
+    for column in ("name", what, "state"):
+        table.add_column(column)
+    table.add_column("PFLOP left", justify="right")
+    table.add_column("estimated time", justify="right")
+    for job in jobs:
+        left = [f"{job.flop / 1e15:.3g}", _time(job.seconds)] if job.flop else ["", ""]
+        table.add_row(*map(escape, (job.name, job.what, job.state, *left)))
+    return table
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _shape(config: TrainConfig) -> Any:
+    """What decides a machine's rate: configs that are equal in it are measured once."""
+    base = TrainConfig()
+    return replace(
+        base,
+        method="natural",
+        dataset=config.dataset,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        depth=config.depth,
+        widen_factor=config.widen_factor,
+        amp=config.amp,
+    )

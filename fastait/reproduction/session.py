@@ -1,0 +1,166 @@
+"""Tables and figures from their names to their files: what ``python -m fastait.reproduce`` does."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastait.config import TrainConfig
+from fastait.engine.distributed import launched
+from fastait.engine.precision import Precision, current, native_half
+from fastait.engine.report import AUTOATTACK_CAVEAT, Report, epsilon_text
+from fastait.engine.signals import StopRequest
+from fastait.errors import InputError, Interrupted
+from fastait.files import write_whole
+from fastait.reproduction.categories import categories
+from fastait.reproduction.layout import Sheet, entries, grid, records, series
+from fastait.reproduction.measure import Bench, Measured
+from fastait.reproduction.orderings import compare
+from fastait.reproduction.systems import SYSTEMS, Choices, needs_unlabeled
+from fastait.reproduction.tables import TABLES, Cell, Table
+
+
+def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
+    """Make the tables and figures ``names``, write them into ``choices.out`` and show them.
+
+    Raises:
+        InputError: what is in ``choices.out`` was made with other settings, or a setting or file is not what it must
+            be; the former is found before anything is begun.
+        RunError: as ``fastait.run_training``.
+        Interrupted: SIGINT or SIGTERM; the same command goes on.
+    """
+    if launched():
+        raise InputError("tables are made by one process; torchrun is for fastait.train")
+    names = list(names)
+    bench = Bench(choices, Report(show))
+    bench.check(systems_of(names, choices))
+    for name in names:
+        if name in TABLES:
+            sheet = categories() if name == "table7" else table_sheet(name, bench)
+            written = write_sheet(name, sheet, choices.out)
+            if show:
+                sheet.show()
+        else:
+            written = _draw(name, bench)
+        if show:
+            print(f"Written to {', '.join(map(str, written))}\n")
+
+
+def systems_of(names: Iterable[str], choices: Choices) -> list[str]:
+    """Whose networks the tables and figures ``names`` need and can have, each once."""
+    found: dict[str, None] = {}
+    for name in names:
+        systems = TABLES[name].systems(choices.scale) if name in TABLES else _figure(name).systems
+        found.update((system, None) for system in systems if not choices.lacks_images(system))
+    return list(found)
+
+
+def table_sheet(name: str, bench: Bench) -> Sheet:
+    """The sheet of a table with figures, trained and measured as far as that was not done."""
+    table, scale = TABLES[name], bench.choices.scale
+    found = bench.measure(table.cells(scale), name)
+    rows = [entries(block, found, scale) for block in table.blocks]
+    pairs = list(zip(table.blocks, rows, strict=True))
+    return Sheet(
+        _heading(table, bench, found),
+        [grid(block, lines) for block, lines in pairs],
+        [
+            *_notes(table, bench, found),
+            *compare([one for block, lines in pairs for one in series(block, lines)]),
+            AUTOATTACK_CAVEAT,
+        ],
+        [record for block, lines in pairs for record in records(name, block, lines, scale)],
+    )
+
+
+def write_sheet(name: str, sheet: Sheet, out: Path) -> list[Path]:
+    """Write a sheet as Markdown and CSV; returns the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = {out / f"{name}.md": sheet.markdown(), out / f"{name}.csv": sheet.csv()}
+    for path, text in files.items():
+        write_whole(path, text.encode())
+    return list(files)
+
+
+def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list[str]:
+    choices = bench.choices
+    systems = [system for system in table.systems(choices.scale) if not choices.lacks_images(system)]
+    configs = [choices.config(system) for system in systems]
+    small = ": not comparable with the paper's figures" if choices.scale.name == "small" else ""
+    images = _listed(dict.fromkeys(m.n for cell, m in found.items() if not cell.black_box))
+    few = _listed(dict.fromkeys(m.n for cell, m in found.items() if cell.black_box))
+    black_box = f"({few} for attacks without gradients) " if few and images else ""
+    precision = Precision(bench.device, native_half(bench.device) if choices.amp else None).describe()
+    results = [bench.trained(system).result for system in systems]
+    trained_on = _listed(dict.fromkeys(f"{r['device']} (torch {r['torch']})" for r in results))
+    here = bench.environment
+    return [
+        f"{table.title}: {table.caption}. Accuracy in %: ours (the paper's, the difference).",
+        f"Scale {choices.scale.name}: {_networks(configs)}{small}.",
+        f"{images or few} test images {black_box}with the classes in proportion, Linf "
+        f"{_listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))}, steps of 2/255, seed "
+        f"{choices.seed}; training {precision}, evaluation fp32; weights of the last epoch.",
+        f"Trained on {trained_on}; measured on {here['device']} with {here['threads']} threads, torch {here['torch']}, "
+        f"fastait {here['fastait']}, Python {here['python']}.",
+    ]
+
+
+def _networks(configs: Iterable[TrainConfig]) -> str:
+    configs = list(configs)
+    datasets = _listed(dict.fromkeys(c.dataset for c in configs))
+    networks = _listed(dict.fromkeys(f"WRN-{c.depth}-{c.widen_factor}" for c in configs))
+    return f"{datasets}, {networks}, {_listed(sorted({c.epochs for c in configs}))} epochs"
+
+
+def _notes(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list[str]:
+    choices = bench.choices
+    systems = table.systems(choices.scale)
+    notes = list(table.notes)
+    if choices.scale.name == "small":
+        kept: dict[str, list[str]] = {}
+        for system in systems:
+            settings = SYSTEMS[system].small
+            kept.setdefault(", ".join(f"{key} {value:g}" for key, value in settings.items()), []).append(system)
+        notes += [f"{', '.join(names)}: {settings}, as in the paper." for settings, names in kept.items() if settings]
+    attacks = list(dict.fromkeys(cell.attack for cell in found if cell.black_box))
+    if attacks:
+        notes.append(f"Attacks without gradients are {_listed(attacks)} of fastait.eval.")
+    if any(needs_unlabeled(system) for system in systems):
+        if choices.unlabeled_folder is None:
+            notes.append("UAT is left out: it needs images without labels, --unlabeled DIR.")
+        elif choices.unlabeled is None:
+            notes.append(
+                "UAT's images without labels are the training images; the paper's has additional ones (--unlabeled DIR)."
+            )
+        else:
+            notes.append(f"UAT's images without labels are those in {choices.unlabeled}.")
+    return notes
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """a, b and c."""
+    texts = [str(value) for value in values]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1]))) if texts else ""
+
+
+def _figure(name: str) -> Any:
+    from fastait.reproduction.figures import FIGURES
+
+    return FIGURES[name]
+
+
+def _draw(name: str, bench: Bench) -> list[Path]:
+    figure, choices = _figure(name), bench.choices
+    networks = {system: bench.network(system) for system in figure.systems}
+    config = choices.config(figure.systems[0])
+    dataset = bench.dataset(config.dataset, config.image_size)
+    choices.out.mkdir(parents=True, exist_ok=True)
+    with StopRequest() as stop, current(bench.device):
+
+        def advance() -> None:
+            if stop.number is not None:
+                raise bench.interrupted(stop.number)
+
+        bench.report.note(f"{name}: drawing")
+        return figure.draw(networks, dataset, choices.out, config.epsilon, choices.seed, advance)

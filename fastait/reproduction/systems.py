@@ -1,0 +1,196 @@
+"""The networks that the paper compares, by name, and how each is trained at which scale.
+
+This module is data and imports nothing heavy.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastait.config import TrainConfig
+from fastait.errors import InputError
+from fastait.methods import METHODS
+from fastait.recipes import recipe
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work a reproduction is.
+
+    Attributes:
+        name: what ``--scale`` calls it.
+        images: test images that are attacked, classes in proportion; all if None.
+        black_box_images: the same for black-box attacks.
+        attacks: the columns that stand for attacks whose size the scale decides.
+    """
+
+    name: str
+    images: int | None
+    black_box_images: int
+    attacks: Mapping[str, str]
+
+
+SCALES = {
+    scale.name: scale
+    for scale in (
+        Scale("small", 200, 40, {"spsa": "spsa-128x20", "local-search": "local-search-30"}),
+        Scale("paper", None, 1000, {"spsa": "spsa-2048x100", "local-search": "local-search"}),
+    )
+}
+
+SMALL_RECIPE = "digits"
+"""What every system is trained by at small scale."""
+
+GLANCE = 100
+"""Test images of a run's own evaluation; the tables' comes after it and is the one that counts."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What a data set's cost depends on."""
+
+    classes: int
+    train: int
+    test: int
+
+
+DATA_SIZES = {
+    "digits": DataSize(10, 1442, 355),
+    "cifar10": DataSize(10, 50_000, 10_000),
+    "cifar100": DataSize(100, 50_000, 10_000),
+    "svhn": DataSize(10, 73_257, 26_032),
+}
+"""Known without loading them, for an estimate of costs."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One trained network of the paper.
+
+    Attributes:
+        recipe: whose settings it has at the paper's scale.
+        method: of ``fastait.methods.METHODS``.
+        changes: settings that differ from the recipe's, at either scale.
+        small: settings of its table that are kept at small scale, where the recipe is ``SMALL_RECIPE``.
+        session: 1 for "a different training session": another seed.
+    """
+
+    recipe: str
+    method: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    small: Mapping[str, Any] = field(default_factory=dict)
+    session: int = 0
+
+    def settings(self, scale: Scale) -> tuple[str, dict[str, Any]]:
+        """The recipe's name and the settings that differ from it and its method's."""
+        if scale.name == "small":
+            return SMALL_RECIPE, {**self.changes, **self.small}
+        return self.recipe, dict(self.changes)
+
+    def run_name(self, scale: Scale) -> str:
+        """What its run folder is called: systems of one name are one network."""
+        name, changes = self.settings(scale)
+        session = ["second"] if self.session else []
+        return "-".join([name, self.method, *(f"{key}={value:g}" for key, value in changes.items()), *session])
+
+
+COMPARED = ("natural", "madry", "bilateral", "feature-scatter", "adv-interp")
+"""The methods of tables 1 and 4."""
+
+SYSTEMS: dict[str, System] = {
+    **{method: System("cifar10", method) for method in COMPARED},
+    # Table 6: Adv-Interp', "trained in a different training session".
+    "adv-interp-second": System("cifar10", "adv-interp", session=1),
+    # Table 4: section 4.2 sets epsilon_y for CIFAR100, section 4 the learning rate for SVHN.
+    **{
+        f"cifar100-{method}": System("cifar100", method, small={"epsilon_y": 0.9} if method == "adv-interp" else {})
+        for method in COMPARED
+    },
+    **{f"svhn-{method}": System("svhn", method, small={"lr": 0.01}) for method in COMPARED},
+    # Tables 5 and 8.
+    **{
+        method: System("cifar10", method)
+        for method in (
+            *("image-org", "image-mixup", "image-cls", "label-org", "label-mixup", "label-smooth"),
+            *("mixup", "manifold-mixup", "iat-mixup", "iat-manifold-mixup", "uat"),
+        )
+    },
+    # Section A.6; epsilon_y 0 is label-org and 0.5 is adv-interp.
+    **{
+        f"epsilon_y={value:g}": System("cifar10", "adv-interp", {"epsilon_y": value})
+        for value in (0.1, 0.2, 0.3, 0.4, 0.6, 0.7)
+    },
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user decides of a reproduction.
+
+    Attributes:
+        scale: how much work it is.
+        out: where everything is written.
+        data_dir: where the data sets of the paper's scale lie.
+        unlabeled: a folder of images without labels, for UAT.
+        device, amp, dali: as in ``TrainConfig``.
+        seed: of training and evaluation.
+    """
+
+    scale: Scale
+    out: Path
+    data_dir: Path | None = None
+    unlabeled: Path | None = None
+    device: str = "auto"
+    amp: bool = False
+    dali: bool = False
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Of this scale's runs and outcomes."""
+        return self.out / self.scale.name
+
+    def run(self, system: str) -> Path:
+        """The run folder of a system."""
+        return self.folder / "runs" / SYSTEMS[system].run_name(self.scale)
+
+    @property
+    def unlabeled_folder(self) -> Path | None:
+        """What UAT is trained on besides; at small scale the training images, if the user names none."""
+        return self.unlabeled or (self.folder / "unlabeled" if self.scale.name == "small" else None)
+
+    def lacks_images(self, system: str) -> bool:
+        """Whether the system cannot be trained for want of unlabelled images."""
+        return needs_unlabeled(system) and self.unlabeled_folder is None
+
+    def config(self, system: str) -> TrainConfig:
+        """How a system is trained.
+
+        Raises:
+            InputError: the system lacks images.
+        """
+        chosen = SYSTEMS[system]
+        name, changes = chosen.settings(self.scale)
+        if self.lacks_images(system):
+            raise InputError(f"{system} needs images without labels: --unlabeled DIR")
+        if name != SMALL_RECIPE:
+            changes["data_dir"] = self.data_dir
+        if needs_unlabeled(system):
+            changes["unlabeled"] = self.unlabeled_folder
+        return recipe(
+            name,
+            method=chosen.method,
+            **changes,
+            seed=self.seed + chosen.session,
+            device=self.device,
+            amp=self.amp,
+            dali=self.dali,
+            eval_samples=GLANCE,
+            out=self.run(system),
+        ).resolved()
+
+
+def needs_unlabeled(system: str) -> bool:
+    """Whether a system trains on images without labels too."""
+    return METHODS[SYSTEMS[system].method].needs_unlabeled

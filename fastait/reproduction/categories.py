@@ -15,7 +15,7 @@ MESSAGES = {
 
 
 def categories() -> Sheet:
-    """The sheet of table 7: how each method moves images and labels, where it is published, what the paper says of it."""
+    """The sheet of table 7: how each method moves images and labels, and what the paper says of it."""
     table = TABLES["table7"]
     lines = [
         [

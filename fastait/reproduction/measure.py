@@ -195,6 +195,7 @@ class Bench:
             images,
             attacks,
             epsilon=point.epsilon,
+            step_size=self.choices.scale.step_size,
             seed=self.choices.seed,
             surrogate=surrogate,
             journal=self._journal.of(

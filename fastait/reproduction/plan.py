@@ -113,6 +113,7 @@ class Plan:
         wanted = {
             **subject(weights, surrogate, point, images, self.environment),
             "epsilon": point.epsilon,
+            "step_size": self.choices.scale.step_size,
             "seed": self.choices.seed,
         }
         known: dict[str, dict[int, int]] = {}
@@ -147,9 +148,10 @@ def show_plan(names: Iterable[str], choices: Choices) -> None:
         if jobs:
             console.print(_grid(title, what, jobs))
     out = Console(soft_wrap=True, highlight=False)
-    total = [job for job in (*runs, *evaluations) if job.flop]
+    left = [job for job in (*runs, *evaluations) if job.flop]
+    seconds = _time(sum(job.seconds for job in left))
     out.print(
-        f"Left to do: {sum(job.flop for job in total) / 1e15:.3g} PFLOP, estimated at {_time(sum(j.seconds for j in total))} "
+        f"Left to do: {sum(job.flop for job in left) / 1e15:.3g} PFLOP, estimated at {seconds} "
         f"on {plan.environment['device']}, from a measurement of some seconds of training steps. Evaluations are at "
         "most this: fooled images leave. Loading data, a run's own small evaluation and drawing are not counted.",
         markup=False,

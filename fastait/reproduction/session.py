@@ -4,14 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fastait.config import TrainConfig
 from fastait.engine.distributed import launched
 from fastait.engine.precision import Precision, current, native_half
 from fastait.engine.report import AUTOATTACK_CAVEAT, Report, epsilon_text
 from fastait.engine.signals import StopRequest
-from fastait.errors import InputError, Interrupted
+from fastait.errors import InputError
 from fastait.files import write_whole
 from fastait.reproduction.categories import categories
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
@@ -95,12 +93,13 @@ def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list
     results = [bench.trained(system).result for system in systems]
     trained_on = _listed(dict.fromkeys(f"{r['device']} (torch {r['torch']})" for r in results))
     here = bench.environment
+    budgets = _listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))
     return [
         f"{table.title}: {table.caption}. Accuracy in %: ours (the paper's, the difference).",
         f"Scale {choices.scale.name}: {_networks(configs)}{small}.",
-        f"{images or few} test images {black_box}with the classes in proportion, Linf "
-        f"{_listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))}, steps of 2/255, seed "
-        f"{choices.seed}; training {precision}, evaluation fp32; weights of the last epoch.",
+        f"{images or few} test images {black_box}with the classes in proportion, Linf {budgets}, steps of "
+        f"{epsilon_text(choices.scale.step_size)}, seed {choices.seed}; training {precision}, evaluation fp32; "
+        "weights of the last epoch.",
         f"Trained on {trained_on}; measured on {here['device']} with {here['threads']} threads, torch {here['torch']}, "
         f"fastait {here['fastait']}, Python {here['python']}.",
     ]
@@ -118,6 +117,10 @@ def _notes(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list[s
     systems = table.systems(choices.scale)
     notes = list(table.notes)
     if choices.scale.name == "small":
+        notes.append(
+            f"Budgets and steps are {choices.scale.budget:g} times the paper's, in training too: at 8/255 digits do "
+            "not tell methods apart."
+        )
         kept: dict[str, list[str]] = {}
         for system in systems:
             settings = SYSTEMS[system].small
@@ -131,7 +134,7 @@ def _notes(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list[s
             notes.append("UAT is left out: it needs images without labels, --unlabeled DIR.")
         elif choices.unlabeled is None:
             notes.append(
-                "UAT's images without labels are the training images; the paper's has additional ones (--unlabeled DIR)."
+                "UAT's images without labels are the training images; the paper's has others (--unlabeled DIR)."
             )
         else:
             notes.append(f"UAT's images without labels are those in {choices.unlabeled}.")

@@ -84,7 +84,7 @@ class Block:
         return Cell(
             system,
             scale.attacks.get(attack, attack),
-            (row.epsilon or column.epsilon or 8) / 255,
+            scale.budget * (row.epsilon or column.epsilon or 8) / 255,
             row.surrogate or column.surrogate,
             row.noisy or column.noisy,
             attack in scale.attacks,
@@ -363,9 +363,9 @@ _TABLE9 = Table(
         ),
     ),
     (
-        "Adv-Interp* is Adv-Interp with random signs of epsilon added to its input, drawn anew in every pass; each step "
-        "of the attacks sees one draw (section A.11), which flatters a random defence: eotN-... of fastait.eval attacks "
-        "the expectation.",
+        "Adv-Interp* is Adv-Interp with random signs of epsilon added to its input, drawn anew in every pass; each "
+        "step of the attacks sees one draw (section A.11), which flatters a random defence: eotN-... of fastait.eval "
+        "attacks the expectation.",
     ),
 )
 

@@ -1,0 +1,187 @@
+"""The command: what it makes, what it does not make twice, how it ends early."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastait.data import load_dataset
+from fastait.engine.step import Totals
+from fastait.evaluation.journal import FileJournal
+from fastait.reproduce import main
+from fastait.reproduction import measure, systems
+
+TABLE = ["table2", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    """One epoch on 8x8 pixels, eight test images."""
+    published = systems.recipe
+
+    def recipe(name, **settings):
+        return published(name, **{**settings, "epochs": 1, "milestones": ()})
+
+    few = {"spsa": "spsa-4x1", "local-search": "local-search-1"}
+    small = dataclasses.replace(systems.SCALES["small"], images=8, black_box_images=2, attacks=few)
+    monkeypatch.setattr(systems, "recipe", recipe)
+    monkeypatch.setattr(systems, "SMALL_IMAGES", 8)
+    monkeypatch.setattr(systems, "GLANCE", 10)
+    monkeypatch.setitem(systems.SCALES, "small", small)
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """What is done: the methods that are begun, and the batches that are measured, by (model, epsilon, attacks)."""
+    begun, measured = [], []
+    train, put = measure.run_training, FileJournal.put
+    monkeypatch.setattr(measure, "run_training", lambda config, **o: begun.append(config.method) or train(config, **o))
+    monkeypatch.setattr(FileJournal, "put", lambda self, *unit: measured.append(repr(unit)) or put(self, *unit))
+    return begun, measured
+
+
+def refused(capsys, *argv, code=2):
+    assert main([str(a) for a in argv]) == code
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    line = err.splitlines()[-1]
+    assert line.startswith("fastait.reproduce: error: ")
+    return line
+
+
+def test_a_table_is_made_once(work, capsys):
+    begun, measured = work
+    assert main(TABLE) == 0
+    shown = capsys.readouterr().out
+    assert "not comparable with the paper's figures" in shown
+    assert "of the last epoch" in shown
+    assert "AutoAttack" in shown
+    assert "UAT" not in shown
+    files = {name: Path("reproduction", f"table2.{name}").read_text() for name in ("md", "csv")}
+    assert "(paper 72.9, " in files["md"]
+    assert len(files["csv"].splitlines()) == 1 + 3 * 14
+    assert begun == ["natural", "madry", "adv-interp"]
+    assert len(measured) == len(set(measured)) == 3 * 7 * 3  # clean, PGD and CW of each network and budget
+    assert main(TABLE) == 0
+    assert len(begun) == 3
+    assert len(measured) == 3 * 7 * 3
+    assert {name: Path("reproduction", f"table2.{name}").read_text() for name in files} == files
+    assert main(["table6", "--device", "cpu"]) == 0  # shares a network with it, and trains another
+    assert begun[3:] == ["adv-interp"]
+    assert "spsa-4x1 and local-search-1" in Path("reproduction/table6.md").read_text()
+    line = refused(capsys, *TABLE, "--seed", 1)
+    assert "digits-natural was trained with seed 0 (now 1); choose another --out" in line
+    assert len(begun) == 4
+
+
+def test_an_interrupted_measurement_goes_on(work, capsys, monkeypatch):
+    _, measured = work
+    put = FileJournal.put
+
+    def interrupt(self, *unit):
+        put(self, *unit)
+        if len(measured) == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileJournal, "put", interrupt)
+        line = refused(capsys, *TABLE, code=130)
+    assert "what is done is kept, go on with the same command and --out reproduction" in line
+    assert not Path("reproduction/table2.md").exists()
+    assert main(TABLE) == 0
+    assert len(measured) == len(set(measured)) == 3 * 7 * 3
+
+
+def test_an_interrupted_training_goes_on(work, capsys, monkeypatch):
+    begun, _ = work
+    steps = []
+    add = Totals.add
+
+    def interrupt(self, *args):
+        add(self, *args)
+        steps.append(1)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "add", interrupt)
+        refused(capsys, *TABLE, code=143)
+    assert begun == ["natural"]
+    assert main(TABLE) == 0
+    assert begun == ["natural", "madry", "adv-interp"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "no table is named; python -m fastait.reproduce --list says what there is"),
+        (["tabel5"], "Did you mean 'table5'?"),
+        (["table1", "--scale", "smal"], "Did you mean 'small'?"),
+        (["table1", "--device", "gpu"], "'gpu' is not auto, cpu, cuda or cuda:N"),
+        (["table8", "--unlabeled", "nowhere", "--device", "cpu"], "--unlabeled nowhere: no such folder"),
+    ],
+)
+def test_refusals(capsys, argv, message):
+    assert message in refused(capsys, *argv)
+    assert not Path("reproduction").exists()
+
+
+def test_list(capsys):
+    assert main(["--list"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [*(f"table{i}" for i in range(1, 10)), "tableA6", "figure2", "figure3", "figure4"]
+
+
+def test_table_7_trains_nothing(work, capsys):
+    assert main(["table7"]) == 0
+    assert work == ([], [])
+    assert "down the distance to the partner's features" in Path("reproduction/table7.md").read_text()
+
+
+def test_a_dry_run_writes_nothing(work, capsys, monkeypatch):
+    monkeypatch.setattr("fastait.reproduction.cost.measured_rate", lambda *args: 1e9)
+    assert main([*TABLE, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert work == ([], [])
+    assert list(Path().iterdir()) == []
+    assert shown.count("missing") == 3 + 3 * 7
+    assert "estimated at" in shown
+    assert main(TABLE) == 0
+    before = sorted(Path("reproduction").rglob("*"))
+    capsys.readouterr()
+    assert main([*TABLE, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("finished") == 3 + 3 * 7
+    assert "Left to do: 0 PFLOP" in shown
+    assert sorted(Path("reproduction").rglob("*")) == before
+
+
+def test_a_dry_run_at_the_papers_scale(capsys, monkeypatch):
+    """Nothing of a data set is needed for it."""
+    monkeypatch.setattr("fastait.reproduction.cost.measured_rate", lambda *args: 1e12)
+    assert main(["table8", "--scale", "paper", "--device", "cpu", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "cifar10-iat-manifold-mixup" in shown
+    assert "uat is left out: it needs images without labels" in shown
+
+
+def test_images_without_labels_are_the_training_images(tmp_path):
+    dataset = load_dataset("digits", image_size=8)
+    measure.write_unlabeled(dataset, tmp_path / "more")
+    assert len(list((tmp_path / "more").iterdir())) == len(dataset.train)
+
+
+def test_help_is_light():
+    script = (
+        "import sys\n"
+        "from fastait.reproduce import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'PIL'} & sys.modules.keys()\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

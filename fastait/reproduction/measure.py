@@ -16,6 +16,7 @@ from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.config import TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset
+from fastait.data.folder import unlabeled_split
 from fastait.engine.hardware import environment
 from fastait.engine.precision import current, resolve_device
 from fastait.engine.report import Report
@@ -104,11 +105,14 @@ class Bench:
         """Refuse, before any long work, what cannot be trained as asked.
 
         Raises:
-            InputError: a setting is out of its range, or a run was begun with other settings.
+            InputError: a setting is out of its range, a run was begun with other settings, or there are no images in the
+                folder of those without labels.
         """
         for system in systems:
             if self.choices.lacks_images(system):
                 continue
+            if needs_unlabeled(system) and self.choices.unlabeled is not None:
+                unlabeled_split(self.choices.unlabeled)
             config = self.choices.config(system)
             folder = self.choices.run(system)
             if RunFolder.begun(folder):

@@ -105,8 +105,8 @@ class Bench:
         """Refuse, before any long work, what cannot be trained as asked.
 
         Raises:
-            InputError: a setting is out of its range, a run was begun with other settings, or there are no images in the
-                folder of those without labels.
+            InputError: a setting is out of its range, a run was begun with other settings, or there are no images
+                without labels where they should be.
         """
         for system in systems:
             if self.choices.lacks_images(system):

@@ -29,11 +29,12 @@ Series = tuple[str, Sequence[tuple[str, Entry]]]
 def compare(series: Sequence[Series]) -> list[str]:
     """Sentences on the order of each two models in each of ``series``: a first one for all, and one for two models.
 
-    Two figures whose 95 % intervals (Wilson) overlap are said to be within the noise. Figures that are equal in the
+    Two figures whose 95 % intervals (Wilson) overlap are marked as within the noise. Figures that are equal in the
     paper have no order there.
     """
     counts: Counter[str] = Counter()
     contrary: dict[tuple[str, str], list[str]] = defaultdict(list)
+    sizes: set[int] = set()
     for what, entries in series:
         for (first, a), (second, b) in combinations(entries, 2):
             if a.ours is None or b.ours is None or a.paper is None or b.paper is None or a.paper == b.paper:
@@ -42,8 +43,9 @@ def compare(series: Sequence[Series]) -> list[str]:
             kind = "equal" if ours == 0 else "alike" if (ours > 0) == (paper > 0) else "contrary"
             counts[kind] += 1
             if kind == "contrary":
-                noise = f", within the noise of {_images(a.ours, b.ours)} images" if _overlap(a.ours, b.ours) else ""
-                contrary[first, second].append(f"{what} (paper {paper:+.1f}, ours {ours:+.1f}{noise})")
+                noise = "*" if _overlap(a.ours, b.ours) else ""
+                sizes.update((a.ours.n, b.ours.n))
+                contrary[first, second].append(f"{what} ({paper:+.1f} in the paper, here {ours:+.1f}{noise})")
     if not counts:
         return []
     equal = f", {counts['equal']} equal" if counts["equal"] else ""
@@ -53,7 +55,8 @@ def compare(series: Sequence[Series]) -> list[str]:
     if not contrary:
         return [f"{pairs}: no ordering differs from the paper's."]
     return [
-        f"{pairs} and {counts['contrary']} the other way (the first one's figure less the second's):",
+        f"{pairs} and {counts['contrary']} the other way. These are (the first one's figure less the second's; * "
+        f"within the noise of {' and '.join(map(str, sorted(sizes)))} images):",
         *(f"{first} and {second}: {'; '.join(where)}." for (first, second), where in contrary.items()),
     ]
 
@@ -61,7 +64,3 @@ def compare(series: Sequence[Series]) -> list[str]:
 def _overlap(a: Measured, b: Measured) -> bool:
     (low_a, high_a), (low_b, high_b) = wilson(a.correct, a.n), wilson(b.correct, b.n)
     return low_a <= high_b and low_b <= high_a
-
-
-def _images(a: Measured, b: Measured) -> str:
-    return str(a.n) if a.n == b.n else f"{a.n} and {b.n}"

@@ -5,7 +5,7 @@ import torch
 import trained
 
 from fastait.attacks import cross_entropy, margin, pgd
-from fastait.evaluation import evaluate
+from fastait.evaluation import evaluate_robustness
 
 foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
 eagerpy = pytest.importorskip("eagerpy")
@@ -28,9 +28,9 @@ class MarginPGD(foolbox.attacks.LinfPGD):
         return loss
 
 
-def theirs(kind, random_start, steps):
+def theirs(kind, random_start, steps, epsilon=EPSILON):
     attack = {"fgsm": foolbox.attacks.LinfPGD, "pgd": foolbox.attacks.LinfPGD, "cw": MarginPGD}[kind]
-    step = EPSILON if kind == "fgsm" else STEP
+    step = epsilon if kind == "fgsm" else epsilon / 4
     return attack(abs_stepsize=step, steps=steps, random_start=random_start)
 
 
@@ -61,12 +61,17 @@ def test_same_images_without_random_start(kind, loss, steps):
 
 @pytest.mark.parametrize(("name", "kind", "steps"), [("fgsm", "fgsm", 1), ("pgd20", "pgd", 20), ("cw20", "cw", 20)])
 def test_same_accuracy_with_random_starts(name, kind, steps):
+    """On images away from the ends: foolbox clips its start to the range of pixels, we clip after the first step."""
     x, y = trained.tensors(150)
+    x, epsilon = 0.05 + 0.9 * x, 10 / 255
     model = trained.model("natural")
     torch.manual_seed(0)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    _, _, fooled = theirs(kind, True, steps)(wrapped, x.contiguous(), y, epsilons=[EPSILON])
-    expected = 100 * (1 - fooled.double().mean().item())
-    found = evaluate(model, trained.digits(150), [name], epsilon=EPSILON, step_size=STEP).accuracy()
-    assert abs(found[name] - expected) < 4
-    assert found[name] < found["clean"] - 15
+    expected, found = [], []
+    for seed in range(3):
+        _, _, fooled = theirs(kind, True, steps, epsilon)(wrapped, x.contiguous(), y, epsilons=[epsilon])
+        expected.append(100 * (1 - fooled.double().mean().item()))
+        outcomes = evaluate_robustness(model, x, y, [name], epsilon=epsilon, step_size=epsilon / 4, seed=seed)
+        found.append(outcomes.accuracy()[name])
+    assert abs(sum(found) - sum(expected)) / 3 < 4
+    assert max(found) < outcomes.accuracy()["clean"] - 15

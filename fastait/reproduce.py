@@ -37,7 +37,7 @@ class ReproduceArguments:
     paper (its data sets, networks and epochs: days of a GPU)."""
 
     out: Path = field(default=Path("reproduction"), kw_only=True)
-    """Folder of tables, figures, runs and outcomes; goes on with what is in it."""
+    """Folder of tables, figures, runs and outcomes, one for each scale in it; goes on with what is there."""
 
     data_dir: Path | None = field(default=None, kw_only=True)
     """Where cifar10, cifar100 and svhn lie or are downloaded to, at the paper's scale. [default: ./data]"""

@@ -20,7 +20,7 @@ from fastait.reproduction.tables import TABLES, Cell, Table
 
 
 def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
-    """Make the tables and figures ``names``, write them into ``choices.out`` and show them.
+    """Make the tables and figures ``names``, write them into ``choices.folder`` and show them.
 
     Raises:
         InputError: what is in ``choices.out`` was made with other settings, or a setting or file is not what it must
@@ -36,7 +36,7 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
     for name in names:
         if name in TABLES:
             sheet = categories() if name == "table7" else table_sheet(name, bench)
-            written = write_sheet(name, sheet, choices.out)
+            written = write_sheet(name, sheet, choices.folder)
             if show:
                 sheet.show()
         else:
@@ -158,7 +158,7 @@ def _draw(name: str, bench: Bench) -> list[Path]:
     networks = {system: bench.network(system) for system in figure.systems}
     config = choices.config(figure.systems[0])
     dataset = bench.dataset(config.dataset, config.image_size)
-    choices.out.mkdir(parents=True, exist_ok=True)
+    choices.folder.mkdir(parents=True, exist_ok=True)
     with StopRequest() as stop, current(bench.device):
 
         def advance() -> None:
@@ -166,4 +166,4 @@ def _draw(name: str, bench: Bench) -> list[Path]:
                 raise bench.interrupted(stop.number)
 
         bench.report.note(f"{name}: drawing")
-        return figure.draw(networks, dataset, choices.out, config.epsilon, choices.seed, advance)
+        return figure.draw(networks, dataset, choices.folder, config.epsilon, choices.seed, advance)

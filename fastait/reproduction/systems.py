@@ -159,7 +159,7 @@ class Choices:
 
     @property
     def folder(self) -> Path:
-        """Of this scale's runs and outcomes."""
+        """Of this scale's tables, figures, runs and outcomes."""
         return self.out / self.scale.name
 
     def run(self, system: str) -> Path:

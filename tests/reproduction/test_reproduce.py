@@ -60,7 +60,7 @@ def test_a_table_is_made_once(work, capsys):
     assert "of the last epoch" in shown
     assert "AutoAttack" in shown
     assert "UAT" not in shown
-    files = {name: Path("reproduction", f"table2.{name}").read_text() for name in ("md", "csv")}
+    files = {name: Path("reproduction/small", f"table2.{name}").read_text() for name in ("md", "csv")}
     assert "(paper 72.9, " in files["md"]
     assert len(files["csv"].splitlines()) == 1 + 3 * 14
     assert begun == ["natural", "madry", "adv-interp"]
@@ -68,10 +68,10 @@ def test_a_table_is_made_once(work, capsys):
     assert main(TABLE) == 0
     assert len(begun) == 3
     assert len(measured) == 3 * 7 * 3
-    assert {name: Path("reproduction", f"table2.{name}").read_text() for name in files} == files
+    assert {name: Path("reproduction/small", f"table2.{name}").read_text() for name in files} == files
     assert main(["table6", "--device", "cpu"]) == 0  # shares a network with it, and trains another
     assert begun[3:] == ["adv-interp"]
-    assert "spsa-4x1 and local-search-1" in Path("reproduction/table6.md").read_text()
+    assert "spsa-4x1 and local-search-1" in Path("reproduction/small/table6.md").read_text()
     line = refused(capsys, *TABLE, "--seed", 1)
     assert "digits-natural was trained with seed 0 (now 1); choose another --out" in line
     assert len(begun) == 4
@@ -90,7 +90,7 @@ def test_an_interrupted_measurement_goes_on(work, capsys, monkeypatch):
         patch.setattr(FileJournal, "put", interrupt)
         line = refused(capsys, *TABLE, code=130)
     assert "what is done is kept, go on with the same command and --out reproduction" in line
-    assert not Path("reproduction/table2.md").exists()
+    assert not Path("reproduction/small/table2.md").exists()
     assert main(TABLE) == 0
     assert len(measured) == len(set(measured)) == 3 * 7 * 3
 
@@ -138,7 +138,7 @@ def test_list(capsys):
 def test_table_7_trains_nothing(work, capsys):
     assert main(["table7"]) == 0
     assert work == ([], [])
-    assert "down the distance to the partner's features" in Path("reproduction/table7.md").read_text()
+    assert "down the distance to the partner's features" in Path("reproduction/small/table7.md").read_text()
 
 
 def test_a_dry_run_writes_nothing(work, capsys, monkeypatch):

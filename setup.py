@@ -21,7 +21,17 @@ PARQUET = ["pyarrow>=17"]
 AUTOATTACK = ["pyautoattack>=0.2"]
 FIGURES = ["matplotlib>=3.8"]
 PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
-TEST = [*TRAIN, *PARQUET, *AUTOATTACK, *FIGURES, *PEERS, "hypothesis>=6.100", "pytest>=8", "pytest-benchmark>=5"]
+TEST = [
+    *TRAIN,
+    *PARQUET,
+    *AUTOATTACK,
+    *FIGURES,
+    *PEERS,
+    "hypothesis>=6.100",
+    "pytest>=8",
+    "pytest-benchmark>=5",
+    "pytest-xdist>=3.6",
+]
 
 setup(
     name="fastait",

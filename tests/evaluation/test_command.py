@@ -195,13 +195,18 @@ def test_interrupted(natural):
         (["RUN", "--epsilon", "8/255", "--epsilon", "8/255"], "--epsilon is given twice"),
         (["RUN", "--inputs", "zero-one", "--export", "robustbench"], "is for fastait's WideResNet, not UnitRange"),
         (["RUN", "--atacks", "fgsm"], "--atacks"),
-        (["RUN/model.safetensors"], "does not say what it was trained on: --dataset NAME"),
     ],
 )
 def test_refusals(capsys, natural, arguments, message):
     given = [argument.replace("RUN", str(natural)) for argument in arguments]
     assert message in refused(capsys, *given, *([] if "--device" in given else ["--device", "cpu"]), "--out", "out")
     assert not Path("out").exists()
+
+
+def test_weights_that_lie_in_no_run_folder(capsys, natural):
+    shutil.copy(natural / "model.safetensors", "weights.safetensors")
+    line = refused(capsys, "weights.safetensors", "--device", "cpu", "--out", "out")
+    assert "weights.safetensors does not say what it was trained on: --dataset NAME" in line
 
 
 def test_a_model_of_other_classes(capsys, natural, image_folder):

@@ -1,4 +1,8 @@
-"""Every published setting as data, with its source."""
+"""Every published setting as data, with its source.
+
+Where another paper's method was trained there by another schedule or weight decay, the paper's own are kept, so that
+methods are compared alike; ``_FROM_PAPERS`` has what belongs to the methods themselves.
+"""
 
 import dataclasses
 from typing import Any

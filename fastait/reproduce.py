@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from fastait import cli
 from fastait.errors import InputError, check_choice
+from fastait.reproduction.figures import FIGURES
 from fastait.reproduction.systems import SCALES, Choices
 from fastait.reproduction.tables import TABLES
 
@@ -17,8 +18,6 @@ SUMMARY = (
     "Make tables and figures of the paper again: train what is missing, measure it, and print each in the paper's "
     "layout, the paper's figures beside ours. What is in --out is not made twice."
 )
-
-FIGURES = ("figure2", "figure3", "figure4")
 
 
 @Parameter(name="*")
@@ -109,11 +108,9 @@ def _main(argv: list[str]) -> None:
 
 
 def _list() -> None:
-    from fastait.reproduction.figures import FIGURES as DRAWN
-
     for name, table in TABLES.items():
         print(f"{name:9} {table.caption}")
-    for name, figure in DRAWN.items():
+    for name, figure in FIGURES.items():
         print(f"{name:9} {figure.title}")
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DISTANCES = ("cosine", "euclidean")
 PARTNERS = ("reversed", "random", "other-class")
 PARTNER_FEATURES = ("clean", "noisy")
+PAIRING = ("adversarial_interpolation", "pixel_interpolation", "partner_mixed")
+"""The image and label parts that ask who an image's partner is."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,7 @@ class Term:
     @property
     def pairs(self) -> bool:
         """Whether it matters who an image's partner is."""
-        return (
-            self.interpolates
-            or self.mixing is not None
-            or self.images == "pixel_interpolation"
-            or self.labels in ("adversarial_interpolation", "partner_mixed")
-        )
+        return self.mixing is not None or self.images in PAIRING or self.labels in PAIRING
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,15 @@ def adversarial_interpolation(logits: Tensor, sample: Sample, settings: Settings
 
 
 def smooth(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
-    """(1 - eps_y) y + eps_y (1 - y) / (C - 1): label smoothing (equation 16; the release of Feature-Scatter, 0.5)."""
+    """(1 - eps_y) y + eps_y (1 - y) / (C - 1): label smoothing (equation 16; the release of Feature-Scatter, 0.5).
+
+    It does not grow with the number of attack steps.
+    """
     return interpolated_cross_entropy(logits, sample.y, sample.y, settings.epsilon_y)
 
 
 def partner_mixed(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
-    """(1 - eps_y) y + eps_y y': towards the partner's class (equation 20)."""
+    """(1 - eps_y) y + eps_y y': towards the partner's class (equation 20), however many attack steps there are."""
     return _between(logits, sample, 1 - settings.epsilon_y)
 
 

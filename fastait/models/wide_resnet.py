@@ -22,7 +22,7 @@ class Mixing(NamedTuple):
     partner: Tensor
 
     def at(self, layer: int, x: Tensor) -> Tensor:
-        """``x``, float [B, ...], mixed as is due at ``layer``; a share of one changes nothing."""
+        """``x``, float [B, ...], mixed as is due at ``layer``, in its dtype; a share of one changes nothing."""
         if layer >= len(self.own):
             return x
         own = self.own[layer].to(x.dtype)

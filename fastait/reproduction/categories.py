@@ -39,12 +39,16 @@ def categories() -> Sheet:
 
 
 def _parts(method: Method, part: str) -> str:
-    """The terms' functions of one kind and what they do."""
-    return " + ".join(_term(term, part) for term in method.terms)
+    """What the terms' functions of one kind do."""
+    return "; and ".join(_term(term, part) for term in method.terms)
 
 
 def _term(term: Term, part: str) -> str:
     function = getattr(term, part)()
-    weight = "" if term.weight == 1 else f"{term.weight:g} x "
-    doc = (inspect.getdoc(function) or "").splitlines()
-    return f"{weight}{function.__name__}: {doc[0] if doc else ''}".rstrip(": ").rstrip(".")
+    said = f"{function.__name__}: {(inspect.getdoc(function) or '').splitlines()[0].rstrip('.')}"
+    if part == "label_part":
+        return said if term.weight == 1 else f"{term.weight:g} times the loss of {said}"
+    if term.mixing is not None:
+        where = "at the input" if term.mixing.layers == 1 else f"at one of {term.mixing.layers} layers"
+        said += f", mixed with the partner {where}"
+    return f"{said}, of images without labels" if term.unlabeled else said

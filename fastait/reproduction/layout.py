@@ -14,7 +14,7 @@ from fastait.evaluation.results import WIDTH, wilson
 from fastait.reproduction.measure import Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale
-from fastait.reproduction.tables import Block, Cell
+from fastait.reproduction.tables import WORST, Block, Cell
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,16 @@ def grid(block: Block, rows: list[list[Entry]]) -> Grid:
 
 
 def series(block: Block, rows: list[list[Entry]]) -> list[Series]:
-    """The figures that are compared with each other: those of a column, or of a row where models stand across."""
+    """The figures that are compared: those of a column, or of a row where models stand across; a worst is none."""
     rows_titles, column_titles = [row.title for row in block.rows], [column.title for column in block.columns]
     if block.models_across:
         return [
             (what, list(zip(column_titles, line, strict=True))) for what, line in zip(rows_titles, rows, strict=True)
         ]
     return [
-        (what, list(zip(rows_titles, column, strict=True)))
-        for what, column in zip(column_titles, zip(*rows, strict=True), strict=True)
+        (line.title, list(zip(rows_titles, column, strict=True)))
+        for line, column in zip(block.columns, zip(*rows, strict=True), strict=True)
+        if line.attack != WORST
     ]
 
 
@@ -126,7 +127,7 @@ def records(table: str, block: Block, rows: list[list[Entry]], scale: Scale) -> 
     found = []
     for row, line in zip(block.rows, rows, strict=True):
         for column, entry in zip(block.columns, line, strict=True):
-            ours = entry.ours
+            ours, cell = entry.ours, block.cell(row, column, scale)
             low, high = (None, None) if ours is None else wilson(ours.correct, ours.n)
             found.append(
                 {
@@ -134,6 +135,10 @@ def records(table: str, block: Block, rows: list[list[Entry]], scale: Scale) -> 
                     "scale": scale.name,
                     "row": row.title,
                     "column": column.title,
+                    "system": cell and cell.system,
+                    "attack": WORST if cell is None else cell.attack,
+                    "epsilon": cell and round(cell.epsilon, 6),
+                    "surrogate": cell and cell.surrogate,
                     "ours": None if ours is None else round(ours.accuracy, 3),
                     "low": None if low is None else round(low, 3),
                     "high": None if high is None else round(high, 3),

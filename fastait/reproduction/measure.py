@@ -15,8 +15,7 @@ from torch import nn
 from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.config import TrainConfig
-from fastait.data import Dataset, ImageSet, load_dataset
-from fastait.data.folder import unlabeled_split
+from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.engine.hardware import environment
 from fastait.engine.precision import current, resolve_device
 from fastait.engine.report import Report
@@ -32,8 +31,8 @@ from fastait.files import write_whole
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 
-PLACES = ("out", "data_dir")
-"""Settings that say where things lie and not what they are."""
+PLACES = ("out", "data_dir", "unlabeled", "device", "dali", "workers", "cuda_graph")
+"""Settings that say where things lie and what they are made by, and not what they are."""
 
 
 @dataclass(frozen=True)
@@ -100,25 +99,6 @@ class Bench:
         self.network = cache(self._network)
         self.dataset = cache(self._dataset)
         self.checksum = cache(lambda system: weights_checksum(self.network(system)))
-
-    def check(self, systems: Iterable[str]) -> None:
-        """Refuse, before any long work, what cannot be trained as asked.
-
-        Raises:
-            InputError: a setting is out of its range, a run was begun with other settings, or there are no images
-                without labels where they should be.
-        """
-        for system in systems:
-            if self.choices.lacks_images(system):
-                continue
-            if needs_unlabeled(system) and self.choices.unlabeled is not None:
-                unlabeled_split(self.choices.unlabeled)
-            config = self.choices.config(system)
-            folder = self.choices.run(system)
-            if RunFolder.begun(folder):
-                _refuse_other_settings(RunFolder(folder), config)
-            elif self.choices.unlabeled is not None or not needs_unlabeled(system):  # its folder is written later
-                config.check()
 
     def _trained(self, system: str) -> TrainResult:
         """The finished run of a system, which is trained, or gone on with, where it is not finished."""
@@ -225,6 +205,26 @@ class Bench:
         return Interrupted(
             f"stopped; what is done is kept, go on with the same command and --out {self.choices.out}", number
         )
+
+
+def check_system(system: str, choices: Choices) -> None:
+    """Refuse, before any long work, a system that cannot be trained as asked.
+
+    Raises:
+        InputError: a setting is out of its range, its run was begun with other settings, or the images without labels
+            are missing, bad or too few.
+    """
+    config, folder = choices.config(system), choices.run(system)
+    if needs_unlabeled(system) and choices.unlabeled is not None:
+        images, _, _ = load_unlabeled(choices.unlabeled, config.image_size)
+        if len(images) < config.batch_size:
+            raise InputError(
+                f"--unlabeled {choices.unlabeled} holds {len(images)} of {config.batch_size} images at least"
+            )
+    if RunFolder.begun(folder):
+        _refuse_other_settings(RunFolder(folder), config)
+    else:
+        config.check()
 
 
 def journal_folder(choices: Choices) -> Path:

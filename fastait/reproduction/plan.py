@@ -13,14 +13,14 @@ from rich.table import Table as RichTable
 
 from fastait.config import TrainConfig
 from fastait.engine.hardware import environment
-from fastait.engine.precision import resolve_device
+from fastait.engine.precision import full_precision, resolve_device
 from fastait.engine.report import epsilon_text
 from fastait.engine.run_folder import RunFolder
 from fastait.evaluation.checkpoints import load_model
 from fastait.evaluation.journal import weights_checksum
 from fastait.evaluation.results import WIDTH
 from fastait.reproduction.measure import Point, journal_folder, points, subject
-from fastait.reproduction.session import systems_of
+from fastait.reproduction.session import check, systems_of
 from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
 from fastait.reproduction.tables import CLEAN, TABLES
 
@@ -58,6 +58,7 @@ class Plan:
         self.device = resolve_device(choices.device)
         self.environment = environment(self.device)
         self.rate = cache(self._rate)
+        self.fp32_rate = cache(self._rate)  # in which TF32 has no part
         self.checksum = cache(self._checksum)
 
     def runs(self) -> list[Job]:
@@ -102,7 +103,8 @@ class Plan:
         if share >= 1:
             return Job(name, what, state)
         flop = evaluation_flops(config, size.classes, missing, images)
-        return Job(name, what, state, flop, flop / self.rate(_shape(replace(config, amp=False))))
+        with full_precision(self.device):
+            return Job(name, what, state, flop, flop / self.fp32_rate(_shape(replace(config, amp=False))))
 
     def _measured(self, point: Point, images: int) -> dict[str, int]:
         """How many images each attack's outcome is known of."""
@@ -139,6 +141,8 @@ class Plan:
 
 def show_plan(names: Iterable[str], choices: Choices) -> None:
     """Print the jobs of ``names``, what is left of each, and the totals."""
+    names = list(names)
+    check(names, choices)
     plan = Plan(names, choices)
     runs, evaluations = plan.runs(), plan.evaluations()
     console = Console(highlight=False)

@@ -83,20 +83,18 @@ class System:
         recipe: whose settings it has at the paper's scale.
         method: of ``fastait.methods.METHODS``.
         changes: settings that differ from the recipe's, at either scale.
-        small: settings of its table that are kept at small scale, where the recipe is ``SMALL_RECIPE``.
         session: 1 for "a different training session": another seed.
     """
 
     recipe: str
     method: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    small: Mapping[str, Any] = field(default_factory=dict)
     session: int = 0
 
     def settings(self, scale: Scale) -> tuple[str, dict[str, Any]]:
         """The recipe's name and the settings that differ from it and its method's."""
         if scale.name == "small":
-            return SMALL_RECIPE, {**self.changes, **self.small}
+            return SMALL_RECIPE, dict(self.changes)
         return self.recipe, dict(self.changes)
 
     def run_name(self, scale: Scale) -> str:
@@ -113,12 +111,8 @@ SYSTEMS: dict[str, System] = {
     **{method: System("cifar10", method) for method in COMPARED},
     # Table 6: Adv-Interp', "trained in a different training session".
     "adv-interp-second": System("cifar10", "adv-interp", session=1),
-    # Table 4: section 4.2 sets epsilon_y for CIFAR100, section 4 the learning rate for SVHN.
-    **{
-        f"cifar100-{method}": System("cifar100", method, small={"epsilon_y": 0.9} if method == "adv-interp" else {})
-        for method in COMPARED
-    },
-    **{f"svhn-{method}": System("svhn", method, small={"lr": 0.01}) for method in COMPARED},
+    **{f"cifar100-{method}": System("cifar100", method) for method in COMPARED},
+    **{f"svhn-{method}": System("svhn", method) for method in COMPARED},
     # Tables 5 and 8.
     **{
         method: System("cifar10", method)

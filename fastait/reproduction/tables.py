@@ -337,7 +337,11 @@ _TABLE8 = Table(
             models_across=True,
         ),
     ),
-    ("The row Natural is that of clean images. The paper's UAT had 20k additional images per class.",),
+    (
+        "The row Natural is that of clean images. All methods are trained by the paper's own schedule, not by those of "
+        "their publications. UAT is the variant with online targets; the paper's, whose variant it does not name, had "
+        "20k additional images per class.",
+    ),
 )
 
 _TABLE9 = Table(
@@ -364,7 +368,7 @@ _TABLE9 = Table(
     ),
     (
         "Adv-Interp* is Adv-Interp with random signs of epsilon added to its input, drawn anew in every pass; each "
-        "step of the attacks sees one draw (section A.11), which flatters a random defence: eotN-... of fastait.eval "
+        "step of the attacks sees one draw, which flatters a random defence: eotN-... of fastait.eval "
         "attacks the expectation.",
     ),
 )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_folder
 
 from fastait.data import load_dataset
 from fastait.engine.step import Totals
@@ -74,6 +75,7 @@ def test_a_table_is_made_once(work, capsys):
     assert "spsa-4x1 and local-search-1" in Path("reproduction/small/table6.md").read_text()
     line = refused(capsys, *TABLE, "--seed", 1)
     assert "digits-natural was trained with seed 0 (now 1); choose another --out" in line
+    assert refused(capsys, *TABLE, "--seed", 1, "--dry-run") == line
     assert len(begun) == 4
 
 
@@ -127,6 +129,21 @@ def test_an_interrupted_training_goes_on(work, capsys, monkeypatch):
 def test_refusals(capsys, argv, message):
     assert message in refused(capsys, *argv)
     assert not Path("reproduction").exists()
+
+
+def test_what_cannot_be_made_is_said_before_it_is_begun(work, capsys, monkeypatch, tmp_path):
+    few = write_folder(tmp_path / "few", {"a": 3}) / "train"
+    for argv, message in (
+        (["figure4"], "figures need matplotlib"),
+        (["table8", "--unlabeled", few], "holds 3 images, of 64 at least"),
+        (["table8", "--unlabeled", few, "--dry-run"], "holds 3 images, of 64 at least"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "matplotlib.figure", None)
+            assert message in refused(capsys, *argv, "--device", "cpu")
+    Path("file").write_text("")
+    assert "--out: file/small cannot be made: Not a directory" in refused(capsys, "table7", "--out", "file")
+    assert work == ([], [])
 
 
 def test_list(capsys):

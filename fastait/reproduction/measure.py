@@ -218,9 +218,7 @@ def check_system(system: str, choices: Choices) -> None:
     if needs_unlabeled(system) and choices.unlabeled is not None:
         images, _, _ = load_unlabeled(choices.unlabeled, config.image_size)
         if len(images) < config.batch_size:
-            raise InputError(
-                f"--unlabeled {choices.unlabeled} holds {len(images)} of {config.batch_size} images at least"
-            )
+            raise InputError(f"--unlabeled {choices.unlabeled} holds {len(images)} images, a batch {config.batch_size}")
     if RunFolder.begun(folder):
         _refuse_other_settings(RunFolder(folder), config)
     else:

@@ -135,8 +135,8 @@ def test_what_cannot_be_made_is_said_before_it_is_begun(work, capsys, monkeypatc
     few = write_folder(tmp_path / "few", {"a": 3}) / "train"
     for argv, message in (
         (["figure4"], "figures need matplotlib"),
-        (["table8", "--unlabeled", few], "holds 3 of 64 images at least"),
-        (["table8", "--unlabeled", few, "--dry-run"], "holds 3 of 64 images at least"),
+        (["table8", "--unlabeled", few], "holds 3 images, a batch 64"),
+        (["table8", "--unlabeled", few, "--dry-run"], "holds 3 images, a batch 64"),
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "matplotlib.figure", None)

@@ -184,6 +184,8 @@ def test_recipes_are_published_ones():
     assert recipe("cifar100", method="feature-scatter").epsilon_y == 0.5
     assert recipe("svhn", method="iat-mixup").partners == "random"
     assert recipe("svhn", method="bilateral").lr == 0.01
+    assert recipe("svhn", method="uat").epochs == 200
+    assert recipe("digits", method="uat").epochs == 8
 
 
 def test_a_method_is_added_by_an_entry_and_a_function(monkeypatch, tmp_path):

@@ -334,7 +334,7 @@ def _loss_curves(
 
 def _first_classes(images: "ImageSet", count: int) -> "ImageSet":
     chosen = images.labels < count
-    return images if bool(chosen.all()) else type(images)(images.images[chosen], images.labels[chosen])
+    return images if bool(chosen.all()) else images.at(chosen.nonzero().flatten())
 
 
 def _features(

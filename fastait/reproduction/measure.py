@@ -31,7 +31,7 @@ from fastait.files import write_whole
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 
-PLACES = ("out", "data_dir", "unlabeled", "device", "dali", "workers", "cuda_graph")
+PLACES = ("out", "data_dir", "device", "dali", "workers", "cuda_graph")
 """Settings that say where things lie and what they are made by, and not what they are."""
 
 
@@ -220,7 +220,7 @@ def check_system(system: str, choices: Choices) -> None:
         if len(images) < config.batch_size:
             raise InputError(f"--unlabeled {choices.unlabeled} holds {len(images)} images, a batch {config.batch_size}")
     if RunFolder.begun(folder):
-        _refuse_other_settings(RunFolder(folder), config)
+        _refuse_other_settings(RunFolder(folder), config, choices)
     else:
         config.check()
 
@@ -263,10 +263,18 @@ def write_unlabeled(dataset: Dataset, folder: Path) -> None:
             write_whole(path, buffer.getbuffer())
 
 
-def _refuse_other_settings(folder: RunFolder, config: TrainConfig) -> None:
+def _refuse_other_settings(folder: RunFolder, config: TrainConfig, choices: Choices) -> None:
     """Raise an InputError unless the run in ``folder`` is one of ``config``."""
     saved, asked = folder.config().to_json(), config.to_json()
     changed = [key for key in asked if key not in PLACES and saved[key] != asked[key]]
+    # The small scale's own images may have been moved, with the folder that they lie in.
+    own = choices.unlabeled is None and saved["unlabeled"] is not None
+    if own and "unlabeled" in changed and _end(saved["unlabeled"]) == _end(asked["unlabeled"]):
+        changed.remove("unlabeled")
     if changed:
         what = ", ".join(f"{key} {saved[key]} (now {asked[key]})" for key in changed)
         raise InputError(f"{folder.path} was trained with {what}; choose another --out")
+
+
+def _end(path: str) -> tuple[str, ...]:
+    return Path(path).parts[-2:]

@@ -10,7 +10,9 @@ import pytest
 from conftest import write_folder
 
 from fastait.data import load_dataset
+from fastait.engine.run_folder import RunFolder
 from fastait.engine.step import Totals
+from fastait.errors import InputError
 from fastait.evaluation.journal import FileJournal
 from fastait.reproduce import main
 from fastait.reproduction import measure, systems
@@ -144,6 +146,26 @@ def test_what_cannot_be_made_is_said_before_it_is_begun(work, capsys, monkeypatc
     Path("file").write_text("")
     assert "--out: file/small cannot be made: Not a directory" in refused(capsys, "table7", "--out", "file")
     assert work == ([], [])
+
+
+def test_a_run_on_other_images_without_labels_is_refused(tmp_path):
+    """Or the table would say that UAT saw images which it did not see."""
+    named = [write_folder(tmp_path / name, {"a": 64}) / "train" for name in ("one", "two")]
+
+    def check(out, unlabeled, begin=False):
+        choices = systems.Choices(systems.SCALES["small"], tmp_path / out, unlabeled=unlabeled, device="cpu")
+        if begin:
+            with RunFolder.new(choices.run("uat")) as folder:
+                folder.begin(choices.config("uat"))
+        measure.check_system("uat", choices)
+
+    check("a", named[0], begin=True)
+    check("b", None, begin=True)
+    for out, unlabeled in (("a", named[1]), ("a", None), ("b", named[0])):
+        with pytest.raises(InputError, match=r"was trained with unlabeled .*choose another --out"):
+            check(out, unlabeled)
+    (tmp_path / "b").rename(tmp_path / "c")
+    check("c", None)
 
 
 def test_list(capsys):

@@ -68,6 +68,8 @@ def test_a_table_is_made_once(work, capsys):
     assert len(files["csv"].splitlines()) == 1 + 3 * 14
     assert begun == ["natural", "madry", "adv-interp"]
     assert len(measured) == len(set(measured)) == 3 * 7 * 3  # clean, PGD and CW of each network and budget
+    assert all(f"'step_size': {systems.SCALES['small'].step_size!r}" in unit for unit in measured)
+    assert systems.SCALES["small"].step_size == pytest.approx(6 / 255)
     assert main(TABLE) == 0
     assert len(begun) == 3
     assert len(measured) == 3 * 7 * 3
@@ -166,6 +168,16 @@ def test_a_run_on_other_images_without_labels_is_refused(tmp_path):
             check(out, unlabeled)
     (tmp_path / "b").rename(tmp_path / "c")
     check("c", None)
+
+
+def test_outcomes_are_not_taken_from_another_measurement():
+    def key(weights="w", surrogate=None, noisy=False, images=8, torch="2"):
+        point = measure.Point("adv-interp", 0.1, surrogate, noisy, False)
+        about = {"torch": torch, "device": "cpu"}
+        return repr(measure.subject(weights, surrogate, point, images, about))
+
+    others = [key("v"), key(surrogate="s"), key(noisy=True), key(images=9), key(torch="3")]
+    assert len({key(), *others}) == 6
 
 
 def test_list(capsys):

@@ -180,6 +180,8 @@ def test_orderings():
     assert said.startswith(
         "Of the 1 pairs of figures that the paper puts a point or more apart, 1 are ordered alike: no"
     )
+    below = ("PGD20", [("A", Entry(of(100), 50.0)), ("B", Entry(of(150), 70.0))])
+    assert compare([below]) == [said]
     said = compare([alike, far, near, equal])
     assert said[0].startswith(
         "Of the 4 pairs of figures that the paper puts a point or more apart, 1 are ordered alike"

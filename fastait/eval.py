@@ -89,7 +89,7 @@ class EvalArguments:
 
     def check(self) -> None:
         """Raise InputError, naming the flag, unless every setting is in its range."""
-        from fastait.evaluation.columns import parse_all
+        from fastait.attacks.columns import parse_all
 
         if not self.models:
             raise InputError(f"no model is given; {COMMAND} RUN... [--attacks pgd20,cw20]")

@@ -1,17 +1,22 @@
 """Adversarial interpolation as a function of a batch, for use in anybody's training loop."""
 
-import math
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastait.attacks import Noise, frozen
+from fastait.attacks import Noise, Subject, frozen
+from fastait.attacks.checks import budget, checked_images, checked_labels, count, number, readable
+from fastait.attacks.subject import PROBED, feature_tensor
+from fastait.errors import InputError
 from fastait.methods import images, labels
+from fastait.models import WideResNet
 
 
 def adversarial_interpolation(
-    model: nn.Module,
+    model: Any,
     x: Tensor,
     y: Tensor,
     *,
@@ -31,8 +36,8 @@ def adversarial_interpolation(
 
     Args:
         model: has ``forward(x)`` -> logits [B, K] and ``features(x)`` -> features [B, ...], flattened per image.
-        x: float [B, C, H, W] in [0, 1].
-        y: int64 [B] classes, or float [B, K] soft labels whose rows sum to one.
+        x: float [B, C, H, W] in [0, 1], in any layout.
+        y: whole numbers [B], classes, or float [B, K] soft labels whose rows sum to one.
         epsilon: radius of the Linf ball and length of a step, in [0, 1].
         epsilon_y: share of the way a label goes towards its target in one step, in [0, 1).
         steps: the paper's L, at least 1.
@@ -45,44 +50,62 @@ def adversarial_interpolation(
         [B, K], each row moved by 1 - (1 - epsilon_y)^steps towards (1 - y') / (K - 1). Both are detached.
 
     Raises:
-        TypeError: ``x`` is not floating-point, ``y`` neither int64 nor floating-point, or the model has no
-            ``features`` and no ``feature_fn`` is given.
-        ValueError: a shape or a number is out of its range.
+        TypeError: ``x`` is not floating-point, the model has no ``features`` and no ``feature_fn`` is given, or these
+            are no tensor.
+        ValueError: a shape, a value of ``x`` or ``y``, or a number is out of its range.
+        InputError: the model returns no logits, or no gradient reaches the images.
     """
-    if feature_fn is None:
-        feature_fn = getattr(model, "features", None)
-        if not callable(feature_fn):
-            raise TypeError(
-                f"{type(model).__name__} has no features(x); pass feature_fn, a callable images -> features"
-            )
-    _check(x, y, epsilon, epsilon_y, steps)
-    soft = y.detach().float() if y.dim() == 2 else F.one_hot(y, _num_classes(model, x)).float()
-    noise = Noise.drawn(generator, x.device)
-    x_tilde = images.interpolate(model, feature_fn, x, epsilon=epsilon, step_size=epsilon, steps=steps, noise=noise)
-    return x_tilde, labels.interpolate(soft, soft.flip(0), labels.effective_epsilon_y(epsilon_y, steps))
+    epsilon, epsilon_y, steps = budget(epsilon), number("epsilon_y", epsilon_y, 0, 1), count("steps", steps)
+    if epsilon_y == 1:
+        raise ValueError("epsilon_y must be in [0, 1), got 1")
+    with torch.inference_mode(False):
+        x, subject = checked_images(x), Subject.of(model)
+        if feature_fn is None and not subject.has_features:
+            raise TypeError(f"{subject.title} has no features(x); pass feature_fn, a callable images -> features")
+        soft = _soft_labels(subject, x, y)
+
+        def features(images: Tensor) -> Tensor:
+            if feature_fn is None:
+                return subject.features(images)
+            return feature_tensor(feature_fn(images.clone()), "feature_fn")
+
+        noise = Noise.drawn(generator, x.device)
+        x_tilde = images.interpolate(subject, features, x, epsilon=epsilon, step_size=epsilon, steps=steps, noise=noise)
+        return x_tilde, labels.interpolate(soft, soft.flip(0), labels.effective_epsilon_y(epsilon_y, steps))
 
 
-def _check(x: Tensor, y: Tensor, epsilon: float, epsilon_y: float, steps: int) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x must be floating-point in [0, 1], got {x.dtype}; divide uint8 images by 255")
-    if x.dim() != 4:
-        raise ValueError(f"x must be [B, C, H, W], got shape {tuple(x.shape)}")
-    if not (y.dtype == torch.int64 and y.dim() == 1) and not (y.is_floating_point() and y.dim() == 2):
-        raise TypeError(f"y must be int64 [B] or float [B, K], got {y.dtype} of shape {tuple(y.shape)}")
-    if len(x) != len(y):
-        raise ValueError(f"x and y must have one batch size, got {len(x)} and {len(y)}")
-    if not (math.isfinite(epsilon) and 0 <= epsilon <= 1):
-        raise ValueError(f"epsilon must be in [0, 1] (8/255 is usual), got {epsilon}")
-    if not 0 <= epsilon_y < 1:
-        raise ValueError(f"epsilon_y must be in [0, 1), got {epsilon_y}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+def _soft_labels(model: Subject, x: Tensor, y: Any) -> Tensor:
+    """float32 [B, K] of classes or soft labels."""
+    if isinstance(y, Tensor) and y.is_floating_point():
+        if y.dim() != 2 or len(y) != len(x):
+            raise ValueError(f"soft labels must be [{len(x)}, K], as x has {len(x)} images, got {tuple(y.shape)}")
+        soft = y.detach().float()
+        return soft.clone() if soft.is_inference() else soft
+    classes = checked_labels(y, x)
+    num_classes = _num_classes(model, x)
+    if classes.numel() and readable(classes) and int(classes.max()) >= num_classes:
+        raise ValueError(f"y must be in [0, {num_classes}), got {int(classes.max())}")
+    return F.one_hot(classes, num_classes).float()
 
 
-def _num_classes(model: nn.Module, x: Tensor) -> int:
-    """``model.num_classes`` where it says so, else the width of the logits of one image."""
-    declared = getattr(model, "num_classes", None)
-    if isinstance(declared, int):
-        return declared
+_widths: "WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, torch.Size], ...], int]]" = WeakKeyDictionary()
+
+
+def _num_classes(model: Subject, x: Tensor) -> int:
+    """The width of the model's logits, by a pass of two images, once for each set of its parameters.
+
+    What a model says of itself may be of before its last layer was replaced.
+    """
+    called = model.called
+    if isinstance(called, WideResNet):
+        return called.fc.out_features
+    now = tuple((id(parameter), parameter.shape) for parameter in model.parameters())
+    if isinstance(called, nn.Module) and called in _widths and _widths[called][0] == now:
+        return _widths[called][1]
     with frozen(model), torch.no_grad():
-        return model(x[:1]).shape[1]
+        logits = model(x[:PROBED])
+    if logits.dim() != 2:
+        raise InputError(f"the model returns {tuple(logits.shape)} where logits [B, K] are needed")
+    if isinstance(called, nn.Module):
+        _widths[called] = now, logits.shape[1]
+    return logits.shape[1]

@@ -146,8 +146,11 @@ def test_feature_fn_serves_a_model_without_features():
     [
         ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "divide uint8 images by 255"),
         ({"x": torch.zeros(3, 8, 8)}, ValueError, r"\[B, C, H, W\]"),
-        ({"y": torch.zeros(2, dtype=torch.int32)}, TypeError, "int64"),
-        ({"y": torch.zeros(3, dtype=torch.int64)}, ValueError, "one batch size"),
+        ({"y": torch.zeros(2, dtype=torch.bool)}, TypeError, "whole numbers"),
+        ({"y": torch.zeros(3, dtype=torch.int64)}, ValueError, "one class per image"),
+        ({"y": torch.zeros(3, 10)}, ValueError, r"soft labels must be \[2, K\]"),
+        ({"y": torch.full((2,), 10)}, ValueError, r"y must be in \[0, 10\), got 10"),
+        ({"x": 2 * torch.ones(2, 3, 8, 8)}, ValueError, r"x must be in \[0, 1\], got 2.0 to 2.0"),
         ({"epsilon": 8}, ValueError, "8/255"),
         ({"epsilon": float("nan")}, ValueError, "epsilon"),
         ({"epsilon_y": 1.0}, ValueError, "epsilon_y"),

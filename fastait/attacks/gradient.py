@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastait.errors import InputError
 from fastait_kernels import linf_step
 
 FP16_SCALE = 2.0**10
@@ -14,6 +15,11 @@ FP16_SCALE = 2.0**10
 Measured under CPU autocast, digits, loss summed over 64 images, a trained WRN-10-1 and a fresh WRN-28-4: gradients
 vanish where the loss is a thousandth (up to 89 % of them), none is NaN up to 2^16 and some or all are at 2^20.
 """
+
+NO_GRADIENT = (
+    "no gradient reaches the images: the model (or feature_fn) runs under no_grad, detaches, rounds or is not made of "
+    "differentiable operations; spsa and square attack it by its logits alone"
+)
 
 
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -25,13 +31,20 @@ def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Args:
         loss: images like ``x`` -> a scalar.
         x: float [B, C, H, W].
+
+    Raises:
+        InputError: the loss does not depend on the images in a way that can be differentiated.
     """
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         value = loss(leaf)
+        if not value.requires_grad:
+            raise InputError(NO_GRADIENT)
         if _carried_in_fp16(x):
             value = value * FP16_SCALE
-        (grad,) = torch.autograd.grad(value, leaf)
+        (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    if grad is None:
+        raise InputError(NO_GRADIENT)
     # A channels-last network returns channels-last gradients of contiguous images, and the other way round.
     return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
 

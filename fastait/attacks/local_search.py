@@ -1,9 +1,13 @@
 """LocSearchAdv (Narodytska & Kasiviswanathan, arXiv 1612.06299, algorithm 3): a black-box attack on few pixels."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from fastait.attacks.checks import budget, count, public
 from fastait.attacks.frozen import frozen
+from fastait.attacks.verdict import RIGHT, verdict
 
 P, R = 10.0, 1.5
 """Strength of the probe and of the change, on images in [-1/2, 1/2]."""
@@ -17,8 +21,9 @@ CANDIDATES = 128
 ROUNDS = 150
 
 
+@public
 def local_search(
-    model: nn.Module,
+    model: Any,
     x: Tensor,
     y: Tensor,
     *,
@@ -34,32 +39,40 @@ def local_search(
     valid images though its results are. With ``epsilon`` probes and results are clipped to the Linf ball instead.
 
     Args:
-        model: maps images to logits [B, K]; only its outputs are used. In eval mode meanwhile, left as it was.
-        x: float [B, C, H, W] in [0, 1].
-        y: int64 [B], the true classes.
+        model: maps images to logits [B, K], a module or a function; only its outputs are used. In eval mode meanwhile,
+            left as it was.
+        x: float [B, C, H, W] in [0, 1], in any layout.
+        y: whole numbers [B], the true classes.
         rounds: at most, >= 1.
         epsilon: radius of the Linf ball, in [0, 1]; None for the published attack.
-        generator: source of the first round's candidates and of choices among too many, on ``x``'s device.
+        generator: source of the first round's candidates and of choices among too many, on ``x``'s device; the global
+            one if None.
 
     Returns:
         (adversarial images like ``x``, in [0, 1]; int64 [B], how many images were scored for each).
 
     Raises:
-        ValueError: ``rounds`` is below 1.
+        TypeError: an argument is not of its type.
+        ValueError: ``x``, ``y`` or a number is out of its range.
+        InputError: the model returns no logits.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    moved, queries = x.detach().clone(), torch.ones(len(x), dtype=torch.int64, device=x.device)
+    rounds, epsilon = count("rounds", rounds), None if epsilon is None else budget(epsilon)
+    moved, queries = x.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device)
     with frozen(model), torch.no_grad():
-        fooled = model(x).argmax(dim=1) != y
-        for row in torch.nonzero(~fooled).flatten().tolist():
-            moved[row], used = _search(model, x[row], int(y[row]), rounds, epsilon, generator)
+        standing = verdict(model(x), y) == RIGHT
+        for row in torch.nonzero(standing).flatten().tolist():
+            moved[row], used = _search(model, x[row], y[row : row + 1], rounds, epsilon, generator)
             queries[row] += used
     return moved, queries
 
 
 def _search(
-    model: nn.Module, image: Tensor, label: int, rounds: int, epsilon: float | None, generator: torch.Generator | None
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    rounds: int,
+    epsilon: float | None,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, int]:
     channels, height, width = image.shape
     size = height * width
@@ -78,8 +91,9 @@ def _search(
         if epsilon is not None:
             probed = torch.minimum(torch.maximum(probed, low[:, candidates]), high[:, candidates])
         probes = current.repeat(len(candidates), 1, 1)
-        probes[torch.arange(len(candidates)), :, candidates] = probed.T
-        scores = model((probes + 0.5).view(-1, channels, height, width)).softmax(dim=1)[:, label]
+        probes[torch.arange(len(candidates), device=image.device), :, candidates] = probed.T
+        scores = model((probes + 0.5).view(-1, channels, height, width)).softmax(dim=1)[:, int(label)]
+        scores = scores.nan_to_num(0.0)  # no probability at all is the lowest
         chosen = candidates[scores.argsort(stable=True)[:PIXELS]]
         changed = R * current[:, chosen]
         if epsilon is None:
@@ -90,7 +104,7 @@ def _search(
         used += len(candidates) + 1
         # Back by the way it came: untouched pixels keep their bits.
         result = torch.where(current == origin, image.reshape(channels, size), current + 0.5).clamp(0, 1)
-        if int(model(result.view(1, channels, height, width)).argmax()) != label:
+        if verdict(model(result.view(1, channels, height, width)), label) != RIGHT:
             break
         candidates = _neighbours(chosen, height, width)
     return result.view_as(image), used

@@ -1,12 +1,13 @@
 """FGSM, PGD and CW: sign steps on a loss of the logits, projected to the ball (Madry et al., 2018)."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastait.attacks.checks import budget, count, number, public
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import input_gradient, parts, sign_step
 from fastait.attacks.noise import Noise
@@ -21,7 +22,7 @@ class Attack(Protocol):
     """The one calling convention of the attacks: adversarial images for (model, x, y) within ``epsilon``."""
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, generator: torch.Generator | None = None
+        self, model: Any, x: Tensor, y: Tensor, *, epsilon: float, generator: torch.Generator | None = None
     ) -> Tensor: ...
 
 
@@ -45,8 +46,9 @@ def classification(model: nn.Module, y: Tensor, loss: AttackLoss) -> Objective:
     return objective
 
 
+@public
 def pgd(
-    model: nn.Module,
+    model: Any,
     x: Tensor,
     y: Tensor,
     *,
@@ -64,15 +66,15 @@ def pgd(
     gradient; every iterate is.
 
     Args:
-        model: maps images to logits [B, K]; attacked in eval mode and left as it was.
-        x: float [B, C, H, W] in [0, 1].
-        y: int64 [B], the true classes.
+        model: maps images to logits [B, K], a module or a function; attacked in eval mode and left as it was.
+        x: float [B, C, H, W] in [0, 1], in any layout.
+        y: whole numbers [B], the true classes.
         epsilon: radius of the ball, in [0, 1].
         step_size: length of a step, > 0.
         steps: number of gradients, >= 1.
         loss: what to ascend.
         random_start: start from a uniform point of the ball, else from ``x``.
-        generator: source of the random start, on ``x``'s device.
+        generator: source of the random start, on ``x``'s device; the global one if None.
         at_a_time: attack no more images than this together. In eval mode images do not see each other, so the result
             is the same, and on a CPU a part of a batch may stay in the cache where the whole does not.
 
@@ -80,11 +82,13 @@ def pgd(
         Adversarial images like ``x``, detached, within ``epsilon`` of ``x`` and in [0, 1].
 
     Raises:
-        ValueError: ``steps`` < 1 or ``epsilon`` < 0.
+        TypeError: an argument is not of its type.
+        ValueError: ``x``, ``y`` or a number is out of its range.
+        InputError: the model returns no logits, or no gradient.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    x = x.detach()
+    epsilon, steps = budget(epsilon), count("steps", steps)
+    step_size = number("step_size", step_size, 0, above=epsilon > 0)
+    at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
     start = Noise.drawn(generator, x.device).start(x, epsilon) if random_start else x.clone()
     return ascend(model, x, y, start, epsilon=epsilon, step_size=step_size, steps=steps, loss=loss, at_a_time=at_a_time)
 
@@ -119,21 +123,22 @@ def ascend(
 
 
 def fgsm(
-    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
+    model: Any, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
 ) -> Tensor:
     """One step of size epsilon from a random start, as the authors evaluate it."""
+    epsilon = budget(epsilon)
     return pgd(model, x, y, epsilon=epsilon, step_size=epsilon, steps=1, generator=generator)
 
 
 def pgd20(
-    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
+    model: Any, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
 ) -> Tensor:
     """The paper's PGD20: 20 steps of 2/255 on the cross-entropy, one random start."""
     return pgd(model, x, y, epsilon=epsilon, generator=generator)
 
 
 def cw20(
-    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
+    model: Any, x: Tensor, y: Tensor, *, epsilon: float = 8 / 255, generator: torch.Generator | None = None
 ) -> Tensor:
     """The paper's CW20: PGD20 on the margin loss with kappa 50."""
     return pgd(model, x, y, epsilon=epsilon, loss=margin, generator=generator)

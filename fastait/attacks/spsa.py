@@ -1,10 +1,14 @@
 """SPSA (Uesato et al., 2018): a black-box attack that estimates gradients from the scores of random directions."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastait.attacks.checks import budget, count, public
 from fastait.attacks.frozen import frozen
+from fastait.attacks.verdict import RIGHT, verdict
 
 DELTA = 0.01
 LEARNING_RATE = 0.01
@@ -19,8 +23,9 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf).amax(dim=1) - true
 
 
+@public
 def spsa(
-    model: nn.Module,
+    model: Any,
     x: Tensor,
     y: Tensor,
     *,
@@ -36,30 +41,31 @@ def spsa(
     is 2,048 directions and 100 steps. An image that is misclassified is left alone.
 
     Args:
-        model: maps images to logits [B, K]; only its outputs are used. In eval mode meanwhile, left as it was.
-        x: float [B, C, H, W] in [0, 1].
-        y: int64 [B], the true classes.
+        model: maps images to logits [B, K], a module or a function; only its outputs are used. In eval mode meanwhile,
+            left as it was.
+        x: float [B, C, H, W] in [0, 1], in any layout.
+        y: whole numbers [B], the true classes.
         epsilon: radius of the Linf ball, in [0, 1].
         directions: v per step, >= 1.
         steps: >= 1.
-        generator: source of the directions, on ``x``'s device.
+        generator: source of the directions, on ``x``'s device; the global one if None.
 
     Returns:
         (adversarial images like ``x``, within ``epsilon`` of it and in [0, 1]; int64 [B], how many images were scored
         for each).
 
     Raises:
-        ValueError: ``directions`` or ``steps`` is below 1.
+        TypeError: an argument is not of its type.
+        ValueError: ``x``, ``y`` or a number is out of its range.
+        InputError: the model returns no logits.
     """
-    if directions < 1 or steps < 1:
-        raise ValueError(f"directions and steps must be at least 1, got {directions} and {steps}")
-    x = x.detach()
+    epsilon, directions, steps = budget(epsilon), count("directions", directions), count("steps", steps)
     moved, queries = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     with frozen(model), torch.no_grad():
         for step in range(1, steps + 2):
             queries += 1 if step == 1 else 0
-            left = margin(model(moved), y) <= 0
+            left = verdict(model(moved), y) == RIGHT
             if step > steps or not bool(left.any()):
                 break
             for row in torch.nonzero(left).flatten().tolist():
@@ -79,11 +85,13 @@ def _estimate(
     total = torch.zeros_like(image)
     pairs = AT_A_TIME // 2
     for begin in range(0, directions, pairs):
-        count = min(pairs, directions - begin)
-        bits = torch.randint(0, 2, (count, *image.shape), generator=generator, device=image.device)
+        many = min(pairs, directions - begin)
+        bits = torch.randint(0, 2, (many, *image.shape), generator=generator, device=image.device)
         v = bits.to(image.dtype) * 2 - 1
-        scores = margin(model(torch.cat([image + DELTA * v, image - DELTA * v])), label.expand(2 * count))
-        total += torch.tensordot(scores[:count] - scores[count:], v, dims=1)
+        scores = margin(model(torch.cat([image + DELTA * v, image - DELTA * v])), label.expand(2 * many))
+        # Where scores are not finite the difference says nothing of the way.
+        rise = (scores[:many] - scores[many:]).nan_to_num(0.0, 0.0, 0.0)
+        total += torch.tensordot(rise, v, dims=1)
     return total / (2 * DELTA * directions)
 
 

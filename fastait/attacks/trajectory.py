@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks.gradient import input_gradient, sign_step
+from fastait.attacks.verdict import NOT_FINITE, RIGHT, verdict
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(images [b, C, H, W], rows int64 [b]) -> what each of them ascends [b], and their logits [b, K] or None.
@@ -45,8 +46,11 @@ def trajectory(
     *,
     epsilon: float,
     step_size: float,
+    images: dict[Point, Tensor] | None = None,
 ) -> dict[Point, Tensor]:
     """Sign steps from ``start``, and whether each image withstands them at each of ``points``.
+
+    An iterate whose logits are not finite is one that an image does not withstand, and of the highest loss.
 
     Args:
         objective: what is ascended. Where it gives no logits, ``judge`` is called for each iterate that counts.
@@ -57,9 +61,11 @@ def trajectory(
         points: what to find out.
         epsilon: radius of the ball, in [0, 1].
         step_size: length of a step, > 0.
+        images: takes up the images at each point, like ``x``: of ``worst`` the first that the image did not withstand,
+            else the last.
 
     Returns:
-        {point: bool [B], True where the image is classified correctly}, on ``x``'s device.
+        {point: verdicts int8 [B], see ``verdict``}, on ``x``'s device.
     """
     asked = {count: {point.steps for point in points if point.count == count} for count in ("last", "worst", "best")}
     whole = max(asked["last"] | asked["best"], default=0)  # up to here every image is needed
@@ -67,20 +73,26 @@ def trajectory(
     found: dict[Point, Tensor] = {}
     rows = torch.arange(len(x), device=x.device)
     moved, origin, labels = start, x, y
-    withstood = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    worst = torch.full((len(x),), RIGHT, dtype=torch.int8, device=x.device)
     highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    at_highest = withstood.clone()
+    at_highest = worst.clone()
+    seen_worst, seen_highest = (x, x) if images is None else (x.clone(), x.clone())
 
     def keep(chosen: Tensor) -> None:
         nonlocal rows, moved, origin, labels
         if not bool(chosen.all()):
             rows, moved, origin, labels = rows[chosen], moved[chosen], origin[chosen], labels[chosen]
 
+    def keep_point(count: str, steps: int, verdicts: Tensor, moved: Tensor) -> None:
+        found[Point(count, steps)] = verdicts.clone()
+        if images is not None:
+            images[Point(count, steps)] = moved.clone()
+
     if asked["worst"]:
         with torch.no_grad():
-            withstood = judge(x).argmax(dim=1) == y
+            worst = verdict(judge(x), y)
         if not whole:
-            keep(withstood)
+            keep(worst == RIGHT)
     for step in range(final + 1):
         seen: list[Tensor | None] = []
 
@@ -101,24 +113,30 @@ def trajectory(
             if logits is None:
                 with torch.no_grad():
                     logits = judge(moved)
-            correct = logits.argmax(dim=1) == labels
+            now = verdict(logits, labels)
             if step in asked["last"]:
-                found[Point("last", step)] = correct
+                keep_point("last", step, now, moved)
             if asked["best"] and step <= max(asked["best"]):
                 assert losses is not None
+                losses = torch.where(now == NOT_FINITE, torch.inf, losses)
                 higher = losses > highest
                 highest = torch.where(higher, losses, highest)
-                at_highest = torch.where(higher, correct, at_highest)
+                at_highest = torch.where(higher, now, at_highest)
+                if images is not None:
+                    seen_highest = torch.where(higher[:, None, None, None], moved, seen_highest)
             if asked["worst"]:
-                withstood[rows] &= correct
+                standing = worst[rows] == RIGHT
+                worst[rows] = torch.where(standing, now, worst[rows])
+                if images is not None:
+                    seen_worst[rows] = torch.where(standing[:, None, None, None], moved, seen_worst[rows])
         if step in asked["best"]:
-            found[Point("best", step)] = at_highest
+            keep_point("best", step, at_highest, seen_highest)
         if step in asked["worst"]:
-            found[Point("worst", step)] = withstood.clone()
+            keep_point("worst", step, worst, seen_worst)
         if step == final:
             break
         if grad is not None:
             moved = sign_step(moved, grad, origin, step_size, epsilon)
         if step >= whole:
-            keep(withstood[rows])
+            keep(worst[rows] == RIGHT)
     return found

@@ -1,11 +1,15 @@
 """Devices, and the arithmetic that each has natively."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 
+from fastait.engine.shared import Shared
 from fastait.errors import InputError
+
+T = TypeVar("T")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -74,24 +78,61 @@ class Precision:
     def describe(self) -> str:
         """fp32, tf32 (torch's default for fp32 convolutions on current GPUs), bf16 or fp16."""
         if self.dtype is None:
-            return "fp32" if self.device_type == "cpu" or _CONVOLUTIONS.fp32_precision == "ieee" else "tf32"
+            return "fp32" if self.device_type == "cpu" or _CONVOLUTIONS.fp32_precision != "tf32" else "tf32"
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
 
-_CONVOLUTIONS = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-_PRODUCTS = torch.backends.cuda.matmul
+_CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+_OPERATIONS = (torch.backends.cudnn, ("conv", "rnn")), (torch.backends.mkldnn, ("conv", "rnn", "matmul"))
+_SWITCHES: tuple[tuple[Any, Any], ...] = (
+    *((getattr(backend, name), backend) for backend, names in _OPERATIONS for name in names),
+    (torch.backends.cuda.matmul, torch.backends.cudnn),
+)
+"""What can be computed in less than fp32, and what each follows where nothing was set for it alone."""
+
+
+def _strict(_: object) -> tuple[list[str], bool | None, str | None]:
+    """Set every switch to fp32; returns what they were, and what torch's older names for two of them said."""
+    # What follows another is set to follow it again, rather than to what it is now.
+    before = ["none" if s.fp32_precision == parent.fp32_precision else s.fp32_precision for s, parent in _SWITCHES]
+    convolutions, products = _asked(lambda: torch.backends.cudnn.allow_tf32), _asked(torch.get_float32_matmul_precision)
+    # Where only a part is set, torch raises in whatever reads the older names.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for switch, _ in _SWITCHES:
+        switch.fp32_precision = "ieee"
+    return before, convolutions, products
+
+
+def _as_before(_: object, state: tuple[list[str], bool | None, str | None]) -> None:
+    before, convolutions, products = state
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    for (switch, _), value in zip(_SWITCHES, before, strict=True):
+        switch.fp32_precision = value
+
+
+def _asked(getter: Callable[[], T]) -> T | None:
+    """None where torch refuses to answer, since the caller has set a part only."""
+    try:
+        return getter()
+    except RuntimeError:
+        return None
+
+
+_switches = Shared(_strict, _as_before)
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """fp32 as fp32: no autocast of a caller's, no TF32 in convolutions and matrix products. Restores both."""
-    before = _CONVOLUTIONS.fp32_precision, _PRODUCTS.fp32_precision
-    try:
-        _CONVOLUTIONS.fp32_precision = _PRODUCTS.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        _CONVOLUTIONS.fp32_precision, _PRODUCTS.fp32_precision = before
+    """fp32 as fp32: no autocast of a caller's, no TF32 or bf16 in convolutions and matrix products. Restores both.
+
+    The switches are the process's: they are put back when the last of several threads leaves.
+    """
+    with _switches.held([_SWITCHES]), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def current(device: torch.device) -> AbstractContextManager:

@@ -1,14 +1,17 @@
 """How images are laid out in memory and how many are attacked together, where nobody says."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastait.attacks import frozen
+from fastait.attacks import Subject, frozen
+from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
-from fastait.errors import InputError
+from fastait.engine.shared import Shared
 
 GPU_BATCH = 500
 
@@ -18,35 +21,25 @@ Measured on 2 cores of an AMD EPYC (Zen 4), PGD on WRN-10-1: at 32x32, 32 images
 128; at 16x16, 128 are 1.3 times as fast as 32. Both are what this size says."""
 
 
-def placement(model: nn.Module) -> Tensor:
-    """A parameter of ``model``, whose device and dtype images are brought to.
-
-    Raises:
-        InputError: it has none.
-    """
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        raise InputError(f"{type(model).__name__} has no parameters, so there is nothing to say where images belong")
-    return parameter
-
-
-def default_batch_size(model: nn.Module, images: ImageSet) -> int:
+def default_batch_size(model: Any, images: ImageSet) -> int:
     """``GPU_BATCH``, or on a CPU what fits its cache: a multiple of four, at least 8."""
-    weight = placement(model)
-    if weight.device.type != "cpu":
+    subject = Subject.of(model)
+    device, dtype = subject.placement(images.images)
+    if device.type != "cpu":
         return GPU_BATCH
-    widest = _widest_activation(model, images.floats(torch.zeros(1, dtype=torch.int64), weight.device, weight.dtype))
+    places = torch.zeros(PROBED, dtype=torch.int64, device=images.labels.device)
+    widest = _widest_activation(subject, images.floats(places, device, dtype))
     return max(8, CACHED_BYTES // max(1, widest) // 4 * 4)
 
 
-def _widest_activation(model: nn.Module, x: Tensor) -> int:
-    """The most bytes that a module of ``model`` returns for the image ``x``, [1, C, H, W]."""
-    largest = 0
+def _widest_activation(model: Subject, x: Tensor) -> int:
+    """The most bytes that a module of ``model`` returns for an image of ``x``, [n, C, H, W]."""
+    largest, thread = 0, threading.get_ident()
 
     def look(module: nn.Module, inputs: object, output: object) -> None:
         nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.nbytes)
+        if isinstance(output, Tensor) and threading.get_ident() == thread:
+            largest = max(largest, output.nbytes // len(x))
 
     hooks = [module.register_forward_hook(look) for module in model.modules()]
     try:
@@ -56,6 +49,19 @@ def _widest_activation(model: nn.Module, x: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return largest
+
+
+def _lay_out(weight: nn.Parameter) -> Tensor:
+    before = weight.data
+    weight.data = before.contiguous(memory_format=torch.channels_last)
+    return before
+
+
+def _put_back(weight: nn.Parameter, before: Tensor) -> None:
+    weight.data = before
+
+
+_layouts = Shared(_lay_out, _put_back)
 
 
 @contextmanager
@@ -68,10 +74,9 @@ def channels_last(model: nn.Module, x: Tensor) -> Iterator[torch.memory_format]:
         model: in eval mode.
         x: a few images of its kind.
     """
-    before = [(weight, weight.data) for weight in model.parameters() if weight.dim() == 4]
-    try:
-        for weight, data in before:
-            weight.data = data.contiguous(memory_format=torch.channels_last)
+    weights = _layouts.held([weight for weight in model.parameters() if weight.dim() == 4])
+    with ExitStack() as stack:
+        stack.enter_context(weights)
         try:
             with torch.no_grad():
                 model(x.contiguous(memory_format=torch.channels_last))
@@ -79,10 +84,6 @@ def channels_last(model: nn.Module, x: Tensor) -> Iterator[torch.memory_format]:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # it calls view() on what only a contiguous image makes viewable
-            for weight, data in before:
-                weight.data = data
+            stack.close()
             usable = torch.contiguous_format
         yield usable
-    finally:
-        for weight, data in before:
-            weight.data = data

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastait.attacks import Noise, cross_entropy, frozen, input_gradient, sign_step
+from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradient, sign_step
+from fastait.attacks.checks import count, number
+from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
 from fastait.engine.precision import full_precision
 from fastait.engine.randomness import derive
 from fastait.engine.report import epsilon_text
 from fastait.errors import InputError
-from fastait.evaluation.batches import default_batch_size, placement
+from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
 from fastait.evaluation.results import wilson
 
@@ -43,7 +45,7 @@ RESTART_POINTS, RESTART_IMAGES = 10.0, 5
 
 SIGMAS = 2.0
 LEAST_ZEROS = 10.0
-"""Percent of images without any gradient from which on it is a sign."""
+"""Percent of images without any gradient, or with one that is not finite, from which on it is a sign."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,13 @@ class Check:
 
 
 def masking_report(
-    model: nn.Module,
+    model: Any,
     images: ImageSet,
     *,
     epsilon: float = 8 / 255,
     seed: int = 0,
     batch_size: int | None = None,
-    surrogate: nn.Module | None = None,
+    surrogate: Any = None,
     outcomes: Outcomes | None = None,
     journal: Callable[[ImageSet], Journal] | None = None,
     advance: Callable[[str], None] = lambda name: None,
@@ -89,8 +91,10 @@ def masking_report(
         advance: called with the name of each finished check.
 
     Raises:
-        InputError: the model returns no logits.
+        InputError: the model returns no logits, or gives its images no gradient.
+        ValueError, TypeError: a number is out of its range or none.
     """
+    epsilon, model = number("epsilon", epsilon, 0, 1, above=True), Subject.of(model)
 
     def attack(*names: str, epsilon: float = epsilon, images: ImageSet = images) -> dict[str, Tensor]:
         found = evaluate(
@@ -106,18 +110,18 @@ def masking_report(
         )
         return found.correct
 
-    if batch_size is None:
-        batch_size = default_batch_size(model, images)
+    batch_size = default_batch_size(model, images) if batch_size is None else count("batch_size", batch_size)
     pgd = f"pgd{STEPS}"
     base = attack("fgsm", pgd, f"{pgd}-min{RESTARTS}")
-    losses, zeros = _losses(model, images, epsilon, seed, batch_size)
+    classes = _classes(model, images)
+    losses, zeros, broken = _losses(model, images, epsilon, seed, batch_size)
     checks: list[Callable[[], Check | None]] = [
         lambda: _one_step(base["fgsm"], base[pgd]),
-        lambda: _budgets(base[pgd], epsilon, lambda e: attack(pgd, epsilon=e), images),
+        lambda: _budgets(base[pgd], epsilon, lambda e: attack(pgd, epsilon=e), classes),
         lambda: _black_box(base[pgd], attack, images, surrogate is not None),
         lambda: _strong(base[pgd], attack, outcomes),
         lambda: _loss(losses),
-        lambda: _zeros(zeros),
+        lambda: _gradients(zeros, broken),
         lambda: _restarts(base[pgd], base[f"{pgd}-min{RESTARTS}"]),
     ]
     return list(_run(checks, advance))
@@ -151,18 +155,15 @@ def _one_step(fgsm: Tensor, pgd: Tensor) -> Check:
         f"FGSM {_accuracy(fgsm):.1f} %, PGD-{STEPS} {_accuracy(pgd):.1f} %",
         "One step fools more images than many steps do: the steps do not follow the loss."
         if fired
-        else "Many steps fool at least as many images as one does.",
+        else "One step fools no more images than many do, or no more than chance explains.",
     )
 
 
-def _budgets(
-    first: Tensor, epsilon: float, attack: Callable[[float], dict[str, Tensor]], images: ImageSet
-) -> Check | None:
+def _budgets(first: Tensor, epsilon: float, attack: Callable[[float], dict[str, Tensor]], classes: int) -> Check:
     tried = [epsilon, *(m * epsilon for m in BUDGETS if m * epsilon < 1), *([1.0] if epsilon < 1 else [])]
     found = [first, *(attack(e)[f"pgd{STEPS}"] for e in tried[1:])]
-    classes = int(images.labels.max()) + 1
     chance = 100 / classes
-    low, _ = wilson(int(found[-1].sum()), len(images))
+    low, _ = wilson(int(found[-1].sum()), len(first))
     stands = low > chance
     # A larger ball holds the smaller one.
     rises = any(_beats(small, large) for small, large in itertools.pairwise(found))
@@ -172,7 +173,7 @@ def _budgets(
     elif rises:
         sentence = "Accuracy rises with epsilon, though a larger ball holds the smaller one: PGD fails."
     else:
-        sentence = "Accuracy falls to chance or below as epsilon grows."
+        sentence = f"At epsilon 1 no more images withstand than chance ({chance:.0f} %) explains."
     return Check("unbounded attack", stands or rises, figures, sentence)
 
 
@@ -192,7 +193,7 @@ def _black_box(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], images: Im
         f"{figure} ({len(few)} images for SPSA)",
         "An attack that cannot see the gradients fools more images than one that can: the gradients mislead."
         if fired
-        else "No attack without the gradients fools more images than one with them.",
+        else "No attack without the gradients fools more images than one with them, beyond what chance explains.",
     )
 
 
@@ -216,26 +217,39 @@ def _strong(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], outcomes: Out
     )
 
 
-def _losses(model: nn.Module, images: ImageSet, epsilon: float, seed: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy at each iterate of PGD, [STEPS + 1]; which images have no gradient at all, bool [N]."""
-    weight = placement(model)
-    sums, zeros = torch.zeros(STEPS + 1, dtype=torch.float64), []
-    with full_precision(weight.device), frozen(model):
+def _classes(model: Subject, images: ImageSet) -> int:
+    """How many classes the model tells apart; the images need not have them all."""
+    device, dtype = model.placement(images.images)
+    places = torch.arange(min(PROBED, len(images)), device=images.labels.device)
+    with frozen(model), torch.no_grad():
+        return model(images.floats(places, device, dtype)).shape[1]
+
+
+def _losses(
+    model: Subject, images: ImageSet, epsilon: float, seed: int, batch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean cross-entropy at each iterate of PGD, [STEPS + 1]; which images have no gradient at all, and which one
+    that is not a number somewhere, bool [N] each."""
+    device, dtype = model.placement(images.images)
+    sums, zeros, broken = torch.zeros(STEPS + 1, dtype=torch.float64, device="cpu"), [], []
+    with full_precision(device), frozen(model):
         for first in range(0, len(images), batch_size):
-            places = torch.arange(first, min(first + batch_size, len(images)))
-            x, y = images.floats(places, weight.device, weight.dtype), images.labels[places].to(weight.device)
+            places = torch.arange(first, min(first + batch_size, len(images)), device=images.labels.device)
+            x, y = images.floats(places, device, dtype), images.labels[places].to(device)
 
             def loss(leaf: Tensor, y: Tensor = y) -> Tensor:
                 return cross_entropy(model(leaf), y).sum()
 
-            zeros.append((input_gradient(loss, x) == 0).flatten(1).all(dim=1))
-            moved = Noise.seeded(derive(seed, "masking", first), weight.device).start(x, epsilon).clamp(0, 1)
+            grad = input_gradient(loss, x).flatten(1)
+            zeros.append((grad == 0).all(dim=1))
+            broken.append((~grad.isfinite()).any(dim=1))
+            moved = Noise.seeded(derive(seed, "masking", first), device).start(x, epsilon).clamp(0, 1)
             for step in range(STEPS + 1):
                 with torch.no_grad():
                     sums[step] += F.cross_entropy(model(moved), y, reduction="sum").double().cpu()
                 if step < STEPS:
                     moved = sign_step(moved, input_gradient(loss, moved), x, 2.5 * epsilon / STEPS, epsilon)
-    return sums / len(images), torch.cat(zeros).cpu()
+    return sums / len(images), torch.cat(zeros).cpu(), torch.cat(broken).cpu()
 
 
 def _loss(losses: Tensor) -> Check:
@@ -251,16 +265,20 @@ def _loss(losses: Tensor) -> Check:
     )
 
 
-def _zeros(zeros: Tensor) -> Check:
-    share = _accuracy(zeros)
-    fired = share >= LEAST_ZEROS
+def _gradients(zeros: Tensor, broken: Tensor) -> Check:
+    none, nan = _accuracy(zeros), _accuracy(broken)
+    fired = none + nan >= LEAST_ZEROS
+    if nan:
+        sentence = "Gradients are NaN or infinite, so that no step follows them: what survives is not robust."
+    elif fired:
+        sentence = "Many images have no gradient to follow: the loss is flat or not differentiable there."
+    else:
+        sentence = f"All images have gradients, or all but {none:.1f} %." if none else "All images have gradients."
     return Check(
         "zero gradients",
         fired,
-        f"{share:.1f} % of the images have no input gradient",
-        "Many images have no gradient to follow: the loss is flat or not differentiable there."
-        if fired
-        else "The images have gradients.",
+        f"{none:.1f} % of the images have no input gradient" + (f", {nan:.1f} % one that is not finite" if nan else ""),
+        sentence,
     )
 
 

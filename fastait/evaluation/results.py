@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastait.attacks.columns import parse
 from fastait.engine.report import AUTOATTACK_CAVEAT, epsilon_text
-from fastait.evaluation.columns import parse
 from fastait.evaluation.evaluate import CLEAN, Outcomes
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from torch import nn
 from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
+from fastait.attacks.columns import groups, parse, parse_all
 from fastait.config import flag
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.engine.distributed import Ranks, join
@@ -23,7 +24,6 @@ from fastait.engine.signals import StopRequest
 from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import check_robustbench, export_robustbench, load_model
-from fastait.evaluation.columns import groups, parse, parse_all
 from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from fastait.attacks import frozen, input_gradient
+from fastait.attacks.columns import Ascent, Column, groups, parse_all
 from fastait.attacks.local_search import CANDIDATES
 from fastait.config import TrainConfig
 from fastait.engine.optimizer import make_optimizer
@@ -23,7 +24,6 @@ from fastait.engine.precision import Precision, current, native_half
 from fastait.engine.prepare import method_settings
 from fastait.engine.step import TrainStep
 from fastait.errors import InputError
-from fastait.evaluation.columns import Ascent, Column, groups, parse_all
 from fastait.methods import METHODS
 from fastait.models import WideResNet
 
@@ -58,7 +58,7 @@ def evaluation_flops(config: TrainConfig, num_classes: int, attacks: Sequence[st
     Args:
         config: network and image size; a surrogate is taken for the same.
         num_classes: of the data set, at least 2.
-        attacks: names, see ``fastait.evaluation.columns``. The clean pass is always counted.
+        attacks: names, see ``fastait.attacks.columns``. The clean pass is always counted.
         images: that are attacked.
 
     Raises:

@@ -210,12 +210,11 @@ def interpolated_images(
     import torch
 
     from fastait.engine.report import epsilon_text
-    from fastait.evaluation.batches import placement
     from fastait.interpolation import adversarial_interpolation
 
     model = models["adv-interp"]
     images = dataset.test.stratified(min(SHOWN_IMAGES, len(dataset.test)))
-    weight = placement(model)
+    weight = _weight(model)
     x = images.floats(torch.arange(len(images)), weight.device, weight.dtype)
     interpolated: list[Any] = []
     with _looked_at(model):
@@ -271,14 +270,18 @@ FIGURES: dict[str, Figure] = {
 }
 
 
+def _weight(model: "nn.Module") -> "Tensor":
+    """A parameter, whose device and type images are brought to."""
+    return next(model.parameters())
+
+
 @contextmanager
 def _looked_at(model: "nn.Module") -> "Iterator[nn.Module]":
     """As an evaluation has it: fp32, eval mode, frozen."""
     from fastait.attacks import frozen
     from fastait.engine.precision import full_precision
-    from fastait.evaluation.batches import placement
 
-    with full_precision(placement(model).device), frozen(model):
+    with full_precision(_weight(model).device), frozen(model):
         yield model
 
 
@@ -286,9 +289,9 @@ def _correct_places(model: "nn.Module", images: "ImageSet", count: int) -> "Tens
     """int64: the first images that are classified correctly, each of another class, ``count`` at most."""
     import torch
 
-    from fastait.evaluation.batches import default_batch_size, placement
+    from fastait.evaluation.batches import default_batch_size
 
-    weight = placement(model)
+    weight = _weight(model)
     found: dict[int, int] = {}
     with _looked_at(model), torch.no_grad():
         for places in torch.arange(len(images)).split(default_batch_size(model, images)):
@@ -310,9 +313,8 @@ def _loss_curves(
     import torch
 
     from fastait.attacks import Noise, cross_entropy, input_gradient, sign_step
-    from fastait.evaluation.batches import placement
 
-    weight = placement(model)
+    weight = _weight(model)
     repeated = places.repeat_interleave(LOSS_STARTS)
     x, y = images.floats(repeated, weight.device, weight.dtype), images.labels[repeated].to(weight.device)
     moved = Noise.seeded(derive(seed, "figure2"), weight.device).start(x, epsilon)
@@ -344,10 +346,10 @@ def _features(
     import torch
 
     from fastait.attacks import Noise, ascend, parts
-    from fastait.evaluation.batches import default_batch_size, placement
+    from fastait.evaluation.batches import default_batch_size
     from fastait.methods.images import FeatureFn, interpolate
 
-    weight = placement(model)
+    weight = _weight(model)
     size = default_batch_size(model, images)
     x, y = images.floats(torch.arange(len(images)), weight.device, weight.dtype), images.labels.to(weight.device)
     noise = Noise.seeded(derive(seed, "figure3"), weight.device)
@@ -394,13 +396,12 @@ def _plain(name: str) -> str:
 def _about(dataset: "Dataset", models: "list[nn.Module]", epsilon: float, seed: int) -> str:
     """What a picture says of how it came about."""
     from fastait.engine.report import epsilon_text
-    from fastait.evaluation.batches import placement
 
     height, width = dataset.test.images.shape[1:3]
     sizes = sorted({sum(weight.numel() for weight in model.parameters()) for model in models})
     return (
         f"{_plain(dataset.name)} at {width}x{height}, networks of {' and '.join(f'{size:,}' for size in sizes)} "
-        f"parameters, fp32 on {placement(models[0]).device.type}, Linf {epsilon_text(epsilon)}, seed {seed}."
+        f"parameters, fp32 on {_weight(models[0]).device.type}, Linf {epsilon_text(epsilon)}, seed {seed}."
     )
 
 

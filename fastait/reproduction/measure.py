@@ -14,6 +14,7 @@ from torch import nn
 
 from fastait import __version__
 from fastait.attacks import RandomSignNoise
+from fastait.attacks.columns import groups, parse_all
 from fastait.config import TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.engine.hardware import environment
@@ -24,7 +25,6 @@ from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.errors import InputError, Interrupted
 from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.columns import groups, parse_all
 from fastait.evaluation.evaluate import evaluate
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
 from fastait.files import write_whole

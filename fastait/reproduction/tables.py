@@ -21,7 +21,7 @@ class Line:
     Attributes:
         title: as in the paper.
         system: of ``systems.SYSTEMS``, what is measured.
-        attack: a column of ``fastait.evaluation.columns``, ``clean``, ``WORST``, or one that the scale decides.
+        attack: a column of ``fastait.attacks.columns``, ``clean``, ``WORST``, or one that the scale decides.
         epsilon: in 255ths.
         surrogate: the system that transfer attacks are made on.
         noisy: whether random signs of epsilon are added to the input.

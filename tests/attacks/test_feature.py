@@ -5,10 +5,10 @@ import torch
 import trained
 
 from fastait.attacks import RandomSignNoise
+from fastait.attacks.batch import expected
 from fastait.attacks.feature import targets, towards
 from fastait.errors import InputError
 from fastait.evaluation import evaluate, evaluate_robustness
-from fastait.evaluation.evaluate import expected
 
 
 def test_targets_are_of_another_class_and_uniform():
@@ -52,7 +52,7 @@ def test_feature_attack_fools_and_restarts_fool_more():
 def test_a_model_without_features_is_named():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10))
     x, y = trained.tensors(4)
-    with pytest.raises(InputError, match=r"Sequential has no features\(x\), which the feature attack moves"):
+    with pytest.raises(InputError, match=r"Sequential has no features\(x\), which this attack moves"):
         evaluate_robustness(model, x, y, ["feature3"])
 
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from fastait.evaluation.columns import parse
+from fastait.attacks.columns import parse
 from fastait.methods import METHODS
 from fastait.recipes import recipe
 from fastait.reproduction.categories import categories

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fastait.attacks.columns import EXAMPLES, Ascent, Column, groups, parse, parse_all
 from fastait.errors import InputError
-from fastait.evaluation.columns import EXAMPLES, Ascent, Column, groups, parse, parse_all
 
 
 @pytest.mark.parametrize(

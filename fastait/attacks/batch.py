@@ -1,0 +1,207 @@
+"""A batch of images under the attacks that names stand for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastait.attacks.autoattack import autoattack
+from fastait.attacks.columns import Ascent, Column
+from fastait.attacks.feature import towards
+from fastait.attacks.local_search import local_search
+from fastait.attacks.pgd import classification, cross_entropy, margin
+from fastait.attacks.spsa import spsa
+from fastait.attacks.subject import Subject
+from fastait.attacks.trajectory import Objective, Point, trajectory
+from fastait.attacks.verdict import RIGHT, verdict
+from fastait.errors import InputError
+
+
+class Draws(Protocol):
+    """Where a batch's randomness comes from."""
+
+    def begin(self, column: Column) -> None:
+        """Called before ``column`` and those that share its trajectory, for a defence that is random itself."""
+        ...
+
+    def start(self, restart: int) -> Tensor:
+        """Random starts of all images, laid out as they are."""
+        ...
+
+    def targets(self, restart: int) -> Tensor:
+        """Images that the feature attack moves each one towards, of other classes."""
+        ...
+
+    def generator(self, column: Column, row: int) -> torch.Generator:
+        """What a black box draws from for the image at ``row``."""
+        ...
+
+    def seed_of(self, column: Column) -> int:
+        """Of a library's attack, below 2^31."""
+        ...
+
+
+@dataclass
+class Found:
+    """What a batch's attacks came to.
+
+    Attributes:
+        verdicts: {name: int8 [B], see ``verdict``}.
+        images: {name: the adversarial images, like the batch's}, where they were asked for.
+        queries: {a black box's name: int64 [B], how many images were scored for each}.
+    """
+
+    verdicts: dict[str, Tensor] = field(default_factory=dict)
+    images: dict[str, Tensor] = field(default_factory=dict)
+    queries: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttackedBatch:
+    """Images and the model that is to tell them apart. The caller keeps it frozen.
+
+    Attributes:
+        model: what is attacked.
+        surrogate: what ``transfer-`` attacks are made on.
+        x: float [B, C, H, W] in [0, 1].
+        y: int64 [B].
+        epsilon: radius of the Linf ball.
+        step_size: of gradient attacks; FGSM's is ``epsilon``.
+        draws: where randomness comes from.
+        keep_images: whether adversarial images are wanted.
+    """
+
+    model: Subject
+    surrogate: Subject | None
+    x: Tensor
+    y: Tensor
+    epsilon: float
+    step_size: float
+    draws: Draws
+    keep_images: bool = False
+
+    def run(self, group: Sequence[Column], rows: Tensor | None = None) -> Found:
+        """What columns of one group (see ``columns.groups``) come to, on all images or on ``rows``, int64 [n]."""
+        rows = torch.arange(len(self.x), device=self.x.device) if rows is None else rows
+        column = group[0]
+        self.draws.begin(column)
+        if column.kind == "union":
+            return self._while_standing(column, rows, (self._part(part) for part in column.parts))
+        if column.kind != "ascent":
+            return self._alone(column, rows)
+        assert column.ascent is not None
+        if column.ascent.restarts > 1:
+            return self._while_standing(column, rows, map(self._restart(column), range(column.ascent.restarts)))
+        return self._ascend(group, rows)
+
+    def judged(self, images: Tensor, y: Tensor) -> Tensor:
+        """The verdicts on ``images`` of classes ``y``."""
+        with torch.no_grad():
+            return verdict(self.model(images), y)
+
+    def _part(self, part: Column) -> "Callable[[Tensor], Found]":
+        return lambda rows: _renamed(self.run([part], rows), part.name)
+
+    def _restart(self, column: Column) -> "Callable[[int], Callable[[Tensor], Found]]":
+        return lambda restart: lambda rows: _renamed(self._ascend([column], rows, restart), column.name)
+
+    def _while_standing(self, column: Column, rows: Tensor, attacks: "Iterator[Callable[[Tensor], Found]]") -> Found:
+        """Who withstands all ``attacks``, each of which is given those that are left."""
+        verdicts = torch.full_like(rows, RIGHT, dtype=torch.int8)
+        images = self.x[rows]
+        for attack in attacks:
+            left = torch.nonzero(verdicts == RIGHT).flatten()
+            if not len(left):
+                break
+            found = attack(rows[left])
+            verdicts[left] = found.verdicts[""]
+            if self.keep_images:
+                images[left] = found.images[""]
+        return Found({column.name: verdicts}, {column.name: images})
+
+    def _alone(self, column: Column, rows: Tensor) -> Found:
+        x, y = self.x[rows], self.y[rows]
+        if column.kind == "library":
+            moved = autoattack(
+                self.model, x, y, epsilon=self.epsilon, name=column.name, seed=self.draws.seed_of(column)
+            )
+            return Found({column.name: self.judged(moved, y)}, {column.name: moved})
+        moved, queries = x.clone(), torch.zeros_like(rows)
+        for i, row in enumerate(rows.tolist()):
+            generator, one = self.draws.generator(column, row), slice(i, i + 1)
+            if column.kind == "local-search":
+                epsilon = self.epsilon if column.linf else None
+                moved[one], queries[one] = local_search(
+                    self.model, x[one], y[one], rounds=column.steps, epsilon=epsilon, generator=generator
+                )
+            else:
+                moved[one], queries[one] = spsa(
+                    self.model,
+                    x[one],
+                    y[one],
+                    epsilon=self.epsilon,
+                    directions=column.directions,
+                    steps=column.steps,
+                    generator=generator,
+                )
+        return Found({column.name: self.judged(moved, y)}, {column.name: moved}, {column.name: queries})
+
+    def _ascend(self, group: Sequence[Column], rows: Tensor, restart: int = 0) -> Found:
+        """The points of one trajectory."""
+        ascent = group[0].ascent
+        assert ascent is not None
+        objective = self._objective(ascent, rows, restart)
+        if ascent.eot > 1:
+            objective = expected(objective, ascent.eot)
+        elif ascent.transfer:
+            objective = _without_logits(objective)
+        points = {column.name: Point(column.count, column.steps) for column in group}
+        images: dict[Point, Tensor] | None = {} if self.keep_images else None
+        found = trajectory(
+            objective,
+            self.model,
+            self.x[rows],
+            self.y[rows],
+            (self.draws.start(restart) if ascent.random_start else self.x)[rows],
+            set(points.values()),
+            epsilon=self.epsilon,
+            step_size=self.epsilon if ascent.one_step else self.step_size,
+            images=images,
+        )
+        return Found(
+            {name: found[point] for name, point in points.items()},
+            {name: images[point] for name, point in points.items()} if images is not None else {},
+        )
+
+    def _objective(self, ascent: Ascent, rows: Tensor, restart: int) -> Objective:
+        attacked = self.model
+        if ascent.transfer:
+            if self.surrogate is None:
+                raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
+            attacked = self.surrogate
+        if ascent.loss == "feature":
+            try:
+                return towards(attacked, self.draws.targets(restart)[rows])
+            except TypeError as error:
+                raise InputError(str(error)) from None
+        return classification(attacked, self.y[rows], cross_entropy if ascent.loss == "pgd" else margin)
+
+
+def expected(objective: Objective, draws: int) -> Objective:
+    """Ascend the mean of ``draws`` passes of a random model: expectation over transformation (Athalye et al., 2018)."""
+
+    def mean(images: Tensor, rows: Tensor) -> tuple[Tensor, None]:
+        return sum(objective(images, rows)[0] for _ in range(draws)) / draws, None  # type: ignore[return-value]
+
+    return mean
+
+
+def _without_logits(objective: Objective) -> Objective:
+    return lambda images, rows: (objective(images, rows)[0], None)
+
+
+def _renamed(found: Found, name: str) -> Found:
+    """What was found under ``name``, under no name: a part of something that has its own."""
+    return Found({"": found.verdicts[name]}, {"": found.images[name]} if found.images else {})

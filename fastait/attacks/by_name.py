@@ -1,0 +1,81 @@
+"""Attacks as functions of a batch, by the names that an evaluation's columns have."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastait.attacks.batch import AttackedBatch
+from fastait.attacks.checks import budget, number, public
+from fastait.attacks.columns import Column, parse
+from fastait.attacks.feature import targets
+from fastait.attacks.frozen import frozen
+from fastait.attacks.noise import Noise
+from fastait.attacks.pgd import Attack, cw20, fgsm, pgd20
+from fastait.attacks.subject import Subject
+
+
+class _Drawn:
+    """``Draws`` from a caller's generator."""
+
+    def __init__(self, x: Tensor, y: Tensor, epsilon: float, generator: torch.Generator | None):
+        self.x, self.y, self.epsilon = x, y, epsilon
+        self.source = generator
+
+    def begin(self, column: Column) -> None:
+        """See ``Draws``."""
+
+    def start(self, restart: int) -> Tensor:
+        """See ``Draws``."""
+        return Noise.drawn(self.source, self.x.device).start(self.x, self.epsilon)
+
+    def targets(self, restart: int) -> Tensor:
+        """See ``Draws``."""
+        return self.x[targets(self.y, self._integer(), restart).to(self.x.device)]
+
+    def generator(self, column: Column, row: int) -> torch.Generator:
+        """See ``Draws``."""
+        return torch.Generator(self.x.device).manual_seed(self._integer())
+
+    def seed_of(self, column: Column) -> int:
+        """See ``Draws``."""
+        return self._integer()
+
+    def _integer(self) -> int:
+        drawn = torch.randint(0, 2**31, (1,), generator=self.source, device=self.x.device, dtype=torch.int64)
+        return int(drawn)
+
+
+class _Attacks(dict[str, Attack]):
+    """Holds the paper's attacks, and makes any other that has a name."""
+
+    def __missing__(self, name: str) -> Attack:
+        column = parse(name)
+
+        @public
+        def attack(
+            model: Any,
+            x: Tensor,
+            y: Tensor,
+            *,
+            epsilon: float = 8 / 255,
+            step_size: float = 2 / 255,
+            generator: torch.Generator | None = None,
+            surrogate: Any = None,
+        ) -> Tensor:
+            radius = budget(epsilon)
+            subject, other = Subject.of(model), None if surrogate is None else Subject.of(surrogate)
+            draws = _Drawn(x, y, radius, generator)
+            step = number("step_size", step_size, 0, above=True)
+            batch = AttackedBatch(subject, other, x, y, radius, step, draws, keep_images=True)
+            with frozen(subject), frozen(other or subject):
+                return batch.run([column]).images[name]
+
+        return attack
+
+
+ATTACKS: dict[str, Attack] = _Attacks(fgsm=fgsm, pgd20=pgd20, cw20=cw20)
+"""The paper's attacks as functions of a batch, and by subscript any other name of ``fastait.attacks.columns``:
+``ATTACKS["cw100-min5"](model, x, y, epsilon=..., step_size=..., generator=..., surrogate=...)``. What counts is what
+counts in the column: of ``-worst`` the first image that fools the model is returned, of ``-minN`` that of any restart;
+images of black boxes and of AutoAttack that fool nobody may be the clean ones."""

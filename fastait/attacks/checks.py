@@ -1,0 +1,140 @@
+"""What public attacks are given, checked and brought to the form that they work on."""
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastait.attacks.subject import Subject
+from fastait_kernels._support import is_dense
+
+Attack = TypeVar("Attack", bound=Callable[..., Any])
+
+
+def public(attack: Attack) -> Attack:
+    """An attack ``(model, x, y, ...)`` as others may call it: any classifier, any layout of the images, any integers
+    as labels, also under ``inference_mode``; what it is given is checked."""
+
+    @functools.wraps(attack)
+    def call(model: Any, x: Any, y: Any, *args: Any, **options: Any) -> Any:
+        with torch.inference_mode(False):
+            x = checked_images(x)
+            return attack(Subject.of(model), x, checked_labels(y, x), *args, **options)
+
+    return call  # type: ignore[return-value]
+
+
+def checked_images(x: Any) -> Tensor:
+    """``x`` as detached, dense float [B, C, H, W]; a view with gaps is copied, so that attacks can write beside it.
+
+    Raises:
+        TypeError: it is not floating-point.
+        ValueError: it has another shape, or values outside of [0, 1], where they can be read without synchronising.
+    """
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(x)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor of images, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating-point in [0, 1], got {x.dtype}; divide uint8 images by 255")
+    if x.dim() != 4:
+        raise ValueError(f"x must be [B, C, H, W], got shape {tuple(x.shape)}")
+    x = x.detach()
+    if x.is_inference():
+        x = x.clone()
+    if not is_dense(x):
+        x = x.contiguous()
+    if x.numel() and readable(x):
+        low, high = x.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"x must be in [0, 1], got {_digits(low)} to {_digits(high)}; normalise inside the model, divide bytes "
+                "by 255, clamp what rounding put outside"
+            )
+    return x
+
+
+def checked_labels(y: Any, x: Tensor) -> Tensor:
+    """``y`` as int64 [B] on the device of ``x``, from a tensor, an array or a list of whole numbers.
+
+    Raises:
+        TypeError: they are no whole numbers.
+        ValueError: they are not one per image, or negative.
+    """
+    if not isinstance(y, Tensor):
+        y = torch.as_tensor(np.asarray(y))
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(
+            f"y must be classes, whole numbers [B], got {y.dtype} of shape {tuple(y.shape)}; "
+            "of one-hot or soft labels pass y.argmax(dim=1)"
+        )
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must be one class per image, [{len(x)}], got shape {tuple(y.shape)}")
+    y = y.detach().to(x.device, torch.int64)
+    if y.is_inference():
+        y = y.clone()
+    if y.numel() and readable(y) and int(y.min()) < 0:
+        raise ValueError(f"y must be classes from 0 on, got {int(y.min())}")
+    return y
+
+
+def readable(t: Tensor) -> bool:
+    """Whether a value of ``t`` can be read here: not where a graph is captured or a function compiled."""
+    if torch.compiler.is_compiling() or t.is_meta or type(t) not in (Tensor, torch.nn.Parameter):
+        return False
+    return not (t.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
+    """``value`` as a Python number in [low, high], or in (low, high] if ``above``; numpy's and torch's are taken.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range, NaN or infinite.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, got {_described(value)}") from None
+    if not (math.isfinite(found) and low <= found <= high and (found > low or not above)):
+        bracket = "(" if above else "["
+        what = (
+            f"in {bracket}{low:g}, {high:g}]" if math.isfinite(high) else f"{'above' if above else 'at least'} {low:g}"
+        )
+        raise ValueError(f"{name} must be {what}{' (8/255 is usual)' if name == 'epsilon' else ''}, got {found:g}")
+    return found
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as a Python whole number of at least ``least``.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is too small.
+    """
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {_described(value)}") from None
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, got {found}")
+    return found
+
+
+def budget(epsilon: Any) -> float:
+    """The radius of a Linf ball on images in [0, 1]."""
+    return number("epsilon", epsilon, 0, 1)
+
+
+def _described(value: Any) -> str:
+    return f"{type(value).__name__} of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+
+
+def _digits(value: Tensor) -> str:
+    """As many digits as tell it from its neighbours: 1.0000001 is not 1."""
+    return str(np.float32(value.item())) if value.dtype != torch.float64 else repr(value.item())

@@ -1,0 +1,125 @@
+"""What is attacked: any classifier, seen as a module from images to logits."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastait.errors import InputError
+
+PROBED = 2
+"""Images that a model is tried on: one alone has no statistics of a batch."""
+
+
+class Subject(nn.Module):
+    """A classifier as attacks call it.
+
+    Each pass is given images of its own, so that a model may normalise them in place. Logits are the tensor that the
+    model returns, or its ``logits`` where it returns an object with such (Hugging Face's classifiers).
+
+    Args:
+        model: a module, or a function of images. Modules that a function belongs to or refers to by name are part of
+            it: they are put into eval mode and frozen while it is attacked.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        if not callable(model):
+            raise TypeError(f"the model must be a module or a function of images, got {type(model).__name__}")
+        self.called: Callable[[Tensor], Any]
+        # Not as an attribute: a module would be registered, and a traced one renamed.
+        self.__dict__["called"] = model
+        self.parts = nn.ModuleList([model] if isinstance(model, nn.Module) else _modules_of(model))
+        self.title = getattr(model, "__name__", type(model).__name__)
+
+    @classmethod
+    def of(cls, model: Any) -> "Subject":
+        """``model`` as a subject; itself if it is one."""
+        return model if isinstance(model, cls) else cls(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of images [B, C, H, W] in [0, 1].
+
+        Raises:
+            InputError: the model returns something else.
+        """
+        output = self.called(x.clone())
+        if not isinstance(output, Tensor):
+            output = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"{self.title} returns {_kind(output)} where logits [B, K] are needed; attack a function that "
+                "picks them out, such as lambda x: model(x)[0]"
+            )
+        return output
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the model has ``features``."""
+        return callable(getattr(self.called, "features", None))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The model's features [B, ...] of images.
+
+        Raises:
+            TypeError: it has none, or they are no tensor.
+        """
+        if not self.has_features:
+            raise TypeError(f"{self.title} has no features(x), which this attack moves")
+        return feature_tensor(self.called.features(x.clone()), f"features(x) of {self.title}")  # type: ignore[attr-defined]
+
+    def reseed(self, seed: int) -> None:
+        """Make a random defence draw as after any other call with the same seed; others have nothing to draw."""
+        if hasattr(self.called, "reseed"):
+            self.called.reseed(seed)
+
+    def placement(self, x: Tensor) -> tuple[torch.device, torch.dtype]:
+        """The device and type that images like ``x`` are brought to: a module's parameters', else their own."""
+        if isinstance(self.called, nn.Module):
+            for t in (*self.called.parameters(), *self.called.buffers()):
+                if t.is_floating_point():
+                    return t.device, t.dtype
+        return x.device, x.dtype if x.is_floating_point() else torch.float32
+
+
+def feature_tensor(features: Any, what: str) -> Tensor:
+    """``features`` if they are a tensor.
+
+    Raises:
+        TypeError: they are something else; the message calls them ``what``.
+    """
+    if not isinstance(features, Tensor):
+        raise TypeError(f"{what} returns {_kind(features)} where a tensor of features [B, ...] is needed")
+    return features
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _modules_of(function: Any) -> list[nn.Module]:
+    """The modules that a function belongs to or refers to, each once."""
+    found = {id(module): module for module in _referred(function) if isinstance(module, nn.Module)}
+    return list(found.values())
+
+
+def _referred(function: Any) -> Iterator[Any]:
+    if isinstance(function, functools.partial):
+        yield from (function.func, *function.args, *function.keywords.values())
+        yield from _referred(function.func)
+    elif inspect.ismethod(function):
+        yield function.__self__
+    elif inspect.isfunction(function):
+        try:
+            names = inspect.getclosurevars(function)
+        except ValueError:  # a name of an enclosing function that is not bound yet
+            return
+        for value in (*names.nonlocals.values(), *names.globals.values(), *(function.__defaults__ or ())):
+            yield value
+            if inspect.ismethod(value) or isinstance(value, functools.partial):
+                yield from _referred(value)
+    elif not isinstance(function, nn.Module):
+        yield from vars(function).values() if hasattr(function, "__dict__") else ()

@@ -179,7 +179,9 @@ class AttackedBatch:
         attacked = self.model
         if ascent.transfer:
             if self.surrogate is None:
-                raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
+                raise InputError(
+                    "transfer attacks need the model that they are made on: --surrogate RUN, or surrogate="
+                )
             attacked = self.surrogate
         if ascent.loss == "feature":
             try:

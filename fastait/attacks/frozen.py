@@ -1,6 +1,7 @@
 """The state of a model while it is attacked."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from fastait.attacks.subject import Subject
 from fastait.engine.shared import Shared
 
-_ABSENT = object()
 _attackers: Counter[int] = Counter()
 """How many attacks each thread is in."""
 
@@ -25,37 +26,39 @@ class _Train:
 
     def __init__(self, module: nn.Module, own: Any):
         self.module = module
-        self.own = own  # what the instance had in the class's place, if it had something
+        self.own = own  # what the instance had in the class's place, or None
         self.waiting: list[bool] = []
 
     def __call__(self, mode: bool = True) -> nn.Module:
-        if self.module.__dict__.get("train") is self and not _attackers[threading.get_ident()]:
+        if not _modules.holds(self.module):  # a copy that was made meanwhile
+            self.leave()
+        elif not _attackers[threading.get_ident()]:
             self.waiting.append(mode)
             return self.module
-        return self.call(mode)
+        return type(self.module).train(self.module, mode) if self.own is None else self.own(mode)
 
-    def call(self, mode: bool) -> nn.Module:
-        """What ``train`` does where nobody is in the way."""
-        return type(self.module).train(self.module, mode) if self.own is _ABSENT else self.own(mode)
+    def leave(self) -> None:
+        """Give the place back."""
+        if self.own is None:
+            del self.module.__dict__["train"]
+        else:
+            self.module.__dict__["train"] = self.own
 
 
 def _stand_in(module: nn.Module) -> tuple[bool, _Train]:
-    stand_in = _Train(module, module.__dict__.get("train", _ABSENT))
+    stand_in = _Train(module, module.__dict__.get("train"))
     module.__dict__["train"] = stand_in
     return module.training, stand_in
 
 
 def _leave(module: nn.Module, before: tuple[bool, _Train]) -> None:
     module.training, stand_in = before
-    if stand_in.own is _ABSENT:
-        del module.__dict__["train"]
-    else:
-        module.__dict__["train"] = stand_in.own
+    stand_in.leave()
     for mode in stand_in.waiting:
         module.train(mode)
 
 
-_modules = Shared(_stand_in, _leave)
+_modules: Shared[nn.Module, tuple[bool, _Train]] = Shared(_stand_in, _leave)
 
 
 def _fix(parameter: nn.Parameter) -> bool:
@@ -85,6 +88,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
         _attackers[thread] += 1
         try:
             model.eval()
+            if isinstance(model, Subject) and threading.active_count() > 1:
+                time.sleep(0)  # a train() that another thread was in when it came to this now ends at the stand-ins
+                model.eval()
             yield
         finally:
             _attackers[thread] -= 1

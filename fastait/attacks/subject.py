@@ -44,9 +44,17 @@ class Subject(nn.Module):
         """Logits [B, K] of images [B, C, H, W] in [0, 1].
 
         Raises:
-            InputError: the model returns something else.
+            InputError: the model returns something else, or cannot take one image alone.
         """
-        output = self.called(x.clone())
+        try:
+            output = self.called(x.clone())
+        except ValueError as error:
+            if len(x) == 1 and "more than 1 value per channel" in str(error):
+                raise InputError(
+                    f"{self.title} normalises an image by the batch that it is in, so that one alone has no logits and "
+                    "no robustness of its own; keep running statistics (track_running_stats=True)"
+                ) from None
+            raise
         if not isinstance(output, Tensor):
             output = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
         if not isinstance(output, Tensor):

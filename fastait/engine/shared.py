@@ -31,6 +31,10 @@ class Shared(Generic[T, Before]):
         self._lock = threading.RLock()
         self._holds: dict[int, _Hold[T, Before]] = {}
 
+    def holds(self, subject: T) -> bool:
+        """Whether anybody holds ``subject``."""
+        return id(subject) in self._holds
+
     @contextmanager
     def held(self, subjects: Iterable[T]) -> Iterator[None]:
         """Change ``subjects``, told apart by identity, until this and every other holder has left."""

@@ -1,12 +1,12 @@
 """How images are laid out in memory and how many are attacked together, where nobody says."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
 from fastait.attacks.subject import PROBED
@@ -33,22 +33,27 @@ def default_batch_size(model: Any, images: ImageSet) -> int:
 
 
 def _widest_activation(model: Subject, x: Tensor) -> int:
-    """The most bytes that a module of ``model`` returns for an image of ``x``, [n, C, H, W]."""
-    largest, thread = 0, threading.get_ident()
+    """The most bytes that an operation of ``model`` returns for an image of ``x``, [n, C, H, W]."""
+    # Hooks would miss what is no module, and traced modules refuse them.
+    with frozen(model), torch.no_grad(), torch.compiler.set_stance("force_eager"), _Widest(len(x)) as seen:
+        model(x.contiguous())
+    return seen.nbytes // len(x)
 
-    def look(module: nn.Module, inputs: object, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor) and threading.get_ident() == thread:
-            largest = max(largest, output.nbytes // len(x))
 
-    hooks = [module.register_forward_hook(look) for module in model.modules()]
-    try:
-        with frozen(model), torch.no_grad():
-            model(x.contiguous())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return largest
+class _Widest(TorchDispatchMode):
+    """Watches this thread's operations for the largest result that has a row for each image."""
+
+    def __init__(self, images: int):
+        super().__init__()
+        self.images = images
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for result in output if isinstance(output, tuple | list) else (output,):
+            if isinstance(result, Tensor) and result.shape[:1] == (self.images,):
+                self.nbytes = max(self.nbytes, result.nbytes)
+        return output
 
 
 def _lay_out(weight: nn.Parameter) -> Tensor:

@@ -54,6 +54,14 @@ class Outcomes:
     queries: dict[str, Tensor] = field(default_factory=dict)
     not_finite: dict[str, Tensor] = field(default_factory=dict)
 
+    def joined(self, other: "Outcomes") -> "Outcomes":
+        """With what ``other`` found beside; of what both did, this one's."""
+        return Outcomes(
+            {**other.correct, **self.correct},
+            {**other.queries, **self.queries},
+            {**other.not_finite, **self.not_finite},
+        )
+
     def accuracy(self) -> dict[str, float]:
         """In percent."""
         return {name: 100 * int(outcome.sum()) / len(outcome) for name, outcome in self.correct.items()}
@@ -101,7 +109,7 @@ def evaluate(
     """
     columns = parse_all(attacks)
     if surrogate is None and any(column.needs_surrogate for column in columns):
-        raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
+        raise InputError("transfer attacks need the model that they are made on: --surrogate RUN, or surrogate=")
     epsilon, step_size = budget(epsilon), number("step_size", step_size, 0, above=True)
     batch_size, seed = batch_size if batch_size is None else count("batch_size", batch_size), operator.index(seed)
     model, surrogate = Subject.of(model), None if surrogate is None else Subject.of(surrogate)
@@ -126,9 +134,8 @@ def evaluate(
             names = [column.name for column in group] or [CLEAN]
             # A black box takes its images one by one, and as long for a few as a gradient attack for many.
             size = min(batch_size, BLACK_BOX_BATCH) if names[0] in queries else batch_size
-            for first in range(ranks.rank * size, len(images), ranks.size * size):
-                place = slice(first, min(first + size, len(images)))
-                unit = {**setting, "first": first, "size": place.stop - first}
+            for place in places(len(images), size)[ranks.rank :: ranks.size]:
+                unit = {**setting, "first": place.start, "size": place.stop - place.start}
                 known = {} if journal is None else journal.get(unit)
                 missing = [column for column in group if column.name not in known]
                 if missing or (not group and CLEAN not in known):
@@ -150,6 +157,15 @@ def evaluate(
         {name: ranks.merge(counts) for name, counts in queries.items()},
         {name: found == NOT_FINITE for name, found in verdicts.items() if bool((found == NOT_FINITE).any())},
     )
+
+
+def places(images: int, size: int) -> list[slice]:
+    """Cut so many images into batches of ``size``. The last is smaller, or larger by one image that would be alone:
+
+    a model that normalises by the batch has nothing to say of it.
+    """
+    firsts = range(0, images - (images > size and images % size == 1), size)
+    return [slice(first, first + size) for first in firsts[:-1]] + [slice(firsts[-1], images)]
 
 
 def check_logits(logits: Tensor, classes: int | None = None) -> None:

@@ -158,6 +158,7 @@ def as_json(evaluations: list[Evaluation], about: dict[str, Any]) -> str:
             "epsilon": e.epsilon,
             "correct": {name: "".join("01"[int(v)] for v in values) for name, values in e.outcomes.correct.items()},
             "queries": {name: values.tolist() for name, values in e.outcomes.queries.items()},
+            "not_finite": {name: int(values.sum()) for name, values in e.outcomes.not_finite.items()},
         }
         for e in evaluations
     ]
@@ -168,6 +169,11 @@ def words(evaluations: list[Evaluation]) -> list[str]:
     """What the figures say together, a sentence each."""
     found = []
     for e in evaluations:
+        found += [
+            f"{e.model}, epsilon {epsilon_text(e.epsilon)}, {name}: the logits of {int(rows.sum())} of {len(rows)} "
+            "images are NaN or infinite; none of them counts as classified correctly."
+            for name, rows in e.outcomes.not_finite.items()
+        ]
         if len(e.attacks()) < 2:
             continue
         accuracy = {name: e.accuracy(name) for name in e.attacks()}

@@ -1,5 +1,6 @@
 """Robustness of any model on any tensors, as functions for other people's code."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def evaluate_robustness(
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
     names = [name.strip() for name in attacks.split(",") if name.strip()] if isinstance(attacks, str) else list(attacks)
     with torch.inference_mode(False):
-        return evaluate(
+        outcomes = evaluate(
             model,
             _checked(model, x, y),
             names,
@@ -63,6 +64,14 @@ def evaluate_robustness(
             batch_size=batch_size,
             surrogate=surrogate,
         )
+    for name, rows in outcomes.not_finite.items():
+        warnings.warn(
+            f"{name}: the logits of {int(rows.sum())} of {len(rows)} images are NaN or infinite; none of them counts "
+            "as classified correctly",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return outcomes
 
 
 def masking_signs(

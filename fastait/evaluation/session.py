@@ -1,6 +1,7 @@
 """An evaluation from its arguments to its files: what ``python -m fastait.eval`` does."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -196,9 +197,9 @@ class _Session:
                         )
                     except InputError as error:
                         raise InputError(f"{name}: {error}") from None
-                    outcomes = Outcomes({**part.correct, **outcomes.correct}, {**part.queries, **outcomes.queries})
+                    outcomes = outcomes.joined(part)
                 ordered = {attack: outcomes.correct[attack] for attack in (CLEAN, *names)}
-                found.append(Evaluation(name, epsilon, Outcomes(ordered, outcomes.queries)))
+                found.append(Evaluation(name, epsilon, replace(outcomes, correct=ordered)))
             if arguments.masking and self.ranks.first:
                 first = next(e.outcomes for e in found if (e.model, e.epsilon) == (name, arguments.epsilon[0]))
                 masking[name] = self._masking(model, name, first, journal, subject)

@@ -1,6 +1,7 @@
 """The masking report: silent for models whose gradients tell the truth, loud for those whose do not."""
 
 import pytest
+import small
 import torch
 import trained
 from torch import nn
@@ -140,3 +141,58 @@ def test_without_the_library(monkeypatch):
     checks = masking_report(trained.model("natural"), trained.digits(6), epsilon=EPSILON)
     (check,) = (check for check in checks if check.name == "PGD against AutoAttack")
     assert (check.fired, check.figure) == (False, "not measured")
+
+
+class _NanGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.nan
+
+
+class NanGradients(small.Classifier):
+    def forward(self, x):
+        return super().forward(_NanGradient.apply(x))
+
+
+class AlwaysFirst(small.Classifier):
+    """Nearly the same logits everywhere, of which the first is the largest."""
+
+    def forward(self, x):
+        return 0.01 * super().forward(x) + torch.tensor([9.0] + 9 * [0.0])
+
+
+def signs(kind, y):
+    x, own = small.images(20)
+    return {check.name: check for check in masking_signs(small.new(kind), x, own if y is None else y)}
+
+
+def test_gradients_that_are_not_finite_are_no_gradients(monkeypatch):
+    monkeypatch.setattr(masking, "STRONG", "pgd2-zero")
+    check = signs(NanGradients, None)["zero gradients"]
+    assert check.fired
+    assert "100.0 % one that is not finite" in check.figure
+    assert "NaN or infinite" in check.sentence
+
+
+def test_chance_is_that_of_the_models_classes(monkeypatch):
+    """Also where the images are of one class, as the first ones of a sorted set are."""
+    monkeypatch.setattr(masking, "STRONG", "pgd2-zero")
+    check = signs(AlwaysFirst, torch.zeros(20, dtype=torch.int64))["unbounded attack"]
+    assert check.fired
+    assert "255/255: 100.0 %" in check.figure
+    assert "more than chance (10 %) withstand" in check.sentence
+
+
+def test_sentences_that_are_quiet_say_no_more_than_was_seen():
+    """A gap that chance explains is not told as none."""
+    few, more = torch.arange(100) < 40, torch.arange(100) < 42
+    assert masking._one_step(few, more).sentence == masking._one_step(more, few).sentence
+    assert "chance" in masking._one_step(few, more).sentence
+    budgets = masking._budgets(more, 1.0, lambda epsilon: {}, 2)
+    assert not budgets.fired
+    assert "no more images withstand than chance (50 %) explains" in budgets.sentence
+    assert "3.0 %" in masking._gradients(torch.arange(100) < 3, torch.zeros(100, dtype=torch.bool)).sentence

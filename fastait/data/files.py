@@ -36,12 +36,14 @@ def walk(folder: Path) -> list[Path]:
         OSError: a folder cannot be read for a reason that may pass.
     """
     found: list[tuple[str, str]] = []
-    real = {str(folder): (os.path.realpath(folder),)}  # of a folder and of those it was reached through
+    real: dict[str, tuple[str, ...]] = {
+        str(folder): (os.path.realpath(folder),)
+    }  # of a folder and of those it was reached through
 
     def unreadable(error: OSError) -> None:
         if error.errno not in LASTING:
             raise error
-        found.append((os.path.dirname(error.filename), os.path.basename(error.filename)))
+        found.append((str(Path(error.filename).parent), Path(error.filename).name))
 
     for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         through = real[parent]

@@ -100,7 +100,7 @@ def load_dataset(
         cache.Request(image_size, skip_bad),
     ]
     try:
-        train = splits[0] and cache.load(splits[0], requests[0], folder, note)
+        train = None if splits[0] is None else cache.load(splits[0], requests[0], folder, note)
         test = cache.load(splits[1], requests[1], folder, note)
     except TooSmall as error:
         raise explain(error, filter(None, splits), image_size) from None

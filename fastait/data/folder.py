@@ -116,5 +116,6 @@ class _Classes:
                 raise InputError(f"{shown(folders[0])} holds no images")
             files += [(label, path) for path in found]
         items = [Item(shown(path), label, path) for label, path in files]
-        source = fingerprint(root, [path for _, path in files])
+        # A class more elsewhere gives the same files other labels.
+        source = f"{classes!r} {fingerprint(root, [path for _, path in files])}"
         return Split(name, source, lambda: Contents(len(items), classes, items))

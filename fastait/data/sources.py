@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import random
 import tarfile
 import urllib.error
 import zlib
@@ -200,9 +201,13 @@ def _in_memory(name: str, source: str, classes: tuple[str, ...], load: Callable[
 
 def _digits() -> tuple[Split, Split]:
     """The 1,797 8x8 scans that scikit-learn ships; every fifth image of a class is a test image."""
-    from sklearn.datasets import load_digits
+    state = random.getstate()  # scikit-learn's import draws from Python's generator
+    try:
+        from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+        bunch = load_digits()
+    finally:
+        random.setstate(state)
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target
     is_test = np.zeros(len(labels), dtype=bool)

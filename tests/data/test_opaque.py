@@ -1,6 +1,5 @@
 """Transparent pixels show white, whatever says that they are transparent and whatever loads them."""
 
-import importlib.util
 import io
 import struct
 import zlib
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import write_folder
+from loaders import needs_dali
 from PIL import Image
 
 from fastait.data import BatchPlan, load_dataset, load_unlabeled, make_loader
@@ -19,7 +19,6 @@ from fastait.data.opaque import opaque
 from fastait.errors import InputError
 
 CPU = torch.device("cpu")
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 SIDE = 8
 COLOUR = (200, 10, 30)
 
@@ -151,7 +150,7 @@ def test_every_set_alike(tmp_path):
         assert torch.equal(images.images[0], expected)
 
 
-@pytest.mark.skipif(not HAS_DALI, reason="DALI is not installed")
+@needs_dali
 def test_dali(tmp_path):
     """It drops alpha, which is right only where nothing is transparent."""
     root = write_folder(tmp_path / "set", {"a": 1, "b": 1}, size=(8, 8))

@@ -88,8 +88,8 @@ def load_dataset(
     elif root is None:
         raise InputError(f"--dataset {name} needs --data-dir DIR with {IN_PLACE[name]}")
     elif name == "folder":
-        cache.refuse_within(cache_dir, (root / "train", tested_folder(root)))
         splits = folder_splits(root, needs_train=needs_train, note=note)
+        cache.refuse_within(cache_dir, (root / "train", tested_folder(root)))
         folder = cache.place(name, root, cache_dir)
     else:
         splits = parquet_splits(root, layout, skip_bad=skip_bad, needs_train=needs_train, note=note)

@@ -80,6 +80,7 @@ def load_dataset(
     check_parquet_settings(name, **asdict(layout))
     root, cache_dir = data_dir and Path(data_dir), cache_dir and Path(cache_dir)
     splits: tuple[Split | None, Split]
+    said: list[str] = []  # once nothing is wrong: an error is the only line
     if name == "digits":
         splits, folder = _digits(), None
     elif name not in IN_PLACE:
@@ -88,11 +89,11 @@ def load_dataset(
     elif root is None:
         raise InputError(f"--dataset {name} needs --data-dir DIR with {IN_PLACE[name]}")
     elif name == "folder":
-        splits = folder_splits(root, needs_train=needs_train, note=note)
+        splits = folder_splits(root, needs_train=needs_train, note=said.append)
         cache.refuse_within(cache_dir, (root / "train", tested_folder(root)))
         folder = cache.place(name, root, cache_dir)
     else:
-        splits = parquet_splits(root, layout, skip_bad=skip_bad, needs_train=needs_train, note=note)
+        splits = parquet_splits(root, layout, skip_bad=skip_bad, needs_train=needs_train, note=said.append)
         other = "" if layout == Layout() else f"-{hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}"
         folder = cache.place(name + other, root, cache_dir)
     stays = in_files and name == "folder"
@@ -105,6 +106,8 @@ def load_dataset(
         test = cache.load(splits[1], requests[1], folder, note)
     except TooSmall as error:
         raise explain(error, filter(None, splits), image_size) from None
+    for line in said:
+        note(line)
     called = root.resolve().name if root is not None and name in IN_PLACE else name
     return _dataset(called, splits[0], train, test, image_size, note)
 

@@ -19,7 +19,9 @@ IN_PLACE = {
 }
 """Data sets that a user brings, and how they lie."""
 
-PATHS = ("data_dir", "init_from", "out", "unlabeled")
+PARQUET_SETTINGS = ("image_column", "label_column", "train_files", "test_files")
+LEAST_IMAGE_SIZE = 8
+PATHS = ("cache_dir", "data_dir", "init_from", "out", "unlabeled")
 OPTIMIZERS = ("sgd", "apex")
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -61,6 +63,21 @@ class TrainConfig:
     data_dir: Path | None = None
     """Where the data set lies or is downloaded to. [default: ./data; required for folder and parquet]"""
 
+    image_column: str | None = None
+    """Column of parquet files that holds the images. [default: img or image]"""
+
+    label_column: str | None = None
+    """Column of parquet files that holds the labels. [default: label or fine_label]"""
+
+    train_files: str | None = None
+    """Pattern of the names, or of the ends of the paths, of the parquet files to train on. [default: train*.parquet]"""
+
+    test_files: str | None = None
+    """Pattern of the parquet files to test on. [default: test*.parquet; where there is none, validation*.parquet]"""
+
+    cache_dir: Path | None = None
+    """Folder that decoded images are kept in. [default: what FASTAIT_CACHE names, or one beside the images]"""
+
     unlabeled: Path | None = None
     """Folder of further images, without labels and in whatever folders; uat needs it."""
 
@@ -71,7 +88,8 @@ class TrainConfig:
     """Images are resized (shorter side, bilinear) and centre-cropped to this height and width, at least 8."""
 
     skip_bad_images: bool = False
-    """Leave unreadable and too small images of a folder or parquet set out, counted and listed, instead of refusing."""
+    """Leave images of a folder or parquet set that are unreadable, too small or of no class out, counted and listed,
+    instead of refusing."""
 
     crop_padding: int = 0
     """Random crops from the image with this many black pixels around it; 0 for none."""
@@ -210,7 +228,8 @@ class TrainConfig:
             raise InputError(f"--workers {self.workers} are the torch loader's; leave them or --dali out")
         if self.dataset in IN_PLACE and self.data_dir is None:
             raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
-        if self.skip_bad_images and self.dataset not in IN_PLACE:
+        check_parquet_settings(self.dataset, **parquet_settings(self))
+        if self.skip_bad_images and self.dataset not in IN_PLACE and self.unlabeled is None:
             raise InputError(f"--skip-bad-images is for {' and '.join(IN_PLACE)}; --dataset {self.dataset} has none")
 
     def learning_rate(self, epoch: int) -> float:
@@ -225,6 +244,7 @@ class TrainConfig:
             data_dir=data_dir and data_dir.absolute(),
             init_from=self.init_from and self.init_from.absolute(),
             unlabeled=self.unlabeled and self.unlabeled.absolute(),
+            cache_dir=self.cache_dir and self.cache_dir.absolute(),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -249,7 +269,7 @@ class TrainConfig:
 
 
 _AT_LEAST = {
-    "image_size": 8,
+    "image_size": LEAST_IMAGE_SIZE,
     "crop_padding": 0,
     "epochs": 1,
     "batch_size": 2,
@@ -262,6 +282,18 @@ _AT_LEAST = {
 }
 
 _AT_MOST = {"image_size": 4096, "crop_padding": 4096, "depth": 10_000, "widen_factor": 1000, "seed": 2**63 - 1}
+
+
+def parquet_settings(settings: Any) -> dict[str, Any]:
+    """Where the images of parquet files are, as ``settings`` have it: any object with such attributes."""
+    return {name: getattr(settings, name) for name in PARQUET_SETTINGS}
+
+
+def check_parquet_settings(dataset: str, **settings: str | None) -> None:
+    """Raise InputError, naming the flag, if one of ``PARQUET_SETTINGS`` is given for another kind of data set."""
+    for name, value in settings.items():
+        if value is not None and dataset != "parquet":
+            raise InputError(f"{flag(name)} {value} is for --dataset parquet, not for {dataset}")
 
 
 def flag(name: str) -> str:

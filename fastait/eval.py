@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from fastait import cli
-from fastait.config import DATASETS, IN_PLACE, Ratio, flag
+from fastait.config import DATASETS, IN_PLACE, Ratio, check_parquet_settings, flag, parquet_settings
 from fastait.errors import InputError, check_choice
 
 COMMAND = "python -m fastait.eval"
@@ -58,12 +58,33 @@ class EvalArguments:
     data_dir: Path | None = field(default=None, kw_only=True)
     """Where it lies. [default: the first run's, or ./data]"""
 
+    image_column: str | None = field(default=None, kw_only=True)
+    """Column of parquet files that holds the images. [default: the first run's, or img or image]"""
+
+    label_column: str | None = field(default=None, kw_only=True)
+    """Column of parquet files that holds the labels. [default: the first run's, or label or fine_label]"""
+
+    train_files: str | None = field(default=None, kw_only=True)
+    """Pattern of the training files, whose labels are the classes. [default: the first run's, or train*.parquet]"""
+
+    test_files: str | None = field(default=None, kw_only=True)
+    """Pattern of the names, or of the ends of the paths, of the test files. [default: the first run's, or test*.parquet
+    or, where there is none, validation*.parquet]"""
+
+    cache_dir: Path | None = field(default=None, kw_only=True)
+    """Folder that decoded images are kept in. [default: the first run's, what FASTAIT_CACHE names, or one beside the
+    images]"""
+
     image_size: int | None = field(default=None, kw_only=True)
     """Height and width that images are brought to. [default: the first run's, or 32]"""
 
     inputs: str = field(default="minus-one-one", kw_only=True)
     """What networks in files take after normalisation: minus-one-one (ours, the authors') or zero-one (RobustBench's
     plain WideResNet)."""
+
+    skip_bad_images: bool | None = field(default=None, kw_only=True)
+    """Leave images that are unreadable, too small or of no class out, counted, instead of refusing. [default: as the
+    first run does]"""
 
     seed: int = field(default=0, kw_only=True)
     """Of random starts, targets and black-box attacks."""
@@ -116,6 +137,7 @@ class EvalArguments:
             check_choice("--dataset", self.dataset, DATASETS)
             if self.dataset in IN_PLACE and self.data_dir is None:
                 raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
+            check_parquet_settings(self.dataset, **parquet_settings(self))
         check_choice("--inputs", self.inputs, ("minus-one-one", "zero-one"))
         if self.export is not None:
             check_choice("--export", self.export, ("robustbench",))

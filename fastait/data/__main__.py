@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fastait import cli
-from fastait.config import DATASETS, TrainConfig
+from fastait.config import DATASETS, TrainConfig, parquet_settings
 from fastait.data.dataset import Dataset, ImageSet
+from fastait.data.names import shown
 from fastait.data.picture import picture
 from fastait.data.plan import BatchPlan
 from fastait.data.sources import load_dataset
@@ -36,11 +37,26 @@ class DataArguments:
     data_dir: Path | None = field(default=None, kw_only=True)
     """Where it lies or is downloaded to. [default: ./data; required for folder and parquet]"""
 
+    image_column: str | None = field(default=None, kw_only=True)
+    """Column of parquet files that holds the images. [default: img or image]"""
+
+    label_column: str | None = field(default=None, kw_only=True)
+    """Column of parquet files that holds the labels. [default: label or fine_label]"""
+
+    train_files: str | None = field(default=None, kw_only=True)
+    """Pattern of the names, or of the ends of the paths, of the training files. [default: train*.parquet]"""
+
+    test_files: str | None = field(default=None, kw_only=True)
+    """Pattern of the test files. [default: test*.parquet; where there is none, validation*.parquet]"""
+
+    cache_dir: Path | None = field(default=None, kw_only=True)
+    """Folder that decoded images are kept in. [default: what FASTAIT_CACHE names, or one beside the images]"""
+
     image_size: int = field(default=32, kw_only=True)
     """Height and width that images are brought to."""
 
     skip_bad_images: bool = field(default=False, kw_only=True)
-    """Leave unreadable and too small images out, counted and listed, instead of refusing."""
+    """Leave images that are unreadable, too small or of no class out, counted and listed, instead of refusing."""
 
     crop_padding: int | None = field(default=None, kw_only=True)
     """Padding of the random crops. [default: the recipe's of this name, 4 for folder and parquet]"""
@@ -60,6 +76,8 @@ class DataArguments:
         return TrainConfig(
             dataset=self.dataset,
             data_dir=self.data_dir,
+            **parquet_settings(self),
+            cache_dir=self.cache_dir,
             image_size=self.image_size,
             skip_bad_images=self.skip_bad_images,
             crop_padding=usual.get("crop_padding", 0) if self.crop_padding is None else self.crop_padding,
@@ -78,28 +96,30 @@ def _main(argv: list[str]) -> None:
     check_choice("NAME", arguments.dataset, DATASETS)
     config = arguments.config()
     config.check()
-    messages = Console(stderr=True, soft_wrap=True, highlight=False)
+    messages = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     dataset = load_dataset(
         config.dataset,
         config.data_dir,
         config.image_size,
         skip_bad=config.skip_bad_images,
+        **parquet_settings(config),
+        cache_dir=config.cache_dir,
         note=lambda text: messages.print(text, markup=False),
     )
     _show(dataset)
     plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
-    out = arguments.out or Path(f"{dataset.name}.png")
+    out = arguments.out or Path(f"{shown(dataset.name)}.png")
     image = picture(dataset, plan)
     try:
         image.save(out)
     except (OSError, ValueError) as error:  # ValueError: an ending that is no image format's
         raise InputError(f"--out {out} cannot be written: {error}") from None
-    messages.print(f"Samples of each class: {out}", markup=False)
+    messages.print(f"Samples of each class: {shown(out)}", markup=False)
 
 
 def _show(dataset: Dataset) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(title=f"{escape(dataset.name)}: images per class", title_justify="left")
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    table = Table(title=Text(f"{shown(dataset.name)}: images per class"), title_justify="left")
     table.add_column("label", justify="right")
     table.add_column("class")
     parts = [dataset.train, dataset.test]
@@ -107,7 +127,7 @@ def _show(dataset: Dataset) -> None:
     for title in ("train", "test"):
         table.add_column(title, justify="right")
     for label, name in enumerate(dataset.classes):
-        table.add_row(str(label), escape(name), *(str(count[label]) for count in counts))
+        table.add_row(str(label), Text(shown(name)), *(str(count[label]) for count in counts))
     table.add_row("", "all", *(str(len(part)) for part in parts), style="bold")
     console.print(table)
     sizes = [f"{size} ({count})" for size, count in dataset.sizes.items()]

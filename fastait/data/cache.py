@@ -1,4 +1,4 @@
-"""Decoded splits, kept beside their source so that they are decoded once.
+"""Decoded splits, kept beside their source, or in a folder of their own, so that they are decoded once.
 
 A split's pixels lie in a file of their own, as they are in memory, and are mapped rather than read. A JSON file beside
 it says what they were decoded from and holds checksums of itself and of the pixels, so a file that is half-written,
@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,14 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastait.data.decode import Contents, Decoded, Split, decode
-from fastait.errors import RunError
+from fastait.data.decode import Contents, Decoded, Split, decode, quiet
+from fastait.data.files import is_within
+from fastait.data.names import shown
+from fastait.errors import InputError, RunError
 from fastait.files import PARTIAL, write_whole
 
 CACHE = ".fastait-cache"
-"""The folder's name."""
+"""The name of a folder of what is kept beside its source."""
 
-FORMAT = 1
+VARIABLE = "FASTAIT_CACHE"
+"""The environment variable that names a folder for what is made of any source."""
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,31 @@ class Request:
     skip_bad: bool = False
     formats: Collection[str] | None = None
     keep: bool = True
+
+
+def chosen(cache_dir: Path | None) -> Path | None:
+    """The folder of caches of their own: ``cache_dir``, or what the environment names; None to keep them beside."""
+    named = os.environ.get(VARIABLE)
+    return cache_dir or (Path(named) if named else None)
+
+
+def place(kind: str, root: Path, cache_dir: Path | None) -> Path:
+    """The folder of what is made of the set ``root``, told from whatever is made of another set or kind."""
+    own = chosen(cache_dir)
+    if own is None:
+        return root / CACHE / kind
+    return own / f"{kind}-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]}"
+
+
+def refuse_within(cache_dir: Path | None, folders: Collection[Path]) -> None:
+    """Raise InputError if caches of their own would lie in one of ``folders``, whose files are all taken for images."""
+    own = chosen(cache_dir)
+    for folder in folders:
+        if own is not None and is_within(own, folder):
+            raise InputError(
+                f"--cache-dir (or {VARIABLE}) {shown(own)} lies in {shown(folder)}, where every file must be an image; "
+                "choose another folder"
+            )
 
 
 def load(
@@ -170,8 +199,7 @@ def _allocate(path: Path, count: int, size: int) -> np.memmap:
 def _map(path: Path, count: int, size: int) -> Tensor:
     """The file's pixels; only what is used is read, and processes share it."""
     pixels = np.memmap(path, np.uint8, "r", shape=(count, size, size, 3))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+    with quiet():
         return torch.from_numpy(pixels)
 
 

@@ -84,7 +84,7 @@ class Dataset:
     Attributes:
         name: what it is called in results.
         classes: the classes' names, in the order of their labels.
-        train: what is trained on.
+        train: what is trained on; empty if it was not needed and is missing.
         test: what is evaluated on.
         checksum: SHA-256 of classes, labels and pixels of both.
         skipped: the images that were left out because they are bad, and why, a line each.

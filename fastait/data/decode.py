@@ -3,10 +3,12 @@
 import hashlib
 import io
 import os
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastait.data.files import LASTING, why_no_file
+from fastait.data.names import shown
+from fastait.data.opaque import alpha_of, opaque, transparent_value
 from fastait.errors import InputError
 
 CHUNK = 512
@@ -27,12 +32,13 @@ class Item(NamedTuple):
     Attributes:
         name: what messages call it.
         label: its class.
-        image: a file, a file's content, or uint8 pixels [H, W] or [H, W, 3].
+        image: a file, a file's content, uint8 pixels [H, W] or [H, W, C] (C is 2 or 4 with an alpha channel, else 3),
+            or why there is none.
     """
 
     name: str
     label: int
-    image: Path | bytes | np.ndarray
+    image: "Path | bytes | np.ndarray | BadImage"
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,12 @@ class BadImage(Exception):
     """An image that cannot be used; its text says why."""
 
 
-def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """A text that changes when one of ``files``, below ``root``, is renamed, added, removed or written to."""
-    digest = hashlib.sha256()
-    for path in files:
-        about = path.stat()
-        digest.update(repr((str(path.relative_to(root)), about.st_size, about.st_mtime_ns)).encode())
-    return digest.hexdigest()
+class TooSmall(InputError):
+    """An image is smaller than it should become; ``survey.explain`` says what would be right for its set."""
+
+
+class _Small(BadImage):
+    pass
 
 
 def decode(
@@ -109,7 +114,8 @@ def decode(
         formats: the file formats that are good, as Pillow names them; all if None.
 
     Raises:
-        InputError: an image is unreadable or smaller than ``size``, a label is no class, or no image is left.
+        InputError: an image is unreadable, a label is no class, or no image is left.
+        TooSmall: an image is smaller than ``size``.
     """
     digest = hashlib.sha256()
     labels: list[int] = []
@@ -120,20 +126,22 @@ def decode(
 
     def read(item: Item) -> tuple[np.ndarray, str] | BadImage:
         try:
+            _check_label(item.label, len(contents.classes))
             return read_image(item.image, size, formats)
         except BadImage as error:
             return error
 
-    # Pillow warns of oddities without saying where; what matters is an error.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    small = False
+    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
         while chunk := list(islice(items, CHUNK)):
             for item, result in zip(chunk, pool.map(read, chunk), strict=True):
-                _check_label(item, len(contents.classes))
                 if isinstance(result, BadImage):
-                    if not skip_bad:
-                        raise InputError(f"{item.name} {result} (--skip-bad-images leaves such images out)")
                     skipped[place] = f"{item.name} {result}"
+                    small |= isinstance(result, _Small)
+                    if not skip_bad and isinstance(result, _Small):
+                        raise TooSmall(skipped[place])
+                    if not skip_bad:
+                        raise InputError(f"{skipped[place]} (--skip-bad-images leaves such images out)")
                 else:
                     image, stored = result
                     sizes[stored] += 1
@@ -143,7 +151,8 @@ def decode(
                     labels.append(item.label)
                 place += 1
     if not labels:
-        raise InputError(f"none of the {place} images can be used; the first one: {skipped[0]}")
+        why = f"none of the {place} images can be used; the first one: {skipped[0]}"
+        raise TooSmall(why) if small else InputError(why)
     digest.update(np.asarray(labels, dtype=np.int64).data)
     return Decoded(labels, contents.classes, digest.hexdigest(), skipped, dict(sizes))
 
@@ -151,55 +160,112 @@ def decode(
 def fit(image: Image.Image, size: int) -> Image.Image:
     """RGB, ``size`` x ``size``: the shorter side resized (bilinear, antialiased), then centre-cropped.
 
+    Transparent pixels show white, as ``opaque`` does it, before anything is resized.
+
     Raises:
         BadImage: its values have no fixed range.
     """
     if image.mode in ("I", "F"):
         raise BadImage(f"has mode {image.mode}, of no fixed range; store it in 8 bits or 16 unsigned ones")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("RGB")
+    image = opaque(image)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
     return image
 
 
+def sides(items: Iterable[Item]) -> Iterator[int]:
+    """The shorter sides of all images whose headers can be read; nothing is decoded."""
+    left = iter(items)
+    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(islice(left, CHUNK)):
+            yield from (side for side in pool.map(_side, chunk) if side is not None)
+
+
+def _side(item: Item) -> int | None:
+    try:
+        if isinstance(item.image, Path) and why_no_file(item.image) is not None:
+            return None
+        assert isinstance(item.image, Path | bytes)
+        with Image.open(io.BytesIO(item.image) if isinstance(item.image, bytes) else item.image) as image:
+            return min(image.size)
+    except Exception:  # as in ``read_image``; here it is only not counted
+        return None
+
+
 def read_image(
-    source: Path | bytes | np.ndarray, size: int, formats: Collection[str] | None = None
+    source: Path | bytes | np.ndarray | BadImage, size: int, formats: Collection[str] | None = None
 ) -> tuple[np.ndarray, str]:
     """uint8 [size, size, 3] as ``fit`` makes it, and the stored "width x height".
 
+    Args:
+        source: as ``Item.image``.
+        size: height and width.
+        formats: the file formats that are good; DALI decodes them, and it drops transparency. All if None.
+
     Raises:
-        BadImage: it is unreadable, smaller than ``size`` (unless it is an array), or of none of ``formats``.
-        InputError: the system cannot read the file.
+        BadImage: it is unreadable, smaller than ``size`` (unless it is an array), or not for DALI.
+        InputError: the system cannot read the file now.
     """
+    if isinstance(source, BadImage):
+        raise source
     if isinstance(source, np.ndarray):
         stored = f"{source.shape[1]}x{source.shape[0]}"
         if source.shape == (size, size, 3):
             return source, stored
         return np.asarray(fit(Image.fromarray(source), size)), stored
     try:
+        if isinstance(source, Path) and (why := why_no_file(source)) is not None:
+            raise BadImage(why)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             kind = image.format
+            value = transparent_value(image)
             upright = ImageOps.exif_transpose(image)
+            if value is not None:
+                upright.info["transparency"] = value
             pixels = np.asarray(fit(upright, size))
+            if formats is not None and kind in formats and not _same_without_alpha(upright, kind):
+                raise BadImage("has transparent pixels, which DALI would show; leave --dali out")
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BadImage("is not a readable image: of no format that Pillow knows") from None
     # Pillow raises whatever its many decoders do on damaged data: OSError, ValueError, SyntaxError, struct.error, ...
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in LASTING:
+            raise BadImage(f"cannot be read: {error.strerror}") from None
         if isinstance(error, OSError) and error.errno is not None:  # the system's word, not Pillow's: it may pass
-            raise InputError(f"{source!s} cannot be read: {error.strerror}") from None
-        raise BadImage(f"is not a readable image: {error}") from None
+            raise InputError(f"{shown(source)} cannot be read: {error.strerror}") from None
+        raise BadImage(f"is not a readable image: {shown(error)}") from None
     width, height = upright.size
     if min(width, height) < size:
-        raise BadImage(f"is {width}x{height} pixels, smaller than --image-size {size}")
+        raise _Small(f"is {width}x{height} pixels, smaller than --image-size {size}")
     if formats is not None and kind not in formats:
         raise BadImage(f"is of format {kind}, which DALI does not decode; leave --dali out")
     return pixels, f"{width}x{height}"
 
 
-def _check_label(item: Item, classes: int) -> None:
-    if isinstance(item.label, bool) or not isinstance(item.label, int) or not 0 <= item.label < classes:
-        raise InputError(f"{item.name} has label {item.label!r}; labels must be whole numbers from 0 to {classes - 1}")
+def _same_without_alpha(image: Image.Image, kind: str | None) -> bool:
+    """Whether nothing of ``image`` is transparent, and DALI makes of it what ``fit`` does."""
+    if kind == "TIFF" and image.mode == "LA":  # its second channel is taken for colour
+        return False
+    return (alpha := alpha_of(image)) is None or bool((alpha == 255).all())
+
+
+def _check_label(label: object, classes: int) -> None:
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
+        raise BadImage(f"has label {label!r}; labels must be whole numbers from 0 to {classes - 1}")
+
+
+_FILTERS = threading.RLock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, of oddities that it does not say where it found, and torch's of read-only memory.
+
+    Python keeps one list of filters for all threads, so that two who change it must not overlap.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        yield

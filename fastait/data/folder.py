@@ -1,38 +1,66 @@
 """Image folders: ``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``, any format that Pillow reads."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from fastait.data.decode import Contents, Item, Split, fingerprint
+from fastait.data.decode import Contents, Item, Split
+from fastait.data.files import STAND_INS, fingerprint, walk
+from fastait.data.names import shown, spelling
 from fastait.errors import InputError
 
 
-def folder_splits(root: Path) -> list[Split]:
+def folder_splits(
+    root: Path, *, needs_train: bool = True, note: Callable[[str], None] = lambda text: None
+) -> tuple[Split | None, Split]:
     """The training and the test split of an image folder.
 
-    Classes are numbered by the sorted names of ``train``'s folders; hidden files are passed over, every other file
-    must be an image. Decoding applies EXIF orientation; grey, palette and transparent images become RGB.
+    Classes are numbered by the sorted names of ``train``'s folders. Their images lie in them and in folders below, in
+    the order of torchvision's ``ImageFolder``; hidden files are passed over, every other file must be an image. A name
+    is the same in every Unicode spelling. Where there is no ``test``, one of ``STAND_INS`` is taken.
+
+    Args:
+        root: the folder.
+        needs_train: if not, it may lack ``train``; the classes are then the test split's.
+        note: called with a line if there is a stand-in.
 
     Raises:
         InputError: a folder is missing or empty, there is one class only, or a class stands only in ``test``; the
             message names it.
     """
     try:
-        return _splits(root)
+        return _splits(root, needs_train, note)
     except OSError as error:
-        raise InputError(f"--data-dir {root} cannot be read: {error.strerror} ({error.filename})") from None
+        raise InputError(
+            f"--data-dir {shown(root)} cannot be read: {error.strerror} ({shown(error.filename)})"
+        ) from None
 
 
-def _splits(root: Path) -> list[Split]:
+def _splits(root: Path, needs_train: bool, note: Callable[[str], None]) -> tuple[Split | None, Split]:
     if not root.is_dir():
-        raise InputError(f"--data-dir {root}: no such folder")
-    classes = _class_names(root / "train")
-    test_classes = _class_names(root / "test")
-    if len(classes) < 2:
-        raise InputError(f"{root / 'train'} holds one class only ({classes[0]}); a classifier needs at least two")
-    unseen = [name for name in test_classes if name not in classes]
+        raise InputError(f"--data-dir {shown(root)}: no such folder")
+    train, test = root / "train", tested_folder(root)
+    if not needs_train and not train.is_dir():
+        if test.name in STAND_INS:
+            note(f"{shown(root)} has no folder test, so the test images are those of {test.name}")
+        classes = _Classes(test)
+        return None, classes.split("test", root, tuple(classes.folders))
+    training = _Classes(train)
+    names = tuple(training.folders)
+    tested = _Classes(test)
+    if test.name in STAND_INS:
+        note(f"{shown(root)} has no folder test, so the test images are those of {test.name}")
+    if len(names) < 2:
+        raise InputError(f"{shown(train)} holds one class only ({shown(names[0])}); a classifier needs at least two")
+    unseen = [name for name in tested.folders if name not in training.folders]
     if unseen:
-        raise InputError(f"{root / 'test'} holds classes that train does not: {', '.join(unseen)}")
-    return [_split(root, name, tuple(classes)) for name in ("train", "test")]
+        raise InputError(f"{shown(test)} holds classes that train does not: {', '.join(map(shown, unseen))}")
+    return training.split("train", root, names), tested.split("test", root, names)
+
+
+def tested_folder(root: Path) -> Path:
+    """Where the test images lie: ``test``, or what stands in for it."""
+    found = [root / name for name in ("test", *STAND_INS) if (root / name).is_dir()]
+    return found[0] if found else root / "test"
 
 
 def unlabeled_split(root: Path) -> Split:
@@ -42,38 +70,52 @@ def unlabeled_split(root: Path) -> Split:
         InputError: there is no such folder, or no file in it.
     """
     if not root.is_dir():
-        raise InputError(f"--unlabeled {root}: no such folder")
+        raise InputError(f"--unlabeled {shown(root)}: no such folder")
     try:
-        paths = sorted(
-            path
-            for path in root.rglob("*")
-            if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.is_file()
-        )
+        paths = sorted(walk(root))
         if not paths:
-            raise InputError(f"--unlabeled {root} holds no images")
+            raise InputError(f"--unlabeled {shown(root)} holds no images")
         source = fingerprint(root, paths)
     except OSError as error:
-        raise InputError(f"--unlabeled {root} cannot be read: {error.strerror} ({error.filename})") from None
-    return Split("unlabeled", source, lambda: Contents(len(paths), ("unlabeled",), [Item(str(p), 0, p) for p in paths]))
+        raise InputError(
+            f"--unlabeled {shown(root)} cannot be read: {error.strerror} ({shown(error.filename)})"
+        ) from None
+    items = [Item(shown(path), 0, path) for path in paths]
+    return Split("unlabeled", source, lambda: Contents(len(items), ("unlabeled",), items))
 
 
-def _class_names(split: Path) -> list[str]:
-    if not split.is_dir():
-        raise InputError(f"{split}: no such folder; expected {split}/CLASS/IMAGE")
-    names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        raise InputError(f"{split} holds no class folders; expected {split}/CLASS/IMAGE")
-    return names
+class _Classes:
+    """The class folders of ``part``.
 
+    Attributes:
+        folders: a class's name -> its folders; several where its name is spelt in several ways.
+        broken: links that are broken, in the place of a class folder.
+    """
 
-def _split(root: Path, name: str, classes: tuple[str, ...]) -> Split:
-    items: list[Item] = []
-    paths: list[Path] = []
-    for label, class_name in enumerate(classes):
-        folder = root / name / class_name
-        found = sorted(p for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
-        if folder.is_dir() and not found:
-            raise InputError(f"{folder} holds no images")
-        items += [Item(str(path), label, path) for path in found]
-        paths += found
-    return Split(name, fingerprint(root, paths), lambda: Contents(len(items), classes, items))
+    def __init__(self, part: Path):
+        self.part = part
+        if not part.is_dir():
+            raise InputError(f"{shown(part)}: no such folder; expected {shown(part)}/CLASS/IMAGE")
+        here = sorted(path for path in part.iterdir() if not path.name.startswith("."))
+        found: dict[str, list[Path]] = {}
+        for path in here:
+            if path.is_dir():
+                found.setdefault(spelling(path.name), []).append(path)
+        if not found:
+            raise InputError(f"{shown(part)} holds no class folders; expected {shown(part)}/CLASS/IMAGE")
+        self.folders = dict(sorted(found.items()))
+        self.broken = [path for path in here if path.is_symlink() and not path.exists()]
+
+    def split(self, name: str, root: Path, classes: tuple[str, ...]) -> Split:
+        """Its images, labelled by their places in ``classes``."""
+        files = [(0, path) for path in self.broken]  # bad images, so that they are not passed over in silence
+        for label, class_name in enumerate(classes):
+            folders = self.folders.get(class_name, [])
+            found = [path for folder in folders for path in walk(folder)]
+            if folders and not found:
+                raise InputError(f"{shown(folders[0])} holds no images")
+            files += [(label, path) for path in found]
+        items = [Item(shown(path), label, path) for label, path in files]
+        # A class more elsewhere gives the same files other labels.
+        source = f"{classes!r} {fingerprint(root, [path for _, path in files])}"
+        return Split(name, source, lambda: Contents(len(items), classes, items))

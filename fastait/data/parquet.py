@@ -1,27 +1,68 @@
 """Parquet files in the image layout of the Hugging Face hub."""
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
-from fastait.data.decode import Contents, Item, Split, fingerprint
+from fastait.data.decode import BadImage, Contents, Item, Split
+from fastait.data.files import STAND_INS, fingerprint, walk, why_no_file
+from fastait.data.names import shown, spelling
 from fastait.errors import InputError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
+TRAIN_FILES, TEST_FILES = "train*.parquet", "test*.parquet"
 ROWS = 1024
 """Rows that are read at a time."""
 
+MOST_CLASSES = 1_000_000
+"""A label from here on is no class, where nothing names the classes: it would make that many."""
 
-def parquet_splits(root: Path) -> list[Split]:
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the images are; None for the hub's usual names.
+
+    Attributes:
+        image_column: the column of the encoded images.
+        label_column: the column of the labels.
+        train_files: a pattern of the training files' names, or of the ends of their paths.
+        test_files: of the test files'.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    train_files: str | None = None
+    test_files: str | None = None
+
+
+def parquet_splits(
+    root: Path,
+    layout: Layout | None = None,
+    *,
+    skip_bad: bool = False,
+    needs_train: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Split | None, Split]:
     """The training and the test split: the files ``train*.parquet`` and ``test*.parquet`` of one folder below ``root``.
 
     A file has a column ``img`` or ``image``, a struct with the encoded image as ``bytes`` (or the bytes themselves),
     and a column ``label`` or ``fine_label`` of integers. Classes are named as the hub's metadata does, and by their
-    numbers where there is none.
+    numbers where there is none. Where no file is called ``test``, those called ``val``, ``valid`` or ``validation``
+    are taken.
+
+    Args:
+        root: the folder.
+        layout: other names of columns and files.
+        skip_bad: also take the whole numbers of a column of floating-point labels, which labels become where some are
+            missing.
+        needs_train: if not, the training files may be missing; the test files then say what the classes are.
+        note: called with a line if there is a stand-in, or training files are tested on.
 
     Raises:
         InputError: pyarrow is not installed, or a file is missing, truncated or of another layout.
@@ -32,102 +73,178 @@ def parquet_splits(root: Path) -> list[Split]:
         raise InputError(
             f"--dataset parquet: pyarrow cannot be imported ({error}); pip install 'fastait[parquet]'"
         ) from None
+    layout = layout or Layout()
     try:
         if not root.is_dir():
-            raise InputError(f"--data-dir {root}: no such folder")
-        files = {name: _files(root, name) for name in ("train", "test")}
-        sources = {name: fingerprint(root, found) for name, found in files.items()}
+            raise InputError(f"--data-dir {shown(root)}: no such folder")
+        next(os.scandir(root), None)  # or an error, which below is of the folders in it alone
+        below = walk(root)
+        train = _matching(root, below, layout.train_files, "--train-files", TRAIN_FILES)
+        test = _matching(root, below, layout.test_files, "--test-files", TEST_FILES)
+        if not test and layout.test_files is None:
+            test = _stand_in(below)
+            if test:
+                note(f"{shown(root)} holds no {TEST_FILES}, so the test images are those of {shown(test[0].name)}")
+        if train or needs_train:
+            _check_files(root, train, layout.train_files, TRAIN_FILES)
+        _check_files(root, test, layout.test_files, TEST_FILES)
+        sources = [f"{layout} {skip_bad} {fingerprint(root, found)}" for found in (train, test)]
     except OSError as error:
-        raise InputError(f"--data-dir {root} cannot be read: {error.strerror} ({error.filename})") from None
+        raise InputError(
+            f"--data-dir {shown(root)} cannot be read: {error.strerror} ({shown(error.filename)})"
+        ) from None
+    if both := sorted({path.resolve() for path in train} & {path.resolve() for path in test}):
+        note(f"warning: training images are tested on: {', '.join(shown(path.name) for path in both)}")
+    open_ = _Opener(layout, skip_bad, train or test)
     # Without metadata the training labels alone say how many classes there are, so they are part of both sources.
-    return [
-        Split("train", sources["train"], lambda: _open(files["train"], files["train"])),
-        Split("test", sources["train"] + sources["test"], lambda: _open(files["test"], files["train"])),
-    ]
+    return (
+        Split("train", sources[0], lambda: open_(train)) if train else None,
+        Split("test", sources[0] + sources[1], lambda: open_(test)),
+    )
 
 
-def _files(root: Path, split: str) -> list[Path]:
-    found = sorted(path for path in root.rglob(f"{split}*.parquet") if path.is_file())
+def _matching(root: Path, below: list[Path], pattern: str | None, flag: str, usual: str) -> list[Path]:
+    if pattern is not None and (not pattern.strip() or os.path.isabs(pattern)):
+        raise InputError(f"{flag} {shown(pattern)}: not a pattern of files below --data-dir, such as {usual}")
+    return [path for path in below if PurePath(path.relative_to(root)).match(pattern or usual)]
+
+
+def _stand_in(below: list[Path]) -> list[Path]:
+    for name in STAND_INS:
+        if found := [path for path in below if re.match(rf"{name}(?![a-zA-Z]).*\.parquet$", path.name)]:
+            return found
+    return []
+
+
+def _check_files(root: Path, found: list[Path], pattern: str | None, usual: str) -> None:
     if not found:
-        raise InputError(f"{root} holds no {split}*.parquet, nor does a folder below it")
+        raise InputError(f"{shown(root)} holds no {shown(pattern or usual)}, nor does a folder below it")
+    for path in found:  # a missing part of a set is never left out
+        if (why := why_no_file(path)) is not None:
+            raise InputError(f"{shown(path)} {why}")
     folders = sorted({str(path.parent) for path in found})
-    if len(folders) > 1:
-        raise InputError(f"{split}*.parquet lies in several folders; give one as --data-dir: {', '.join(folders)}")
+    if len(folders) > 1 and not re.search(r"[*?\[].*/", pattern or usual):
+        raise InputError(
+            f"{shown(pattern or usual)} lies in several folders; give one as --data-dir: "
+            + ", ".join(map(shown, folders))
+        )
     for path in found:
         part = re.search(r"(.*)-\d+-of-(\d+)", path.stem)
-        if part and len(list(path.parent.glob(f"{part[1]}-*-of-{part[2]}.parquet"))) != int(part[2]):
-            raise InputError(f"{path.parent} does not hold all {int(part[2])} of {part[1]}-*-of-{part[2]}.parquet")
-    return found
+        whole = part and re.compile(rf"{re.escape(part[1])}-\d+-of-{part[2]}{re.escape(path.suffix)}")
+        if part and whole and sum(bool(whole.fullmatch(p.name)) for p in path.parent.iterdir()) != int(part[2]):
+            raise InputError(
+                f"{shown(path.parent)} does not hold all {int(part[2])} of {shown(part[1])}-*-of-{part[2]}{path.suffix}"
+            )
 
 
-def _open(files: list[Path], training_files: list[Path]) -> Contents:
-    count = 0
-    for path in files:
-        with _opened(path) as file:
-            count += file.metadata.num_rows
-    if not count:
-        raise InputError(f"{files[0]} holds no rows")
-    classes = _classes(training_files)
-    for path in files:
-        with _opened(path) as file:
-            names = _names(file.schema_arrow.metadata or {}, _columns(file, path)[1])
-        if names and names != classes:
-            raise InputError(f"{path} names its classes {', '.join(names)}, {training_files[0]} {', '.join(classes)}")
-    return Contents(count, classes, _items(files))
+class _Opener:
+    """Reads files' contents; the classes are those that ``class_files`` name."""
+
+    def __init__(self, layout: Layout, skip_bad: bool, class_files: list[Path]):
+        self.layout = layout
+        self.skip_bad = skip_bad
+        self.class_files = class_files
+
+    def __call__(self, files: list[Path]) -> Contents:
+        count = 0
+        for path in files:
+            with _opened(path) as file:
+                count += file.metadata.num_rows
+        if not count:
+            raise InputError(f"{shown(files[0])} holds no rows")
+        classes = self._classes()
+        for path in files:
+            with _opened(path) as file:
+                names = _names(file.schema_arrow.metadata or {}, self._columns(file, path)[1])
+            if names and names != classes:
+                raise InputError(
+                    f"{shown(path)} names its classes {', '.join(map(shown, names))}, "
+                    f"{shown(self.class_files[0])} {', '.join(map(shown, classes))}"
+                )
+        return Contents(count, classes, self._items(files))
+
+    def _items(self, files: list[Path]) -> Iterator[Item]:
+        for path in files:
+            row = 0
+            with _opened(path) as file:
+                image, label = self._columns(file, path)
+                for batch in file.iter_batches(ROWS, columns=[image, label]):
+                    for content, number in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
+                        inside = content.get("path") if isinstance(content, dict) else None
+                        encoded = content.get("bytes") if isinstance(content, dict) else content
+                        name = f"{shown(path)} row {row}" + (f" ({shown(inside)})" if inside else "")
+                        yield Item(name, _label(number), encoded or _no_bytes(inside))
+                        row += 1
+
+    def _columns(self, file: Any, path: Path) -> tuple[str, str]:
+        import pyarrow as pa
+
+        schema, layout = file.schema_arrow, self.layout
+        image = _column(schema, layout.image_column, "--image-column", IMAGE_COLUMNS)
+        label = _column(schema, layout.label_column, "--label-column", LABEL_COLUMNS)
+        if image is None or label is None:
+            needed = " and ".join(
+                name or " or ".join(usual)
+                for name, usual in ((layout.image_column, IMAGE_COLUMNS), (layout.label_column, LABEL_COLUMNS))
+            )
+            raise InputError(
+                f"{shown(path)} has the columns {shown(', '.join(schema.names))}; needed are {shown(needed)} "
+                "(--image-column and --label-column name others)"
+            )
+        kind = schema.field(image).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
+            raise InputError(
+                f"{shown(path)}: column {shown(image)} must hold encoded images as bytes, but is "
+                f"{schema.field(image).type}"
+            )
+        kind = schema.field(label).type
+        if pa.types.is_floating(kind) and not self.skip_bad:
+            raise InputError(
+                f"{shown(path)}: column {shown(label)} must hold integers, but is {kind} (--skip-bad-images takes its "
+                "whole numbers and leaves the other rows out)"
+            )
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise InputError(f"{shown(path)}: column {shown(label)} must hold integers, but is {kind}")
+        return image, label
+
+    def _classes(self) -> tuple[str, ...]:
+        """The names in the hub's metadata of the first file, or the numbers up to the largest label of all."""
+        largest = -1
+        for path in self.class_files:
+            with _opened(path) as file:
+                _, label = self._columns(file, path)
+                names = _names(file.schema_arrow.metadata or {}, label)
+                if names:
+                    return names
+                for batch in file.iter_batches(ROWS, columns=[label]):
+                    labels = map(_label, batch[label].to_pylist())
+                    largest = max(largest, *(n for n in labels if isinstance(n, int) and n < MOST_CLASSES), -1)
+        return tuple(str(number) for number in range(largest + 1))
 
 
-def _items(files: list[Path]) -> Iterator[Item]:
-    for path in files:
-        row = 0
-        with _opened(path) as file:
-            image, label = _columns(file, path)
-            for batch in file.iter_batches(ROWS, columns=[image, label]):
-                for content, number in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
-                    inside = content.get("path") if isinstance(content, dict) else None
-                    encoded = content.get("bytes") if isinstance(content, dict) else content
-                    # Without bytes it is an image that cannot be read, and is refused or left out as such.
-                    yield Item(f"{path} row {row}" + (f" ({inside})" if inside else ""), number, encoded or b"")
-                    row += 1
+def _column(schema: Any, name: str | None, flag: str, usual: tuple[str, ...]) -> str | None:
+    if name is not None and schema.names.count(name) > 1:
+        raise InputError(f"{flag} {shown(name)}: several columns are called so")
+    return next((n for n in ((name,) if name is not None else usual) if schema.names.count(n) == 1), None)
 
 
-def _columns(file: Any, path: Path) -> tuple[str, str]:
-    import pyarrow as pa
-
-    schema = file.schema_arrow
-    image = next((name for name in IMAGE_COLUMNS if schema.names.count(name) == 1), None)
-    label = next((name for name in LABEL_COLUMNS if schema.names.count(name) == 1), None)
-    if image is None or label is None:
-        raise InputError(
-            f"{path} has the columns {', '.join(schema.names)}; needed are {' or '.join(IMAGE_COLUMNS)} "
-            f"and {' or '.join(LABEL_COLUMNS)}"
-        )
-    kind = schema.field(image).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
-        raise InputError(f"{path}: column {image} must hold encoded images as bytes, but is {schema.field(image).type}")
-    if not pa.types.is_integer(schema.field(label).type):
-        raise InputError(f"{path}: column {label} must hold integers, but is {schema.field(label).type}")
-    return image, label
+def _label(number: Any) -> Any:
+    """Whole numbers are stored as floating-point ones where some of them are missing."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def _classes(files: list[Path]) -> tuple[str, ...]:
-    """The names in the hub's metadata of the first file, or the numbers up to the largest label of all."""
-    largest = -1
-    for path in files:
-        with _opened(path) as file:
-            _, label = _columns(file, path)
-            names = _names(file.schema_arrow.metadata or {}, label)
-            if names:
-                return names
-            for batch in file.iter_batches(ROWS, columns=[label]):
-                largest = max([largest, *(value for value in batch[label].to_pylist() if value is not None)])
-    return tuple(str(number) for number in range(largest + 1))
+def _no_bytes(path: str | None) -> BadImage:
+    if path:
+        return BadImage("is a path without the image's bytes; the file must hold the images themselves")
+    return BadImage("is empty: it holds neither an image's bytes nor a path")
 
 
 def _names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
     try:
-        return tuple(str(name) for name in json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"])
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return tuple(spelling(str(name)) for name in names)
     except (KeyError, ValueError, TypeError):
         return ()
 
@@ -141,4 +258,6 @@ def _opened(path: Path) -> Iterator[Any]:
         with ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is truncated or no parquet file: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{shown(path)} is truncated or no parquet file: {' '.join(str(error).split())[:200]}"
+        ) from None

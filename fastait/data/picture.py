@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastait.data.dataset import Dataset, ImageSet
+from fastait.data.names import shown
 from fastait.data.plan import BatchPlan
 from fastait_kernels import augment
 
@@ -28,7 +29,7 @@ def picture(dataset: Dataset, plan: BatchPlan) -> Image.Image:
     """
     train = dataset.train
     assert isinstance(train, ImageSet)
-    names = [" ".join(name.split()) for name in dataset.classes[:MOST_CLASSES]]
+    names = [shown(name) for name in dataset.classes[:MOST_CLASSES]]
     side = train.images.shape[1]
     scale = -(-LEAST_SIDE // side)
     cell, font = side * scale + GAP, ImageFont.load_default(14)

@@ -89,7 +89,7 @@ class BatchPlan:
     def split(self) -> tuple[Tensor, Tensor]:
         """Places in the set, int64: of the images that are trained on and of those that are held out, in order."""
         generator = torch.Generator().manual_seed(derive(self.seed, "held out"))
-        shuffled = torch.randperm(self.size + self.held_out, generator=generator)
+        shuffled = torch.randperm(self.size + self.held_out, generator=generator, device="cpu")
         return shuffled[self.held_out :].sort().values, shuffled[: self.held_out].sort().values
 
     def shard(self, step: int) -> Shard:
@@ -121,7 +121,10 @@ class BatchPlan:
 @lru_cache(maxsize=2)
 def _epoch(plan: BatchPlan, epoch: int) -> Batch:
     generator = torch.Generator().manual_seed(derive(plan.seed, "order and augmentation", epoch))
-    order = torch.randperm(plan.size, generator=generator)
-    shift = torch.randint(0, 2 * plan.padding + 1, (plan.size, 2), generator=generator)
-    flip = torch.rand(plan.size, generator=generator) < 0.5 if plan.flip else torch.zeros(plan.size, dtype=torch.bool)
+    order = torch.randperm(plan.size, generator=generator, device="cpu")
+    shift = torch.randint(0, 2 * plan.padding + 1, (plan.size, 2), generator=generator, device="cpu")
+    if plan.flip:
+        flip = torch.rand(plan.size, generator=generator, dtype=torch.float32, device="cpu") < 0.5
+    else:
+        flip = torch.zeros(plan.size, dtype=torch.bool, device="cpu")
     return Batch(plan.split()[0][order] if plan.held_out else order, shift, flip)

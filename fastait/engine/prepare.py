@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastait.config import TrainConfig
+from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
 from fastait.engine.distributed import Ranks
 from fastait.engine.optimizer import make_optimizer
@@ -44,6 +44,8 @@ class Prepared:
                 config.image_size,
                 skip_bad=config.skip_bad_images,
                 in_files=config.dali,
+                **parquet_settings(config),
+                cache_dir=config.cache_dir,
                 note=report.note,
             )
         ranks.refuse(
@@ -83,7 +85,11 @@ class Prepared:
         config, ranks = self.config, self.ranks
         with ranks.one_by_one():
             images, checksum, skipped = load_unlabeled(
-                root, config.image_size, skip_bad=config.skip_bad_images, note=report.note
+                root,
+                config.image_size,
+                skip_bad=config.skip_bad_images,
+                cache_dir=config.cache_dir,
+                note=report.note,
             )
         ranks.refuse(
             checksum != ranks.from_first(lambda: checksum),

@@ -15,7 +15,7 @@ from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
 from fastait.attacks.columns import groups, parse, parse_all
-from fastait.config import flag
+from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.engine.distributed import Ranks, join
 from fastait.engine.hardware import environment
@@ -119,16 +119,32 @@ class _Session:
         if name is None:
             raise InputError(f"{given.models[0]} does not say what it was trained on: --dataset NAME")
         data_dir = given.data_dir
+        cache_dir = given.cache_dir
         if data_dir is None and config.get("data_dir") and name == config["dataset"]:
             data_dir = Path(config["data_dir"])
+            cache_dir = cache_dir or (Path(config["cache_dir"]) if config.get("cache_dir") else None)
+        layout = parquet_settings(given)
+        if name == config.get("dataset"):
+            layout = {key: config.get(key) if value is None else value for key, value in layout.items()}
+        skip_bad = given.skip_bad_images
+        if skip_bad is None:
+            skip_bad = bool(config.get("skip_bad_images", False))
         with self.ranks.one_by_one():
-            return load_dataset(
+            dataset = load_dataset(
                 name,
                 data_dir,
                 given.image_size or config.get("image_size", 32),
-                skip_bad=bool(config.get("skip_bad_images", False)),
+                skip_bad=skip_bad,
+                needs_train=False,
+                **layout,
+                cache_dir=cache_dir,
                 note=self.report.note,
             )
+        if dataset.skipped:
+            self.report.note(
+                f"warning: {len(dataset.skipped)} images are bad and left out; the first: {dataset.skipped[0]}"
+            )
+        return dataset
 
     def _images(self, dataset: Dataset) -> ImageSet:
         samples = self.arguments.samples

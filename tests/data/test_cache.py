@@ -1,18 +1,24 @@
 """Decoded sets are kept beside their source, and what is kept is used only when it is whole and of that source."""
 
+import io
+import os
+import shutil
 import subprocess
 import sys
 import threading
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import write_folder
 from PIL import Image
 
-from fastait.data import load_dataset
+from fastait.data import load_dataset, load_unlabeled
 from fastait.data.cache import CACHE
 from fastait.data.decode import decode
+from fastait.data.files import fingerprint
 from fastait.errors import InputError
 
 
@@ -320,3 +326,134 @@ def test_of_two_processes_one_decodes(root):
     lines = "".join(out).split("\n")
     assert sorted(line for line in lines if "decodes" in line) == ["decodes 3", "decodes 9"]
     assert len({line for line in lines if line and "decodes" not in line}) == 1
+
+
+def rewrite(path, content):
+    """Other content of the same size and with the same times."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "linked"])
+def test_the_same_size_and_times_are_not_the_same_pixels(tmp_path, how):
+    """As archives have it that set all times alike, with images of one size."""
+    root = write_folder(tmp_path / "images", {"a": 2, "b": 2}, size=(8, 8))
+    for path in root.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+        os.utime(path.with_suffix(".bmp"), (0, 0))
+    changed = root / "train" / "a" / "0.bmp"
+    other = (root / "train" / "b" / "0.bmp").read_bytes()
+    if how == "linked":
+        for i, content in enumerate((changed.read_bytes(), other)):
+            (tmp_path / f"{i}.bmp").write_bytes(content)
+            os.utime(tmp_path / f"{i}.bmp", (0, 0))
+        changed.unlink()
+        changed.symlink_to(tmp_path / "0.bmp")
+    for loaded in (
+        lambda: load(root)[0].train.images,
+        lambda: load_unlabeled(root / "train", 8)[0].images,
+    ):
+        before = loaded()
+        assert not torch.equal(before[0], before[2])
+        was = changed.read_bytes()
+        if how == "written":
+            rewrite(changed, other)
+        elif how == "replaced":
+            new = root / "new"
+            new.write_bytes(other)
+            os.utime(new, (0, 0))
+            new.replace(changed)
+        else:
+            changed.unlink()
+            changed.symlink_to(tmp_path / "1.bmp")
+        after = loaded()
+        assert torch.equal(after[0], before[2])
+        assert torch.equal(after[2], before[2])
+        changed.unlink()
+        changed.write_bytes(was) if how != "linked" else changed.symlink_to(tmp_path / "0.bmp")
+        os.utime(changed, (0, 0))
+
+
+def test_a_parquet_file_of_the_same_size_and_times(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+
+    def table(order):
+        encoded = []
+        for i in order:
+            buffer = io.BytesIO()
+            Image.fromarray(pixels[i]).save(buffer, "bmp")
+            encoded.append(buffer.getvalue())
+        return pa.table({"img": encoded, "label": [0, 1]})
+
+    for split in ("train", "test"):
+        pq.write_table(table([0, 1]), tmp_path / f"{split}.parquet", compression="none", use_dictionary=False)
+    before = load_dataset("parquet", tmp_path, 8)
+    pq.write_table(table([1, 0]), tmp_path / "other", compression="none", use_dictionary=False)
+    rewrite(tmp_path / "train.parquet", (tmp_path / "other").read_bytes())
+    after = load_dataset("parquet", tmp_path, 8)
+    assert torch.equal(after.train.images, before.train.images.flip(0))
+    assert torch.equal(after.test.images, before.test.images)
+
+
+def test_what_is_written_after_a_fingerprint_has_another_time(tmp_path):
+    """Also in the same tick of the file system's clock."""
+    path = tmp_path / "file"
+    seen = set()
+    for i in range(10):
+        path.write_bytes(bytes([i]))
+        os.utime(path, (0, 0))
+        seen.add(fingerprint(tmp_path, [path]))
+    assert len(seen) == 10
+
+
+def test_a_class_more_in_train_moves_the_labels_of_test(root):
+    assert load(root)[0].test.labels.tolist() == [0, 0, 1]
+    (root / "train" / "aa").mkdir()
+    Image.new("RGB", (10, 12)).save(root / "train" / "aa" / "0.png")
+    data, _ = load(root)
+    assert data.classes == ("a", "aa", "b")
+    assert data.test.labels.tolist() == [0, 0, 2]
+
+
+def test_a_folder_of_its_own(root, tmp_path, decoded, monkeypatch):
+    """By the flag, or by the environment, which the flag overrides; sets share no entry though all else is alike."""
+    twin = tmp_path / "other" / root.name
+    shutil.copytree(root, twin)
+    Image.new("RGB", (10, 12)).save(twin / "train" / "a" / "0.png")
+    own = tmp_path / "own" / "caches"
+    first = load(root, cache_dir=own)[0]
+    second = load(twin, cache_dir=str(own))[0]
+    more = load_unlabeled(root, 8, cache_dir=own)[0]
+    assert len(more) == 12
+    assert first.checksum != second.checksum
+    assert decoded == [9, 3, 9, 3, 12]
+    assert len(list(own.iterdir())) == 3
+    monkeypatch.setenv("FASTAIT_CACHE", str(own))
+    same(load(root)[0], first)
+    same(load(twin)[0], second)
+    assert torch.equal(load_unlabeled(root, 8)[0].images, more.images)
+    assert decoded == [9, 3, 9, 3, 12]
+    load(root, cache_dir=tmp_path / "third")
+    assert decoded == [9, 3, 9, 3, 12, 9, 3]
+    assert not (root / CACHE).exists()
+    assert not (twin / CACHE).exists()
+    monkeypatch.setenv("FASTAIT_CACHE", "")
+    load(root)
+    assert (root / CACHE).is_dir()
+
+
+def test_a_folder_for_caches_among_the_images(root):
+    for inside in (root / "train", root / "train" / "cache", root / "test" / "a"):
+        with pytest.raises(InputError, match=r"--cache-dir \(or FASTAIT_CACHE\) .* lies in .*, where every file"):
+            load(root, cache_dir=inside)
+    with pytest.raises(InputError, match=r"lies in .*images, where every file must be an image"):
+        load_unlabeled(root, 8, cache_dir=root / "cache")
+    load(root, cache_dir=root / "cache")
+    assert len(load_unlabeled(root / "train", 8, cache_dir=root / "train" / ".cache")[0]) == 9
+    (root / "file").write_text("")
+    notes = load(root, cache_dir=root / "file")[1]
+    assert len(notes) == 2
+    assert all("are decoded at every start" in note for note in notes)

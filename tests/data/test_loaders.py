@@ -1,6 +1,5 @@
 """The plan and the loaders that follow it."""
 
-import importlib.util
 import subprocess
 import sys
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_folder
+from loaders import LOADERS, needs_dali
 from PIL import Image, ImageOps
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,15 +17,6 @@ from fastait.data.loaders.dali import _check_cuda
 from fastait.errors import InputError, RunError
 
 CPU = torch.device("cpu")
-HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
-needs_dali = pytest.mark.skipif(not HAS_DALI, reason="DALI is not installed")
-
-LOADERS = [
-    pytest.param({"dali": False, "workers": None}, id="resident"),
-    pytest.param({"dali": False, "workers": 0}, id="torch"),
-    pytest.param({"dali": False, "workers": 2}, id="torch, 2 workers"),
-    pytest.param({"dali": True, "workers": None}, id="dali", marks=needs_dali),
-]
 
 
 @pytest.fixture

@@ -1,47 +1,14 @@
 """Parquet files in the hub's image layout."""
 
-import io
-import json
 import sys
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from parquet_tables import PIXELS, png, table, write
 
 from fastait.data import load_dataset
 from fastait.errors import InputError
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def table(labels, image="img", label="label", names=None, struct=True, first=0, label_type=None):
-    encoded = [png(PIXELS[first + i]) for i in range(len(labels))]
-    images = [{"bytes": e, "path": f"{i}.png"} for i, e in enumerate(encoded)] if struct else encoded
-    made = pa.table(
-        {image: images, label: pa.array(labels, label_type or pa.int64()), "other": list(range(len(labels)))}
-    )
-    if names is None:
-        return made
-    features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
-    return made.replace_schema_metadata({"huggingface": json.dumps(features)})
-
-
-def write(root, train, test):
-    """One or several tables of each split, named as the hub names them."""
-    root.mkdir(parents=True, exist_ok=True)
-    for split, tables in (("train", train), ("test", test)):
-        for i, part in enumerate(tables):
-            name = f"{split}.parquet" if len(tables) == 1 else f"{split}-{i:05}-of-{len(tables):05}.parquet"
-            pq.write_table(part, root / name, row_group_size=2)
-    return root
 
 
 def load(root, **options):

@@ -1,5 +1,7 @@
 """``python -m fastait.data``: the table and the picture."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,29 @@ def test_class_names_are_no_markup(tmp_path, capsys, monkeypatch):
     assert "[bold]" in out
     assert "[x]" in out
     assert Image.open("set.png").size[1] == 24 + 2 * (64 + GAP)
+
+
+def test_class_names_do_nothing_to_a_terminal(tmp_path, capsys):
+    """Nor to the command: markup, an emoji's code, escapes, a line's end, bytes that are no text."""
+    names = ["[red]x[", ":cat: \\", "a\x1b[31m\x07", "new\nline", os.fsdecode(b"d\xe9"), "\u202eabc"]
+    root = write_folder(tmp_path / "set", dict.fromkeys(names, 1), size=(8, 8))
+    (root / "train" / names[2] / "bad\x1b.png").write_text("no image")
+    argv = ["folder", "--data-dir", str(root), "--image-size", "8"]
+    assert main(argv) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    assert main([*argv, "--skip-bad-images"]) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "[red]x[",
+        ":cat: \\",
+        r"a\x1b[31m\x07",
+        r"new\nline",
+        r"d\udce9",
+        r"\u202eabc",
+        r"bad\x1b.png is not",
+    ):
+        assert text in shown
+    assert all(line.isprintable() for line in shown.splitlines())
 
 
 def test_digits_are_the_default(capsys):

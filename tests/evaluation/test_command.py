@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import trained
+from PIL import Image
 
 from fastait.eval import main
 from fastait.evaluation import evaluate
@@ -242,3 +245,33 @@ def test_help_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_test_images_alone(capsys, natural, kind):
+    """Without a training set beside them, and with columns and files called otherwise; bad ones are left out."""
+    images = trained.digits(20)
+    encoded = []
+    for i, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        path = Path("set", "val", str(int(label)), f"{i:02}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(path)
+        encoded.append(path.read_bytes())
+    flags = {"dataset": kind, "data_dir": "set", "image_size": 16, "attacks": "fgsm", "cache_dir": "cache"}
+    if kind == "folder":
+        Path("set", "val", "0", "text").write_text("no image")
+    else:
+        labels = [*images.labels.tolist(), -1]
+        pq.write_table(pa.table({"pixels": [*encoded, b""], "digit": labels}), "set/held-out.parquet")
+        flags |= {"image_column": "pixels", "label_column": "digit", "test_files": "held*"}
+    assert "--skip-bad-images leaves such images out" in refused(capsys, *argv(natural, **flags))
+    assert main(argv(natural, **flags, skip_bad_images=True)) == 0
+    err = capsys.readouterr().err
+    assert "warning: 1 images are bad and left out" in err
+    assert ("so the test images are those of val" in err) == (kind == "folder")
+    order = torch.sort(images.labels, stable=True).indices if kind == "folder" else torch.arange(20)
+    same = evaluate(trained.model("natural"), images.at(order), ["fgsm"])
+    content = json.loads(Path("out/eval.json").read_text())
+    expected = "".join("01"[int(value)] for value in same.correct["fgsm"])
+    assert content["outcomes"][0]["correct"]["fgsm"] == expected
+    assert len(list(Path("cache").iterdir())) == 1

@@ -50,7 +50,8 @@ class TorchLoader:
             generator=torch.Generator(),  # its seeds for workers, which nobody uses, are not drawn from the caller's
         )
         try:
-            batches = iter(loader)
+            with torch.device("cpu"):  # where its seeds are drawn, whatever the caller's default is
+                batches = iter(loader)
         except OSError as error:
             raise RunError(f"--workers {self.workers} cannot be started: {error.strerror}; try fewer, or 0") from None
         for images, labels in batches:

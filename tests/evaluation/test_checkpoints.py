@@ -41,7 +41,7 @@ def logits(model):
 )
 def test_state_dicts(tmp_path, network, wrap):
     torch.save(wrap(network.state_dict()), tmp_path / "file.pt")
-    model, config = load_model(tmp_path / "file.pt")
+    model, config = load_model(tmp_path / "file.pt", "minus-one-one")
     assert not model.training
     assert config == {}
     assert torch.equal(logits(model), logits(network))

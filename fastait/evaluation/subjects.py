@@ -120,9 +120,7 @@ def make_subject(
         figures = (f"{candidate} {value:.1f} %" for candidate, value in zip(candidates, accuracies, strict=True))
         why += f"; clean accuracy on {len(few)} test images: {', '.join(figures)}"
     elif len(loaded.normalizations) == 1 and not chosen.like(loaded.normalizations[0]):
-        notes.append(
-            f"warning: that is not what the network was trained with: {loaded.normalizations[0]}, {loaded.why}"
-        )
+        notes.append(f"warning: it was trained with another one: {loaded.normalizations[0]} ({loaded.why})")
     if accuracies[best] < 100 * (1 + CHANCE * (outputs - 1)) / outputs:
         others = [one for one in (MINUS_ONE_ONE, ZERO_ONE) if not any(one.like(tried) for tried in candidates)]
         figures = (f"{o} {_accuracy(_model(loaded, o, found, device), few, device, ranks):.1f} %" for o in others)

@@ -32,7 +32,7 @@ from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
-from fastait.evaluation.subjects import Subject, make_subject
+from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.files import write_whole
 
 if TYPE_CHECKING:
@@ -97,20 +97,20 @@ class _Session:
         self.names = _names(arguments.models)
         self.dataset = self._dataset()
         self.images = self._images(self.dataset)
-        self.subjects = [self._subject(loaded) for loaded in self.loaded]
-        self.surrogate = self.subjects.pop() if arguments.surrogate else None
+        self.entrants = [self._entrant(loaded) for loaded in self.loaded]
+        self.surrogate = self.entrants.pop() if arguments.surrogate else None
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
         if any(column.needs_library for column in columns):
-            available(min(subject.outputs for subject in self.subjects))
+            available(min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
-            for subject in self.subjects:
-                check_robustbench(subject.normalized, f"{subject.path}, {subject.why}")
-        self.batch_size = arguments.batch_size or default_batch_size(self.subjects[0].model, self.images)
+            for entrant in self.entrants:
+                check_robustbench(entrant.normalized, f"{entrant.path}, {entrant.why}")
+        self.batch_size = arguments.batch_size or default_batch_size(self.entrants[0].model, self.images)
 
-    def _subject(self, loaded: Loaded) -> Subject:
+    def _entrant(self, loaded: Loaded) -> Entrant:
         arguments, kind = self.arguments, self.arguments.dataset or self.configs[0].get("dataset")
-        return make_subject(
+        return make_entrant(
             loaded,
             self.dataset.classes,
             numbered=kind == "parquet" and are_numbers(self.dataset.classes),
@@ -155,7 +155,7 @@ class _Session:
         """Everything that is asked for."""
         arguments = self.arguments
         journal = self._journal()
-        for name, one in zip(self.names, self.subjects, strict=True):
+        for name, one in zip(self.names, self.entrants, strict=True):
             self._say(name, one)
         if self.surrogate is not None:
             self._say("the surrogate", self.surrogate)
@@ -165,13 +165,13 @@ class _Session:
             (1 + len(groups(parse_all(attacks)))) * -(-len(images) // (self.batch_size * self.ranks.size))
             for images, attacks in work
         )
-        total *= len(self.subjects) * len(arguments.epsilon)
+        total *= len(self.entrants) * len(arguments.epsilon)
         done = 0
         self.report.start("evaluating", total)
         found: list[Evaluation] = []
         masking: dict[str, list[Check]] = {}
         surrogate = None if self.surrogate is None else self.surrogate.model
-        for name, one in zip(self.names, self.subjects, strict=True):
+        for name, one in zip(self.names, self.entrants, strict=True):
             subject = {
                 **one.decides(),
                 "noise": arguments.input_noise,
@@ -216,9 +216,9 @@ class _Session:
         self.ranks.from_first(lambda: self._write(found, masking))
         return found
 
-    def _say(self, name: str, subject: Subject) -> None:
-        self.report.note(f"{name}: the normalisation {subject.normalization} is assumed ({subject.why})")
-        for note in subject.notes:
+    def _say(self, name: str, entrant: Entrant) -> None:
+        self.report.note(f"{name}: the normalisation {entrant.normalization} is assumed ({entrant.why})")
+        for note in entrant.notes:
             self.report.note(f"{name}: {note}")
 
     def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str]]]:
@@ -278,7 +278,7 @@ class _Session:
             "images": len(self.images),
             "models": {n: str(p) for n, p in zip(self.names, arguments.models, strict=True)},
             "surrogate": arguments.surrogate and str(arguments.surrogate),
-            "inputs": {n: one.described() for n, one in zip(self.names, self.subjects, strict=True)},
+            "inputs": {n: one.described() for n, one in zip(self.names, self.entrants, strict=True)},
             "surrogate_inputs": self.surrogate and self.surrogate.described(),
             "step_size": arguments.step_size,
             "seed": arguments.seed,
@@ -295,8 +295,8 @@ class _Session:
         write_whole(self.out / "eval.csv", as_csv(found).encode())
         write_whole(self.out / "eval.md", markdown(found, heading).encode())
         if arguments.export == "robustbench":
-            for name, subject in zip(self.names, self.subjects, strict=True):
-                export_robustbench(subject.normalized, self.out / f"{name}-robustbench.pt")
+            for name, entrant in zip(self.names, self.entrants, strict=True):
+                export_robustbench(entrant.normalized, self.out / f"{name}-robustbench.pt")
         if self.report.show:
             show(found, heading, masking, str(self.out))
 

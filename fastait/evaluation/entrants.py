@@ -27,7 +27,7 @@ CHANCE = 0.25
 
 
 @dataclass(frozen=True)
-class Subject:
+class Entrant:
     """A network that is evaluated, or a surrogate.
 
     Attributes:
@@ -72,7 +72,7 @@ class Subject:
         }
 
 
-def make_subject(
+def make_entrant(
     loaded: Loaded,
     classes: Sequence[str],
     *,
@@ -81,7 +81,7 @@ def make_subject(
     images: ImageSet,
     device: torch.device,
     ranks: Ranks,
-) -> Subject:
+) -> Entrant:
     """A loaded network on ``device``, for a data set.
 
     How it normalises is what is asked for, or what its file says, or else what more of the images are classified
@@ -129,7 +129,7 @@ def make_subject(
             f"guessing is right in {100 / outputs:.3g} %; are these its images and classes, and its normalisation "
             f"(--inputs, --mean and --std)?" + (f" With {', '.join(figures)}." if others else "")
         )
-    return Subject(
+    return Entrant(
         loaded.path,
         models[best],
         loaded.normalized(chosen),

@@ -20,7 +20,7 @@ from fastait.evaluation import load_model
 from fastait.evaluation.checkpoints import read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized
 from fastait.evaluation.session import run_evaluation
-from fastait.evaluation.subjects import make_subject
+from fastait.evaluation.entrants import make_entrant
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CPU = torch.device("cpu")
@@ -130,12 +130,12 @@ def test_a_normalisation_is_measured(right):
     with torch.no_grad():
         labels = loaded.normalized(right)(images.floats(torch.arange(300), CPU)).argmax(dim=1)
     options = {"classes": NAMES, "numbered": False, "device": CPU, "ranks": Ranks()}
-    found = make_subject(loaded, **options, asked=None, images=ImageSet(images.images, labels))
+    found = make_entrant(loaded, **options, asked=None, images=ImageSet(images.images, labels))
     assert found.normalization == right
     assert "the file does not say; clean accuracy on 200 test images: [-1, 1] " in found.why
     assert f"{right} 100.0 %" in found.why
     wrong = ZERO_ONE if right is MINUS_ONE_ONE else MINUS_ONE_ONE
-    forced = make_subject(loaded, **options, asked=wrong, images=ImageSet(images.images, labels.roll(1)))
+    forced = make_entrant(loaded, **options, asked=wrong, images=ImageSet(images.images, labels.roll(1)))
     assert forced.normalization == wrong
     assert "near chance" in forced.notes[-1]
     assert f"{right} " in forced.notes[-1]

@@ -27,12 +27,12 @@ from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import Loaded, check_robustbench, export_robustbench, read_model
 from fastait.evaluation.columns import groups, parse, parse_all
+from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
-from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.files import write_whole
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from fastait.errors import InputError
 from fastait.eval import EvalArguments, main
 from fastait.evaluation import load_model
 from fastait.evaluation.checkpoints import read_model
+from fastait.evaluation.entrants import make_entrant
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized
 from fastait.evaluation.session import run_evaluation
-from fastait.evaluation.entrants import make_entrant
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CPU = torch.device("cpu")

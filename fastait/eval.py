@@ -1,11 +1,14 @@
 """``python -m fastait.eval RUN...``: how models withstand attacks, side by side."""
 
+import operator
+import os
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from fastait import cli
 from fastait.config import DATASETS, IN_PLACE, Ratio, check_parquet_settings, flag, parquet_settings
@@ -18,10 +21,37 @@ SUMMARY = (
 )
 
 
+def _parse_list(type_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
+    return _numbers(tokens[0].value)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Numbers of a text such as 0.49,125/255, of a number, or of several."""
+    if isinstance(value, str):
+        return tuple(_number(part) for part in value.split(","))
+    return tuple(_number(item) for item in value) if isinstance(value, Iterable) else (_number(value),)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, str):
+        return float(value)
+    top, slash, bottom = value.partition("/")
+    try:
+        return float(top) / (float(bottom) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{value!r} is not a number such as 0.4914 or 125.3/255") from None
+
+
+Numbers = Annotated[tuple[float, ...], Parameter(converter=_parse_list, n_tokens=1, consume_multiple=False)]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class EvalArguments:
-    """What to measure."""
+    """What to measure.
+
+    From Python, paths may be texts, numbers numpy's, ``attacks`` a list, and one model or epsilon stand by itself.
+    """
 
     models: tuple[Path, ...] = ()
     """Run folders or files of weights; RUN is the weights of the last epoch, RUN/best.safetensors those of the best."""
@@ -78,9 +108,16 @@ class EvalArguments:
     image_size: int | None = field(default=None, kw_only=True)
     """Height and width that images are brought to. [default: the first run's, or 32]"""
 
-    inputs: str = field(default="minus-one-one", kw_only=True)
-    """What networks in files take after normalisation: minus-one-one (ours, the authors') or zero-one (RobustBench's
-    plain WideResNet)."""
+    inputs: str = field(default="auto", kw_only=True)
+    """What networks take after normalisation: minus-one-one (ours, the authors'), zero-one (RobustBench's plain
+    WideResNet), or auto: what the file says, or else what classifies more of 200 test images correctly."""
+
+    mean: Numbers | None = field(default=None, kw_only=True)
+    """Of another normalisation, (x - mean) / std of images in [0, 1]: one number or three with commas between, such as
+    0.4914,0.4822,0.4465 or 125.3/255,123/255,113.9/255."""
+
+    std: Numbers | None = field(default=None, kw_only=True)
+    """The standard deviation that goes with --mean."""
 
     skip_bad_images: bool | None = field(default=None, kw_only=True)
     """Leave images that are unreadable, too small or of no class out, counted, instead of refusing. [default: as the
@@ -104,6 +141,29 @@ class EvalArguments:
     out: Path | None = field(default=None, kw_only=True)
     """Folder of eval.json, eval.csv, eval.md and what is needed to go on. [default: evals/DATE-TIME]"""
 
+    def __post_init__(self) -> None:
+        """Plain types of what they may be given as; ``check`` says what is none of them."""
+        models = (self.models,) if isinstance(self.models, str | os.PathLike) else self.models
+        plain: dict[str, Any] = {"models": tuple(map(_path, models)) if isinstance(models, Iterable) else models}
+        if isinstance(self.attacks, Iterable) and not isinstance(self.attacks, str):
+            plain["attacks"] = ",".join(map(str, self.attacks))
+        for names, convert in (
+            (_PATHS, _path),
+            (_INTEGERS, operator.index),
+            (_RATIOS, _number),
+            (_LISTS, _numbers),
+            (_SWITCHES, bool),
+            (("device",), str),
+        ):
+            for name in names:
+                try:
+                    if (value := getattr(self, name)) is not None:
+                        plain[name] = convert(value)
+                except (TypeError, ValueError):
+                    pass
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
     def names(self) -> list[str]:
         """The attacks' names."""
         return [name.strip() for name in self.attacks.split(",") if name.strip()]
@@ -111,9 +171,11 @@ class EvalArguments:
     def check(self) -> None:
         """Raise InputError, naming the flag, unless every setting is in its range."""
         from fastait.attacks.columns import parse_all
+        from fastait.evaluation.normalization import forced
 
         if not self.models:
             raise InputError(f"no model is given; {COMMAND} RUN... [--attacks pgd20,cw20]")
+        self._check_types()
         if not self.names():
             raise InputError("--attacks names none; pgd20,cw20 for example")
         parse_all(self.names())
@@ -138,9 +200,47 @@ class EvalArguments:
             if self.dataset in IN_PLACE and self.data_dir is None:
                 raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
             check_parquet_settings(self.dataset, **parquet_settings(self))
-        check_choice("--inputs", self.inputs, ("minus-one-one", "zero-one"))
+        forced(self.inputs, self.mean, self.std)
         if self.export is not None:
             check_choice("--export", self.export, ("robustbench",))
+
+    def _check_types(self) -> None:
+        models = self.models if isinstance(self.models, tuple) else (self.models,)
+        for model in models:
+            if not isinstance(model, Path):
+                raise InputError(
+                    f"models must be paths of runs or files, got {type(model).__name__}; a network itself is evaluated "
+                    "by fastait.evaluate_robustness(model, x, y)"
+                )
+        kinds: tuple[tuple[tuple[str, ...], type, str], ...] = (
+            (_PATHS, Path, "a path"),
+            (_INTEGERS, int, "a whole number"),
+            (_RATIOS, float, "a number"),
+            (_LISTS, tuple, "numbers"),
+            (("attacks", "inputs", "dataset", "export", "device"), str, "a text"),
+        )
+        for names, kind, what in kinds:
+            for name in names:
+                value = getattr(self, name)
+                if value is None and type(self).__dataclass_fields__[name].default is None:
+                    continue
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    raise InputError(f"{flag(name)} must be {what}, got {value!r}")
+
+
+_PATHS = ("surrogate", "data_dir", "cache_dir", "out")
+_INTEGERS = ("samples", "black_box_samples", "image_size", "seed", "batch_size")
+_RATIOS = ("step_size", "input_noise")
+_LISTS = ("epsilon", "mean", "std")
+_SWITCHES = ("masking", "deterministic")
+
+
+def _path(value: Any) -> Any:
+    """A path with the home folder in the place of ~; what cannot be one as it is."""
+    try:
+        return Path(os.fsdecode(value)).expanduser()
+    except (TypeError, RuntimeError):
+        return value
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from fastait.engine.report import Report
 from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
 from fastait.engine.step import NEVER, TrainStep
+from fastait.engine.weights import OURS, About
 from fastait.errors import FastaitError, Interrupted, RunError, SaidElsewhere
 from fastait.evaluation import default_batch_size, evaluate
 from fastait.methods import METHODS
@@ -179,14 +180,16 @@ class Loop:
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
-        self.folder.save_weights(prepared.model.state_dict())
+        network = f"WRN-{config.depth}-{config.widen_factor}"
+        about = About(network, prepared.dataset.classes, OURS)
+        self.folder.save_weights(prepared.model.state_dict(), about)
         measured = {"last": self._measure(prepared.model, images, stop)}
         if self.best is not None:
             model = copy.deepcopy(prepared.model)
             model.load_state_dict(self.best["weights"])
-            self.folder.save_weights(model.state_dict(), best=True)
-            about = {name: value for name, value in self.best.items() if name != "weights"}
-            measured["best"] = {**about, **self._measure(model, images, stop)}
+            self.folder.save_weights(model.state_dict(), about, best=True)
+            found = {name: value for name, value in self.best.items() if name != "weights"}
+            measured["best"] = {**found, **self._measure(model, images, stop)}
         result = {
             **measured["last"],
             "weights": "last",
@@ -197,7 +200,7 @@ class Loop:
             "epsilon": config.epsilon,
             "seed": config.seed,
             "epochs": config.epochs,
-            "network": f"WRN-{config.depth}-{config.widen_factor}",
+            "network": network,
             "training_seconds": round(self.training_seconds or 0.0, 1),
             "wall_seconds": round(self._seconds(), 1),
             **self.environment,

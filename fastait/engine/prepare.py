@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fastait.classes import match
 from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
 from fastait.engine.distributed import Ranks
@@ -13,7 +15,7 @@ from fastait.engine.optimizer import make_optimizer
 from fastait.engine.precision import Precision, native_half, resolve_device
 from fastait.engine.randomness import derive
 from fastait.engine.report import Report
-from fastait.engine.run_folder import load_weights
+from fastait.engine.weights import OURS, About, read_weights
 from fastait.errors import InputError
 from fastait.methods import METHODS, Settings
 from fastait.methods.labels import effective_epsilon_y
@@ -65,9 +67,8 @@ class Prepared:
         self.settings = method_settings(config, len(self.dataset.classes), self.device)
         if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
-        self.model = (
-            _make_model(config, len(self.dataset.classes)).to(self.device).to(memory_format=torch.channels_last)
-        )
+        model = _make_model(config, self.dataset.classes, report)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -178,12 +179,12 @@ def _warn_of_labels(settings: Settings, report: Report) -> None:
         )
 
 
-def _make_model(config: TrainConfig, num_classes: int) -> WideResNet:
+def _make_model(config: TrainConfig, classes: tuple[str, ...], report: Report) -> WideResNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "weights"))
-        model = WideResNet(config.depth, config.widen_factor, num_classes)
+        model = WideResNet(config.depth, config.widen_factor, len(classes))
     if config.init_from is not None:
-        weights = load_weights(config.init_from)
+        weights, about = read_weights(config.init_from)
         own = model.state_dict()
         wrong = sorted(
             name
@@ -193,7 +194,26 @@ def _make_model(config: TrainConfig, num_classes: int) -> WideResNet:
         if wrong:
             raise InputError(
                 f"--init-from {config.init_from} does not fit WRN-{config.depth}-{config.widen_factor} with "
-                f"{num_classes} classes: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}"
+                f"{len(classes)} classes: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}"
             )
-        model.load_state_dict(weights)
+        model.load_state_dict(_for_classes(weights, about, config, classes, report))
     return model
+
+
+def _for_classes(
+    weights: dict[str, Tensor], about: About, config: TrainConfig, classes: tuple[str, ...], report: Report
+) -> dict[str, Tensor]:
+    """``weights`` with the last layer's outputs in the order of ``classes``, if they are of the same ones."""
+    if about.normalization not in (None, OURS):
+        raise InputError(f"--init-from {config.init_from}: its network does not take images in [-1, 1], as ours does")
+    if about.classes is not None and len(about.classes) != len(classes):
+        raise InputError(f"--init-from {config.init_from}: it names {len(about.classes)} classes for other outputs")
+    try:
+        found = match(about.classes, len(classes), classes)
+    except InputError as error:  # other classes: what fine-tuning usually is
+        report.note(f"--init-from {config.init_from}: {error}; the last layer's weights begin as they are, by position")
+        return weights
+    if found.note:
+        report.note(f"--init-from {config.init_from}: {found.note}")
+    order = list(found.columns)
+    return {**weights, **{name: weights[name][order] for name in ("fc.weight", "fc.bias")}}

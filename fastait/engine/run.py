@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from fastait.config import TrainConfig
 from fastait.engine.distributed import Ranks, join, launched
@@ -19,8 +19,8 @@ from fastait.engine.prepare import Prepared
 from fastait.engine.report import Report
 from fastait.engine.run_folder import RunFolder
 from fastait.engine.signals import StopRequest
+from fastait.engine.weights import contiguous, wide_resnet
 from fastait.errors import FastaitError, InputError, RunError
-from fastait.models import WideResNet
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
             return _resume(out, ranks, device, report, config)
         with RunFolder(ranks.from_first(lambda: RunFolder.new(out).path), writes=ranks.first) as folder:
             prepared = Prepared(config, report, ranks, device)
-            ranks.from_first(lambda: folder.begin(config))
+            ranks.from_first(lambda: folder.begin(config, prepared.dataset.classes))
             return _go_on(folder, prepared, report, None)
 
 
@@ -97,7 +97,7 @@ def _resume(path: Path, ranks: Ranks, device: str, report: Report, asked: TrainC
         config, finished, checkpoint = ranks.from_first(read)
         if finished is not None:
             report.result(finished, str(path))
-            return TrainResult(path, _trained_model(config, folder.weights()), finished)
+            return TrainResult(path, wide_resnet(config.depth, config.widen_factor, folder.weights()), finished)
         if checkpoint is None:
             return _go_on(folder, Prepared(config, report, ranks, device), report, None)
         torch.set_num_threads(checkpoint["environment"]["threads"])
@@ -142,12 +142,6 @@ def _refuse_other_config(folder: RunFolder, other: Path | str, saved: dict[str, 
         raise InputError(f"{folder.config_file} is not what {other} was made with: {', '.join(changed)}")
 
 
-def _trained_model(config: TrainConfig, weights: dict[str, Tensor]) -> nn.Module:
-    model = WideResNet(config.depth, config.widen_factor, len(weights["fc.bias"]))
-    model.load_state_dict(weights)
-    return model.eval()
-
-
 def _dated_folder(config: TrainConfig) -> Path:
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{config.dataset}-{config.method}"
 
@@ -163,4 +157,4 @@ def _go_on(folder: RunFolder, prepared: Prepared, report: Report, checkpoint: di
     finally:
         report.finish()
     report.result(result, str(folder.path))
-    return TrainResult(folder.path, prepared.model.eval(), result)
+    return TrainResult(folder.path, contiguous(prepared.model).eval(), result)

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fastait.config import TrainConfig
+from fastait.engine.weights import About, load_weights, packed
 from fastait.errors import InputError
 from fastait.files import PARTIAL, write_whole
 
 CHECKPOINT_FORMAT = "fastait checkpoint 3"
+
+CLASSES = "classes"
+"""The key of ``config.json`` that is no setting: the names of the classes that the run tells apart, in order."""
 
 
 class RunFolder:
@@ -50,8 +52,8 @@ class RunFolder:
         folder._refuse_used()
         return folder
 
-    def begin(self, config: TrainConfig) -> None:
-        """Make the folder, lock it and write the run's settings.
+    def begin(self, config: TrainConfig, classes: tuple[str, ...] = ()) -> None:
+        """Make the folder, lock it and write the run's settings and the names of its classes.
 
         Raises:
             InputError: it cannot be made, or another run has been begun in it meanwhile.
@@ -62,7 +64,7 @@ class RunFolder:
             raise InputError(f"--out {self.path} cannot be made: {error.strerror}") from None
         self.lock()
         self._refuse_used()
-        write_whole(self.config_file, _json(config.to_json()))
+        write_whole(self.config_file, _json({**config.to_json(), **({CLASSES: classes} if classes else {})}))
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
@@ -136,7 +138,9 @@ class RunFolder:
             InputError: ``config.json`` is damaged or of another version.
         """
         try:
-            config = TrainConfig.from_json(json.loads(self.config_file.read_text()))
+            settings = json.loads(self.config_file.read_text())
+            settings.pop(CLASSES, None)
+            config = TrainConfig.from_json(settings)
             config.check()
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
@@ -176,11 +180,11 @@ class RunFolder:
         if self.writes:
             write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
 
-    def save_weights(self, weights: dict[str, Tensor], *, best: bool = False) -> None:
+    def save_weights(self, weights: dict[str, Tensor], about: About, *, best: bool = False) -> None:
         """The network's state dict as safetensors: that of the last epoch, or of the best one."""
         if self.writes:
             file = self.best_weights_file if best else self.weights_file
-            write_whole(file, save({name: tensor.contiguous() for name, tensor in weights.items()}))
+            write_whole(file, packed(weights, about))
 
     def save_result(self, result: dict[str, Any]) -> None:
         """The finished run's figures."""
@@ -208,20 +212,6 @@ class RunFolder:
 
 
 _LOCK = ".lock"
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file.
-
-    Raises:
-        InputError: there is no such file, or it is no safetensors file.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file of weights")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file: {error}") from None
 
 
 def _json(values: dict[str, Any]) -> bytes:

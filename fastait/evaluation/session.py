@@ -1,6 +1,8 @@
 """An evaluation from its arguments to its files: what ``python -m fastait.eval`` does."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -15,19 +17,22 @@ from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
 from fastait.attacks.columns import groups, parse, parse_all
+from fastait.classes import are_numbers
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.engine.distributed import Ranks, join
 from fastait.engine.hardware import environment
-from fastait.engine.precision import current, full_precision, resolve_device
+from fastait.engine.precision import current, resolve_device
 from fastait.engine.report import Report, epsilon_text
 from fastait.engine.signals import StopRequest
 from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.checkpoints import check_robustbench, export_robustbench, load_model
-from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
-from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
+from fastait.evaluation.checkpoints import Loaded, check_robustbench, export_robustbench, read_model
+from fastait.evaluation.entrants import Entrant, make_entrant
+from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate
+from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
+from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.files import write_whole
 
@@ -49,10 +54,12 @@ def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Eva
         InputError: a model, the data set or an attack is not what it must be; found before anything is measured.
         Interrupted: SIGINT or SIGTERM; finished batches are kept and not measured again.
     """
+    arguments.check()
     out = arguments.out or Path("evals") / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
     with (
         join(arguments.device, timeout=PATIENCE) as (ranks, device),
         current(resolve_device(device)),
+        _determinism(arguments.deterministic),
         StopRequest() as stop,
     ):
         report = Report(show and ranks.first)
@@ -84,28 +91,35 @@ class _Session:
         self.device = device
         self.report = report
         self.stop = stop
-        if arguments.deterministic:
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
         columns = parse_all(arguments.names())
         paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
-        loaded = [load_model(path, arguments.inputs) for path in paths]
-        self.configs = [config for _, config in loaded]
-        self.networks = [network.to(device).to(memory_format=torch.channels_last) for network, _ in loaded]
+        self.loaded = [read_model(path) for path in paths]
+        self.configs = [loaded.config for loaded in self.loaded]
+        self.names = _names(arguments.models)
         self.dataset = self._dataset()
         self.images = self._images(self.dataset)
-        for path, network in zip(paths, self.networks, strict=True):
-            self._check(path, network)
-        self.surrogate = self.networks.pop() if arguments.surrogate else None
+        self.entrants = [self._entrant(loaded) for loaded in self.loaded]
+        self.surrogate = self.entrants.pop() if arguments.surrogate else None
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
-        self.names = _names(arguments.models)
         if any(column.needs_library for column in columns):
-            available(len(self.dataset.classes))
+            available(min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
-            for network in self.networks:
-                check_robustbench(network)
-        self.batch_size = arguments.batch_size or default_batch_size(self.networks[0], self.images)
+            for entrant in self.entrants:
+                check_robustbench(entrant.normalized, f"{entrant.path}, {entrant.why}")
+        self.batch_size = arguments.batch_size or default_batch_size(self.entrants[0].model, self.images)
+
+    def _entrant(self, loaded: Loaded) -> Entrant:
+        arguments, kind = self.arguments, self.arguments.dataset or self.configs[0].get("dataset")
+        return make_entrant(
+            loaded,
+            self.dataset.classes,
+            numbered=kind == "parquet" and are_numbers(self.dataset.classes),
+            asked=forced(arguments.inputs, arguments.mean, arguments.std),
+            images=self.dataset.test,
+            device=self.device,
+            ranks=self.ranks,
+        )
 
     def _dataset(self) -> Dataset:
         given, config = self.arguments, self.configs[0]
@@ -154,39 +168,35 @@ class _Session:
             raise InputError(f"--samples {samples} is more than the {len(dataset.test)} test images")
         return dataset.test.stratified(samples)
 
-    def _check(self, path: Path, network: nn.Module) -> None:
-        with torch.no_grad(), full_precision(self.device):
-            logits = network(self.images.floats(torch.arange(min(4, len(self.images))), self.device))
-        try:
-            check_logits(logits, len(self.dataset.classes))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-
     def run(self) -> list[Evaluation]:
         """Everything that is asked for."""
         arguments = self.arguments
         journal = self._journal()
+        for name, one in zip(self.names, self.entrants, strict=True):
+            self._say(name, one)
+        if self.surrogate is not None:
+            self._say("the surrogate", self.surrogate)
         names = arguments.names()
         work = self._work(names)
         total = sum(
             (1 + len(groups(parse_all(attacks)))) * -(-len(images) // (self.batch_size * self.ranks.size))
             for images, attacks in work
         )
-        total *= len(self.networks) * len(arguments.epsilon)
+        total *= len(self.entrants) * len(arguments.epsilon)
         done = 0
         self.report.start("evaluating", total)
         found: list[Evaluation] = []
         masking: dict[str, list[Check]] = {}
-        surrogate = None if self.surrogate is None else weights_checksum(self.surrogate)
-        for name, network in zip(self.names, self.networks, strict=True):
+        surrogate = None if self.surrogate is None else self.surrogate.model
+        for name, one in zip(self.names, self.entrants, strict=True):
             subject = {
-                "model": weights_checksum(network),
-                "inputs": arguments.inputs,
+                **one.decides(),
                 "noise": arguments.input_noise,
-                "surrogate": surrogate,
+                "surrogate": None if self.surrogate is None else self.surrogate.decides(),
                 **self._versions(),
             }
-            model = network if arguments.input_noise is None else RandomSignNoise(network, arguments.input_noise).eval()
+            noise = arguments.input_noise
+            model = one.model if noise is None else RandomSignNoise(one.model, noise).eval()
 
             def advance(column: str, name: str = name) -> None:
                 nonlocal done
@@ -206,7 +216,7 @@ class _Session:
                             step_size=arguments.step_size,
                             seed=arguments.seed,
                             batch_size=self.batch_size,
-                            surrogate=self.surrogate,
+                            surrogate=surrogate,
                             journal=journal.of(**subject, images=images_checksum(images)),
                             advance=advance,
                             ranks=self.ranks,
@@ -222,6 +232,11 @@ class _Session:
         self.report.finish()
         self.ranks.from_first(lambda: self._write(found, masking))
         return found
+
+    def _say(self, name: str, entrant: Entrant) -> None:
+        self.report.note(f"{name}: the normalisation {entrant.normalization} is assumed ({entrant.why})")
+        for note in entrant.notes:
+            self.report.note(f"{name}: {note}")
 
     def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str]]]:
         """Which images are attacked how."""
@@ -265,7 +280,7 @@ class _Session:
             epsilon=self.arguments.epsilon[0],
             seed=self.arguments.seed,
             batch_size=self.batch_size,
-            surrogate=self.surrogate,
+            surrogate=None if self.surrogate is None else self.surrogate.model,
             outcomes=outcomes if few is self.images else None,
             journal=lambda images: journal.of(**subject, images=images_checksum(images)),
             advance=advance,
@@ -275,10 +290,13 @@ class _Session:
         arguments = self.arguments
         about: dict[str, Any] = {
             "dataset": self.dataset.name,
+            "classes": list(self.dataset.classes),
             "data_checksum": self.dataset.checksum,
             "images": len(self.images),
             "models": {n: str(p) for n, p in zip(self.names, arguments.models, strict=True)},
             "surrogate": arguments.surrogate and str(arguments.surrogate),
+            "inputs": {n: one.described() for n, one in zip(self.names, self.entrants, strict=True)},
+            "surrogate_inputs": self.surrogate and self.surrogate.described(),
             "step_size": arguments.step_size,
             "seed": arguments.seed,
             "input_noise": arguments.input_noise,
@@ -294,8 +312,8 @@ class _Session:
         write_whole(self.out / "eval.csv", as_csv(found).encode())
         write_whole(self.out / "eval.md", markdown(found, heading).encode())
         if arguments.export == "robustbench":
-            for name, network in zip(self.names, self.networks, strict=True):
-                export_robustbench(network, self.out / f"{name}-robustbench.pt")
+            for name, entrant in zip(self.names, self.entrants, strict=True):
+                export_robustbench(entrant.normalized, self.out / f"{name}-robustbench.pt")
         if self.report.show:
             show(found, heading, masking, str(self.out))
 
@@ -310,6 +328,23 @@ class _Session:
         return Interrupted(
             f"stopped; finished batches are kept, go on with the same command and --out {self.out}", number
         )
+
+
+@contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Deterministic algorithms if ``wanted``; what the caller had set is put back."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:

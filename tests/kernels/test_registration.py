@@ -25,7 +25,7 @@ def operator_calls(dtype, layout="contiguous"):
     counts = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     logits, target = (random((3, 5), dtype, seed=i) for i in range(2))
     upstream = random((3,), torch.float64 if dtype == torch.float64 else torch.float32)
-    log_sum = logits.to(upstream.dtype).logsumexp(1)
+    rest = logits.to(upstream.dtype).logsumexp(1)
     images = torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8, device=DEVICE)
     shift = torch.ones(3, 2, dtype=torch.int64, device=DEVICE)
     step = (0.1, 0.05, 0.0, 1.0)
@@ -38,9 +38,9 @@ def operator_calls(dtype, layout="contiguous"):
         (NAMESPACE.random_start, (x, 0.1, scalar(3), scalar(), 4)),
         (NAMESPACE.soft_cross_entropy, (grad_logits, target.clone().requires_grad_())),
         (NAMESPACE.soft_cross_entropy, (grad_logits, target)),
-        (NAMESPACE.soft_cross_entropy_backward, (upstream, logits, target, log_sum, True)),
+        (NAMESPACE.soft_cross_entropy_backward, (upstream, logits, target, rest, True)),
         (NAMESPACE.interpolated_cross_entropy, (grad_logits, LABELS, LABELS.flip(0), 0.5)),
-        (NAMESPACE.interpolated_cross_entropy_backward, (upstream, logits, LABELS, LABELS.flip(0), log_sum, 0.5)),
+        (NAMESPACE.interpolated_cross_entropy_backward, (upstream, logits, LABELS, LABELS.flip(0), rest, 0.5)),
         (NAMESPACE.margin_loss, (grad_logits, LABELS, 50.0)),
         (NAMESPACE.margin_loss_backward, (upstream, LABELS, LABELS.flip(0), logits)),
         (NAMESPACE.cosine_distance, (grad_logits, target, True)),

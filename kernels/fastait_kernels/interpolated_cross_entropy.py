@@ -12,6 +12,8 @@ from fastait_kernels._support import (
     cdiv,
     check_label_range,
     check_labels,
+    check_number,
+    check_reduction,
     check_rows,
     jit,
     on_device_of,
@@ -50,11 +52,13 @@ def interpolated_cross_entropy(
         TypeError: a dtype is not as above.
         ValueError: a shape, device or label is not as above, or ``epsilon_y`` is out of range.
     """
-    check_rows("logits", logits)
+    check_rows("logits", logits, "logits [B, K]")
     check_labels("y", y, logits)
     check_labels("y_partner", y_partner, logits)
     if logits.shape[1] < 2:
         raise ValueError(f"logits must have at least two classes, got {logits.shape[1]}")
+    epsilon_y = check_number("epsilon_y", epsilon_y)
+    check_reduction(reduction)
     if not 0 <= epsilon_y <= 1:
         raise ValueError(f"epsilon_y must be in [0, 1], got {epsilon_y}")
     return reduce(_forward(logits, y, y_partner, epsilon_y)[0], reduction)
@@ -133,9 +137,7 @@ def backward_kernel(
     tl.store(grad_ptr + out, round_to(gradient, grad_ptr.dtype.element_ty), mask=inside)
 
 
-def launch_forward(
-    loss: Tensor, rest: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, epsilon_y: float
-) -> None:
+def launch_forward(loss: Tensor, rest: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, epsilon_y: float) -> None:
     """Run the forward kernel."""
     rows, num_classes = logits.shape
     if rows == 0:
@@ -215,9 +217,7 @@ def _(logits, y, y_partner, epsilon_y):
 
 
 @torch.library.custom_op("fastait_kernels::interpolated_cross_entropy_backward", mutates_args=())
-def _backward(
-    upstream: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, rest: Tensor, epsilon_y: float
-) -> Tensor:
+def _backward(upstream: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, rest: Tensor, epsilon_y: float) -> Tensor:
     if not kernel_takes(logits):
         target = interpolated_labels(y, y_partner, epsilon_y, logits.shape[1], exact_dtype(logits))
         return reference_backward(upstream, logits, target, False)[0]

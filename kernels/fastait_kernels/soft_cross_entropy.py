@@ -13,6 +13,7 @@ from fastait_kernels._support import (
     HAS_TRITON,
     accumulate_dtype,
     cdiv,
+    check_reduction,
     check_rows,
     jit,
     next_power_of_2,
@@ -21,7 +22,6 @@ from fastait_kernels._support import (
     round_to,
     tl,
     use_kernel,
-    widen,
 )
 
 MAX_CLASSES = 1 << 14
@@ -49,8 +49,14 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") 
         TypeError: a dtype is not floating-point.
         ValueError: shapes or devices differ, rows are not contiguous, or ``reduction`` is another word.
     """
-    check_rows("logits", logits)
-    check_rows("target", target)
+    check_rows("logits", logits, "logits [B, K]")
+    if isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex()):
+        raise TypeError(
+            f"target must be floating-point (soft labels [B, K]), got {target.dtype} {list(target.shape)}: classes are "
+            f"for F.cross_entropy or interpolated_cross_entropy, or F.one_hot(target, {logits.shape[1]}).float()"
+        )
+    check_rows("target", target, "soft labels [B, K]")
+    check_reduction(reduction)
     if target.shape != logits.shape:
         raise ValueError(f"target must have the logits' shape {tuple(logits.shape)}, got {tuple(target.shape)}")
     if target.device != logits.device:
@@ -63,6 +69,7 @@ class SoftCrossEntropy(torch.nn.Module):
 
     def __init__(self, reduction: str = "mean"):
         super().__init__()
+        check_reduction(reduction)
         self.reduction = reduction
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -205,7 +212,8 @@ def backward_kernel(
 def tile(num_classes: int) -> dict[str, int]:
     """Rows and columns of a program's tile: about 1,024 elements, a row at least."""
     width = next_power_of_2(num_classes)
-    return {"ROWS": max(1, 1024 // width), "WIDTH": width, "num_warps": 4 if width <= 2048 else 8 if width <= 4096 else 16}
+    num_warps = 4 if width <= 2048 else 8 if width <= 4096 else 16
+    return {"ROWS": max(1, 1024 // width), "WIDTH": width, "num_warps": num_warps}
 
 
 def launch_forward(loss: Tensor, rest: Tensor, logits: Tensor, target: Tensor) -> None:
@@ -255,9 +263,7 @@ def reference_forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return -terms.sum(dim=1).to(dtype), rest.squeeze(1).to(dtype)
 
 
-def reference_backward(
-    upstream: Tensor, logits: Tensor, target: Tensor, target_grad: bool
-) -> tuple[Tensor, Tensor]:
+def reference_backward(upstream: Tensor, logits: Tensor, target: Tensor, target_grad: bool) -> tuple[Tensor, Tensor]:
     """The gradients for logits and target, in torch; the second is empty where it is not asked for."""
     difference, powers, largest, rest = _below_top_torch(logits)
     t, total = target.to(rest.dtype), 1 + rest
@@ -269,7 +275,7 @@ def reference_backward(
 
 
 def exact_dtype(logits: Tensor) -> torch.dtype:
-    """What the references compute in: fp64 on a CPU, where it costs nothing beside a network, and as kernels elsewhere."""
+    """What the references compute in: fp64 on a CPU, where that costs nothing beside a network, else like kernels."""
     return torch.float64 if logits.device.type == "cpu" else accumulate_dtype(logits.dtype)
 
 

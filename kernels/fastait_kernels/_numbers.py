@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastait_kernels._support import HAS_TRITON, check_epsilon, check_number, check_tensor, jit, tl, use_kernel
+from fastait_kernels._support import (
+    FLOAT_DTYPES,
+    HAS_TRITON,
+    check_epsilon,
+    check_number,
+    check_tensor,
+    jit,
+    tl,
+    use_kernel,
+)
 
 Number = float | Tensor
 
@@ -54,9 +63,9 @@ def check(name: str, value: Any) -> Number:
 
 
 def check_type(name: str, value: Tensor) -> None:
-    """Raise unless a tensor of numbers is floating-point."""
+    """Raise unless a tensor of numbers is floating-point, of 16, 32 or 64 bits."""
     check_tensor(name, value)
-    if not value.is_floating_point():
+    if value.dtype not in FLOAT_DTYPES:
         got = f"{value.dtype} {list(value.shape)}"
         raise TypeError(f"{name} must be a number or a floating-point tensor, got {got}; {name}.float() converts")
 

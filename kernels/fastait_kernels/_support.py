@@ -227,7 +227,7 @@ def check_epsilon(epsilon: Any, or_what: str = "") -> float:
 def check_reduction(reduction: Any) -> None:
     """Raise a ValueError unless ``reduction`` is one of ``REDUCTIONS``."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r:.40}")
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {described(reduction)}")
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:

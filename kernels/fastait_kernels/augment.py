@@ -16,6 +16,7 @@ from fastait_kernels._support import (
     check_epsilon,
     check_integer,
     check_tensor,
+    described,
     jit,
     on_device_of,
     round_inside,
@@ -87,8 +88,8 @@ def augment(
     padding = check_integer("padding", padding)
     if padding < 0:
         raise ValueError(f"padding must be >= 0, got {padding}")
-    if dtype not in DTYPES:
-        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r:.40}")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {described(dtype)}")
     epsilon = check_epsilon(epsilon)
     if epsilon and dtype == torch.uint8:
         raise ValueError("epsilon needs a floating-point dtype, got torch.uint8")

@@ -62,10 +62,9 @@ def test_sure_networks():
         logits = scale * torch.randn(512, 10, generator=generator, device=DEVICE)
         target = logits.softmax(1)
         moved = logits + 1e-3 * scale * torch.randn(512, 10, generator=generator, device=DEVICE)
-        grads = []
-        for loss in (lambda z: ops.soft_cross_entropy(z, target, "sum"), lambda z: -(target * z.log_softmax(1)).sum()):
-            leaf = moved.clone().requires_grad_()
-            grads.append(torch.autograd.grad(loss(leaf), leaf)[0].double())
+        leaf, grads = moved.clone().requires_grad_(), []
+        for loss in (ops.soft_cross_entropy(leaf, target, "sum"), -(target * leaf.log_softmax(1)).sum()):
+            grads.append(torch.autograd.grad(loss, leaf)[0].double())
         z, t = moved.double(), target.double()
         largest = F.one_hot(z.argmax(1), 10).bool()
         powers = (z - z.amax(1, keepdim=True)).exp()

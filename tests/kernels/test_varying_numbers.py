@@ -68,7 +68,7 @@ def numbers_of(forms, shape, seed=0):
     return [number(form, shape, *r, seed=seed + i) for i, (form, r) in enumerate(zip(forms, ranges, strict=True))]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(
     dtype=st.sampled_from(DTYPES),
     layout=st.sampled_from(sorted(LAYOUTS)),
@@ -88,7 +88,7 @@ def test_step_is_torchs_to_the_bit_and_in_the_ball_as_stored(dtype, layout, shap
         assert ((out.double() >= lower) & (out.double() <= upper)).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     dtype=st.sampled_from(DTYPES),
     layout=st.sampled_from(sorted(LAYOUTS)),
@@ -125,8 +125,8 @@ def test_against_fp64(dtype, layout, shape):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (4, 3, 32, 32)])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 3, 32, 32)])
 def test_equal_values_are_a_plain_number(layout, shape, form):
     x, grad, origin = images(shape, torch.float32, layout)
     plain = (0.1, 0.05, -1.0, 1.0)

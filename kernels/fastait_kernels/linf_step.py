@@ -259,24 +259,29 @@ def varying_kernel(
     offsets = start + tl.arange(0, BLOCK)
     image = where_along(start, n, IMAGE_STRIDE, IMAGE_SIZE, BLOCK)
     channel = where_along(start, n, CHANNEL_STRIDE, CHANNEL_SIZE, BLOCK)
-    step_size = value(step_size, image, channel, STEP_IMAGE, STEP_CHANNEL)
-    epsilon = value(epsilon, image, channel, EPSILON_IMAGE, EPSILON_CHANNEL)
-    lower = value(lower, image, channel, LOWER_IMAGE, LOWER_CHANNEL)
-    upper = value(upper, image, channel, UPPER_IMAGE, UPPER_CHANNEL)
+    # Read in each branch: kept across them, four numbers for each of 16 half-precision elements spill on some cards.
     if start + BLOCK <= n:
+        size = value(step_size, image, channel, STEP_IMAGE, STEP_CHANNEL)
+        radius = value(epsilon, image, channel, EPSILON_IMAGE, EPSILON_CHANNEL)
+        low = value(lower, image, channel, LOWER_IMAGE, LOWER_CHANNEL)
+        high = value(upper, image, channel, UPPER_IMAGE, UPPER_CHANNEL)
         x = tl.load(x_ptr + offsets)
         grad = tl.load(grad_ptr + offsets)
-        origin = _or_nan(tl.load(origin_ptr + offsets).to(tl.float32), epsilon, lower, upper)
-        tl.store(out_ptr + offsets, _moved(x, grad, origin, step_size, epsilon, lower, upper, out_ptr.dtype.element_ty))
+        origin = _or_nan(tl.load(origin_ptr + offsets).to(tl.float32), radius, low, high)
+        tl.store(out_ptr + offsets, _moved(x, grad, origin, size, radius, low, high, out_ptr.dtype.element_ty))
         if COUNT:
             _count(counts_ptr, grad.to(tl.float32))
     else:
+        size = value(step_size, image, channel, STEP_IMAGE, STEP_CHANNEL)
+        radius = value(epsilon, image, channel, EPSILON_IMAGE, EPSILON_CHANNEL)
+        low = value(lower, image, channel, LOWER_IMAGE, LOWER_CHANNEL)
+        high = value(upper, image, channel, UPPER_IMAGE, UPPER_CHANNEL)
         inside = offsets < n
         x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
         grad = tl.load(grad_ptr + offsets, mask=inside, other=1.0)
         origin = tl.load(origin_ptr + offsets, mask=inside, other=0.0)
-        origin = _or_nan(origin.to(tl.float32), epsilon, lower, upper)
-        moved = _moved(x, grad, origin, step_size, epsilon, lower, upper, out_ptr.dtype.element_ty)
+        origin = _or_nan(origin.to(tl.float32), radius, low, high)
+        moved = _moved(x, grad, origin, size, radius, low, high, out_ptr.dtype.element_ty)
         tl.store(out_ptr + offsets, moved, mask=inside)
         if COUNT:
             _count(counts_ptr, grad.to(tl.float32))

@@ -25,6 +25,8 @@ def inputs():
         "grad": grad - 0.5,
         "origin": origin,
         "logits": torch.randn(BATCH, CLASSES, device=DEVICE, requires_grad=True),
+        "mean": torch.tensor([0.4914, 0.4822, 0.4465], device=DEVICE).view(3, 1, 1),
+        "std": torch.tensor([0.2471, 0.2435, 0.2616], device=DEVICE).view(3, 1, 1),
         "target": torch.rand(BATCH, CLASSES, device=DEVICE).softmax(1),
         "y": torch.randint(0, CLASSES, (BATCH,), device=DEVICE),
         "features": torch.rand(BATCH, FEATURES, device=DEVICE, requires_grad=True),
@@ -40,6 +42,18 @@ def inputs():
 
 def both_ways(loss, leaf):
     return torch.autograd.grad(loss, leaf)
+
+
+def normalised(v):
+    """Step size, radius and limits of pixels as fast_adversarial has them: one of each for every channel."""
+    return 2 / 255 / v["std"], 8 / 255 / v["std"], (0 - v["mean"]) / v["std"], (1 - v["mean"]) / v["std"]
+
+
+def eager_per_channel(v):
+    step_size, epsilon, lower, upper = v["numbers"]
+    moved = v["x"] + step_size * v["grad"].sign()
+    moved = torch.min(torch.max(moved, v["origin"] - epsilon), v["origin"] + epsilon)
+    return torch.min(torch.max(moved, lower), upper)
 
 
 def eager_labels(v):
@@ -69,6 +83,10 @@ PAIRS = {
         lambda v: torch.min(
             torch.max(v["x"] + 2 / 255 * v["grad"].sign(), v["origin"] - 8 / 255), v["origin"] + 8 / 255
         ).clamp(0, 1),
+    ),
+    "linf_step, per channel": (
+        lambda v: ops.linf_step(v["x"], v["grad"], v["origin"], *v["numbers"]),
+        eager_per_channel,
     ),
     "random_start": (
         lambda v: ops.random_start(v["x"], 8 / 255, v["seed"], v["offset"]),
@@ -102,6 +120,7 @@ PAIRS = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_operator_against_eager(benchmark, name):
     values = inputs()
+    values["numbers"] = normalised(values)
     operator, eager = PAIRS[name]
     medians = alternate(
         benchmark, {"eager": lambda: eager(values), name: lambda: operator(values)}, rounds=ROUNDS, warmup=20

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ except ImportError:  # no triton wheel for this platform: the torch references s
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernels take; fp64, for gradient checks, is computed by the torch references."""
+
+FLOAT_DTYPES = (*KERNEL_DTYPES, torch.float64)
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -85,14 +88,38 @@ def is_dense(t: Tensor) -> bool:
     return True
 
 
-def check_float(name: str, t: Tensor) -> None:
-    """Raise a TypeError unless ``t`` is floating-point."""
-    if not t.is_floating_point():
-        raise TypeError(f"{name} must be floating-point (images in [0, 1]), got {t.dtype}")
+def described(value: Any) -> str:
+    """What a wrong argument is, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor, {value.dtype} {list(value.shape)} on {value.device}"
+    kind = type(value).__name__
+    if type(value).__module__ != "builtins":
+        kind = f"{type(value).__module__.split('.')[0]}.{kind}"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"{kind} {list(shape)}"
+    return repr(value) if value is None or isinstance(value, bool) else f"{value!r:.40} ({kind})"
 
 
-def check_same(name: str, t: Tensor, x: Tensor, *, other: str = "x") -> None:
+def check_tensor(name: str, t: Any, what: str = "tensor") -> None:
+    """Raise a TypeError unless ``t`` is a tensor, a ValueError unless it is a strided one."""
+    if not isinstance(t, Tensor):
+        hint = f"; torch.as_tensor({name}, device=...) makes one" if hasattr(t, "__array__") else ""
+        raise TypeError(f"{name} must be a {what}, got {described(t)}{hint}")
+    if t.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got {t.layout}; {name}.to_dense() makes one")
+
+
+def check_float(name: str, t: Any, what: str = "images, [0, 1] or normalised") -> None:
+    """Raise a TypeError unless ``t``, which holds ``what``, is floating-point, of a type that is computed in."""
+    check_tensor(name, t)
+    if t.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be floating-point ({what}) of 16, 32 or 64 bits, got {t.dtype} {list(t.shape)}")
+
+
+def check_same(name: str, t: Any, x: Tensor, *, other: str = "x") -> None:
     """Raise unless ``t`` has the shape, dtype and device of ``x``, which the message calls ``other``."""
+    check_tensor(name, t)
     if t.shape != x.shape:
         raise ValueError(f"{name} must have {other}'s shape {tuple(x.shape)}, got {tuple(t.shape)}")
     if t.dtype != x.dtype:
@@ -101,7 +128,7 @@ def check_same(name: str, t: Tensor, x: Tensor, *, other: str = "x") -> None:
         raise ValueError(f"{name} must be on {other}'s device {x.device}, got {t.device}")
 
 
-def check_like(name: str, t: Tensor, x: Tensor) -> None:
+def check_like(name: str, t: Any, x: Tensor) -> None:
     """Raise unless ``t`` has the shape, dtype, device and memory layout of ``x``."""
     check_same(name, t, x)
     if not same_layout(t, x):
@@ -117,23 +144,32 @@ def check_dense(name: str, t: Tensor) -> None:
         raise ValueError(f"{name} must be dense (contiguous, channels_last or a permutation), got strides {t.stride()}")
 
 
-def check_rows(name: str, t: Tensor) -> None:
-    """Raise unless ``t`` is floating-point [B, K] with contiguous rows."""
-    check_float(name, t)
+def check_rows(name: str, t: Any, what: str) -> None:
+    """Raise unless ``t``, which holds ``what``, is floating-point [B, K] with contiguous rows."""
+    check_float(name, t, what)
     if t.dim() != 2:
-        raise ValueError(f"{name} must be two-dimensional, got shape {tuple(t.shape)}")
+        raise ValueError(f"{name} must be two-dimensional ({what}), got shape {tuple(t.shape)}")
+    if t.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column ({what}), got shape {tuple(t.shape)}")
     if t.shape[1] > 1 and t.stride(1) != 1:
-        raise ValueError(f"{name} must have contiguous rows, got strides {t.stride()}")
+        raise ValueError(f"{name} must have contiguous rows, got strides {t.stride()}; {name}.contiguous() has them")
 
 
-def check_labels(name: str, y: Tensor, logits: Tensor) -> None:
+def check_labels(name: str, y: Any, logits: Tensor) -> None:
     """Raise unless ``y`` is int64 [B] beside logits [B, K].
 
     Values out of range raise where that costs no synchronisation, that is on the CPU outside of tracing; on a GPU the
     kernels make their rows' losses and gradients NaN instead and never read outside the row.
     """
+    check_tensor(name, y, "tensor of classes")
+    if y.shape == logits.shape and y.dim() == 2:
+        raise (TypeError if y.dtype != torch.int64 else ValueError)(
+            f"{name} must be int64 classes of shape {tuple(logits.shape[:1])}, got {y.dtype} {tuple(y.shape)}: "
+            f"soft or one-hot labels are for soft_cross_entropy, {name}.argmax(1) makes classes of one-hot ones"
+        )
     if y.dtype != torch.int64:
-        raise TypeError(f"{name} must be int64, got {y.dtype}")
+        hint = "" if y.is_floating_point() or y.dtype == torch.bool else f"; {name}.long() converts"
+        raise TypeError(f"{name} must be int64, got {y.dtype} {tuple(y.shape)}{hint}")
     if y.shape != logits.shape[:1]:
         raise ValueError(f"{name} must have shape {tuple(logits.shape[:1])}, got {tuple(y.shape)}")
     if y.device != logits.device:
@@ -149,23 +185,53 @@ def check_label_range(name: str, y: Tensor, num_classes: int) -> None:
             raise ValueError(f"{name} must be in [0, {num_classes}), the number of classes, got {bad}")
 
 
-def check_counter(name: str, t: Tensor | None, device: torch.device) -> None:
-    """Raise a ValueError unless ``t`` is int64 [1] on ``device``."""
+def check_counter(name: str, t: Any, device: torch.device) -> None:
+    """Raise a TypeError or ValueError unless ``t`` is int64 [1] on ``device``."""
+    wanted = f"{name} must be int64 [1] on {device}"
+    if t is not None and not isinstance(t, Tensor):
+        raise TypeError(f"{wanted}, got {described(t)}; torch.tensor([...], device=...) makes one")
     if t is None or t.dtype != torch.int64 or t.shape != (1,) or t.device != device:
         got = "nothing" if t is None else f"{t.dtype} {tuple(t.shape)} on {t.device}"
-        raise ValueError(f"{name} must be int64 [1] on {device}, got {got}")
+        raise ValueError(f"{wanted}, got {got}")
 
 
-def check_epsilon(epsilon: float) -> None:
-    """Raise a ValueError unless ``epsilon`` >= 0."""
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon must be >= 0, got {epsilon}")
+def check_integer(name: str, value: Any) -> int:
+    """``value`` as an int; raise a TypeError unless it is one of Python's or numpy's."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, (bool, Tensor)) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {described(value)}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, or_what: str = "") -> float:
+    """``value`` as a number; raise unless it is one (Python's or numpy's, no bool) and not NaN."""
+    if isinstance(value, (float, int)) and not isinstance(value, bool):
+        number = value  # a float that torch.compile traces stays one
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise TypeError(f"{name} must be a number{or_what}, got {described(value)}")
+    if number != number:
+        raise ValueError(f"{name} must be a number, got nan")
+    return number
+
+
+def check_epsilon(epsilon: Any, or_what: str = "") -> float:
+    """``epsilon`` as a number; raise a ValueError unless it is at least 0."""
+    if isinstance(epsilon, Real) and not (number := float(epsilon)) >= 0:
+        raise ValueError(f"epsilon must be >= 0, got {number}")
+    return check_number("epsilon", epsilon, or_what)
+
+
+def check_reduction(reduction: Any) -> None:
+    """Raise a ValueError unless ``reduction`` is one of ``REDUCTIONS``."""
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {described(reduction)}")
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:
     """``mean``, ``sum`` or ``none`` of per-row losses [B]."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
 
 

@@ -14,6 +14,9 @@ from fastait_kernels._support import (
     cdiv,
     check_counter,
     check_epsilon,
+    check_integer,
+    check_tensor,
+    described,
     jit,
     on_device_of,
     round_inside,
@@ -61,6 +64,8 @@ def augment(
         TypeError: a dtype is not as above.
         ValueError: a shape, device or number is not as above.
     """
+    for name, t in (("images_u8", images_u8), ("index", index), ("shift", shift), ("flip", flip)):
+        check_tensor(name, t)
     if images_u8.dtype != torch.uint8:
         raise TypeError(f"images_u8 must be uint8, got {images_u8.dtype}")
     if images_u8.dim() != 4 or not images_u8.is_contiguous():
@@ -74,17 +79,18 @@ def augment(
         ("flip", flip, torch.bool, (batch,)),
     ):
         if t.dtype != kind:
-            raise TypeError(f"{name} must be {kind}, got {t.dtype}")
+            raise TypeError(f"{name} must be {kind}, got {t.dtype}; {name}.to({kind}) converts")
         if tuple(t.shape) != shape or t.device != images_u8.device or not t.is_contiguous():
             raise ValueError(
                 f"{name} must be contiguous, of shape {['B', *shape[1:]]} and on {images_u8.device}, "
                 f"got {tuple(t.shape)} on {t.device}"
             )
+    padding = check_integer("padding", padding)
     if padding < 0:
         raise ValueError(f"padding must be >= 0, got {padding}")
-    if dtype not in DTYPES:
-        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
-    check_epsilon(epsilon)
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {described(dtype)}")
+    epsilon = check_epsilon(epsilon)
     if epsilon and dtype == torch.uint8:
         raise ValueError("epsilon needs a floating-point dtype, got torch.uint8")
     if epsilon:

@@ -112,6 +112,77 @@ def _augment(dtype: torch.dtype, noise: bool) -> Case:
     )
 
 
+def _varying(image: bool, channel: bool) -> dict[str, int]:
+    """Where numbers lie that differ per image, per channel or both, for a channels-last batch."""
+    return {
+        "IMAGE_STRIDE": 3 * 32 * 32 * image,
+        "IMAGE_SIZE": 0,
+        "CHANNEL_STRIDE": int(channel),
+        "CHANNEL_SIZE": 3 * channel,
+    }
+
+
+def _varying_step(dtype: torch.dtype, per: str) -> Case:
+    """The sign step with four tensors of numbers, one for each image or channel."""
+    from fastait_kernels.linf_step import BLOCK_BYTES
+
+    image, channel = per == "image", per == "channel"
+    names = ("STEP", "EPSILON", "LOWER", "UPPER")
+    return _case(
+        f"linf_step, per {per}",
+        dtype,
+        "linf_step",
+        "varying_kernel",
+        {
+            **{f"{t}_ptr": POINTER[dtype] for t in ("out", "x", "grad", "origin")},
+            "counts_ptr": None,
+            "n": "i32",
+            **dict.fromkeys(("step_size", "epsilon", "lower", "upper"), "*fp32"),
+            **_varying(image, channel),
+            **{f"{name}_IMAGE": int(image) for name in names},
+            **{f"{name}_CHANNEL": int(channel) for name in names},
+            "COUNT": False,
+            "BLOCK": BLOCK_BYTES // dtype.itemsize,
+        },
+        block=BLOCK_BYTES // dtype.itemsize,
+        minimum_bytes=4 * dtype.itemsize,
+        elements=ELEMENTS,
+        wide=(3, 1),
+        elementwise=True,
+    )
+
+
+def _varying_start(dtype: torch.dtype) -> Case:
+    """The random start with a radius for each channel of each image."""
+    from fastait_kernels.random_start import quads
+
+    return _case(
+        "random_start, per image and channel",
+        dtype,
+        "random_start",
+        "varying_kernel",
+        {
+            "out_ptr": POINTER[dtype],
+            "x_ptr": POINTER[dtype],
+            "n": "i32",
+            "epsilon": "*fp32",
+            "seed_ptr": "*i64",
+            "offset_ptr": "*i64",
+            "quads_before": "i32",
+            **_varying(image=True, channel=True),
+            "EPSILON_IMAGE": 3,
+            "EPSILON_CHANNEL": 1,
+            "QUADS": quads(dtype.itemsize),
+        },
+        options={"enable_fp_fusion": False},
+        block=4 * quads(dtype.itemsize),
+        minimum_bytes=2 * dtype.itemsize,
+        elements=ELEMENTS,
+        wide=(1, 1),
+        elementwise=True,
+    )
+
+
 def cases(dtype: torch.dtype) -> list[Case]:
     """Every kernel for images, logits or features of ``dtype``; uint8 images are ``augment``'s alone."""
     if dtype == torch.uint8:
@@ -177,6 +248,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
             elementwise=True,
         )
     )
+    found += [_varying_step(dtype, "channel"), _varying_step(dtype, "image"), _varying_start(dtype)]
     found += [_augment(dtype, noise) for noise in (False, True)]
     integers = dict.fromkeys(("rows", "num_classes"), "i32")
     found += [
@@ -187,7 +259,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
             "forward_kernel",
             {
                 "loss_ptr": "*fp32",
-                "log_sum_ptr": "*fp32",
+                "rest_ptr": "*fp32",
                 "logits_ptr": p,
                 "target_ptr": "*fp32",
                 **integers,
@@ -209,7 +281,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
                 "upstream_ptr": "*fp32",
                 "logits_ptr": p,
                 "target_ptr": "*fp32",
-                "log_sum_ptr": "*fp32",
+                "rest_ptr": "*fp32",
                 **integers,
                 **dict.fromkeys(("logits_stride", "target_stride", "upstream_stride"), "i32"),
                 "TARGET_GRAD": False,
@@ -225,7 +297,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
             "forward_kernel",
             {
                 "loss_ptr": "*fp32",
-                "log_sum_ptr": "*fp32",
+                "rest_ptr": "*fp32",
                 "logits_ptr": p,
                 "y_ptr": "*i64",
                 "y_partner_ptr": "*i64",
@@ -249,7 +321,7 @@ def cases(dtype: torch.dtype) -> list[Case]:
                 "logits_ptr": p,
                 "y_ptr": "*i64",
                 "y_partner_ptr": "*i64",
-                "log_sum_ptr": "*fp32",
+                "rest_ptr": "*fp32",
                 **integers,
                 **dict.fromkeys(("logits_stride", "y_stride", "y_partner_stride", "upstream_stride"), "i32"),
                 "own": "fp32",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastait_kernels._support import (
     accumulate_dtype,
+    check_reduction,
     check_rows,
     check_same,
     jit,
@@ -42,8 +43,9 @@ def cosine_distance(features: Tensor, target_features: Tensor, reduction: str = 
         TypeError: a dtype is not floating-point, or they differ.
         ValueError: shapes or devices differ, rows are not contiguous, or ``target_features`` requires grad.
     """
-    check_rows("features", features)
-    check_rows("target_features", target_features)
+    check_rows("features", features, "features [B, D]")
+    check_rows("target_features", target_features, "features [B, D]")
+    check_reduction(reduction)
     check_same("target_features", target_features, features, other="features")
     if target_features.requires_grad and torch.is_grad_enabled():
         raise ValueError("target_features must not require grad: the distance is differentiable in features alone")

@@ -12,6 +12,8 @@ from fastait_kernels._support import (
     cdiv,
     check_label_range,
     check_labels,
+    check_number,
+    check_reduction,
     check_rows,
     jit,
     on_device_of,
@@ -20,6 +22,7 @@ from fastait_kernels._support import (
     tl,
 )
 from fastait_kernels.soft_cross_entropy import (
+    exact_dtype,
     kernel_takes,
     reference_backward,
     reference_forward,
@@ -49,11 +52,13 @@ def interpolated_cross_entropy(
         TypeError: a dtype is not as above.
         ValueError: a shape, device or label is not as above, or ``epsilon_y`` is out of range.
     """
-    check_rows("logits", logits)
+    check_rows("logits", logits, "logits [B, K]")
     check_labels("y", y, logits)
     check_labels("y_partner", y_partner, logits)
     if logits.shape[1] < 2:
         raise ValueError(f"logits must have at least two classes, got {logits.shape[1]}")
+    epsilon_y = check_number("epsilon_y", epsilon_y)
+    check_reduction(reduction)
     if not 0 <= epsilon_y <= 1:
         raise ValueError(f"epsilon_y must be in [0, 1], got {epsilon_y}")
     return reduce(_forward(logits, y, y_partner, epsilon_y)[0], reduction)
@@ -71,7 +76,7 @@ def _target(y, y_partner, own, other, column, num_classes):
 @jit
 def forward_kernel(
     loss_ptr,
-    log_sum_ptr,
+    rest_ptr,
     logits_ptr,
     y_ptr,
     y_partner_ptr,
@@ -93,9 +98,9 @@ def forward_kernel(
     y = tl.load(y_ptr + row * y_stride, mask=row < rows, other=0)
     y_partner = tl.load(y_partner_ptr + row * y_partner_stride, mask=row < rows, other=0)
     t = _target(y, y_partner, own, other, column, num_classes)
-    loss, log_sum = row_loss(z, t, column, num_classes)
+    loss, rest = row_loss(z, t, column, num_classes, WIDTH)
     tl.store(loss_ptr + row, loss, mask=row < rows)
-    tl.store(log_sum_ptr + row, log_sum, mask=row < rows)
+    tl.store(rest_ptr + row, rest, mask=row < rows)
 
 
 @jit
@@ -105,7 +110,7 @@ def backward_kernel(
     logits_ptr,
     y_ptr,
     y_partner_ptr,
-    log_sum_ptr,
+    rest_ptr,
     rows,
     num_classes,
     logits_stride,
@@ -124,17 +129,15 @@ def backward_kernel(
     z = tl.load(logits_ptr + row[:, None] * logits_stride + column, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(y_ptr + row * y_stride, mask=row < rows, other=0)
     y_partner = tl.load(y_partner_ptr + row * y_partner_stride, mask=row < rows, other=0)
-    log_sum = tl.load(log_sum_ptr + row, mask=row < rows, other=0.0)
+    rest = tl.load(rest_ptr + row, mask=row < rows, other=0.0)
     upstream = tl.load(upstream_ptr + row * upstream_stride, mask=row < rows, other=0.0)
     t = _target(y, y_partner, own, other, column, num_classes)
-    gradient = row_gradient(z, t, log_sum, upstream, column, num_classes)
+    gradient, _ = row_gradient(z, t, rest, upstream, column, num_classes, WIDTH)
     out = row[:, None] * num_classes + column
     tl.store(grad_ptr + out, round_to(gradient, grad_ptr.dtype.element_ty), mask=inside)
 
 
-def launch_forward(
-    loss: Tensor, log_sum: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, epsilon_y: float
-) -> None:
+def launch_forward(loss: Tensor, rest: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, epsilon_y: float) -> None:
     """Run the forward kernel."""
     rows, num_classes = logits.shape
     if rows == 0:
@@ -143,7 +146,7 @@ def launch_forward(
     with on_device_of(logits):
         forward_kernel[(cdiv(rows, shape["ROWS"]),)](
             loss,
-            log_sum,
+            rest,
             logits,
             y,
             y_partner,
@@ -159,7 +162,7 @@ def launch_forward(
 
 
 def launch_backward(
-    grad: Tensor, upstream: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, log_sum: Tensor, epsilon_y: float
+    grad: Tensor, upstream: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, rest: Tensor, epsilon_y: float
 ) -> None:
     """Run the backward kernel."""
     rows, num_classes = logits.shape
@@ -173,7 +176,7 @@ def launch_backward(
             logits,
             y,
             y_partner,
-            log_sum,
+            rest,
             rows,
             num_classes,
             logits.stride(0),
@@ -200,11 +203,11 @@ def _forward(logits: Tensor, y: Tensor, y_partner: Tensor, epsilon_y: float) -> 
     check_label_range("y", y, logits.shape[1])
     check_label_range("y_partner", y_partner, logits.shape[1])
     if not kernel_takes(logits):
-        dtype = accumulate_dtype(logits.dtype)
-        return reference_forward(logits, interpolated_labels(y, y_partner, epsilon_y, logits.shape[1], dtype))
-    loss, log_sum = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
-    launch_forward(loss, log_sum, logits, y, y_partner, epsilon_y)
-    return loss, log_sum
+        target = interpolated_labels(y, y_partner, epsilon_y, logits.shape[1], exact_dtype(logits))
+        return reference_forward(logits, target)
+    loss, rest = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
+    launch_forward(loss, rest, logits, y, y_partner, epsilon_y)
+    return loss, rest
 
 
 @_forward.register_fake
@@ -214,20 +217,17 @@ def _(logits, y, y_partner, epsilon_y):
 
 
 @torch.library.custom_op("fastait_kernels::interpolated_cross_entropy_backward", mutates_args=())
-def _backward(
-    upstream: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, log_sum: Tensor, epsilon_y: float
-) -> Tensor:
+def _backward(upstream: Tensor, logits: Tensor, y: Tensor, y_partner: Tensor, rest: Tensor, epsilon_y: float) -> Tensor:
     if not kernel_takes(logits):
-        dtype = accumulate_dtype(logits.dtype)
-        target = interpolated_labels(y, y_partner, epsilon_y, logits.shape[1], dtype)
-        return reference_backward(upstream, logits, target, log_sum, False)[0]
+        target = interpolated_labels(y, y_partner, epsilon_y, logits.shape[1], exact_dtype(logits))
+        return reference_backward(upstream, logits, target, False)[0]
     grad = logits.new_empty(logits.shape)
-    launch_backward(grad, upstream, logits, y, y_partner, log_sum, epsilon_y)
+    launch_backward(grad, upstream, logits, y, y_partner, rest, epsilon_y)
     return grad
 
 
 @_backward.register_fake
-def _(upstream, logits, y, y_partner, log_sum, epsilon_y):
+def _(upstream, logits, y, y_partner, rest, epsilon_y):
     return logits.new_empty(logits.shape)
 
 
@@ -237,11 +237,11 @@ def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, loss_grad, log_sum_grad):
+def _differentiate(ctx, loss_grad, rest_grad):
     if loss_grad is None:
         return None, None, None, None
-    logits, y, y_partner, log_sum = ctx.saved_tensors
-    return _backward(loss_grad, logits, y, y_partner, log_sum, ctx.epsilon_y), None, None, None
+    logits, y, y_partner, rest = ctx.saved_tensors
+    return _backward(loss_grad, logits, y, y_partner, rest, ctx.epsilon_y), None, None, None
 
 
 torch.library.register_autograd("fastait_kernels::interpolated_cross_entropy", _differentiate, setup_context=_save)

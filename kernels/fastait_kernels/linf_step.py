@@ -4,15 +4,33 @@ Three reads and one write of the images in one launch, where eager torch takes e
 images' memory (sign, scale, add, two bounds, maximum, minimum, clamp).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from fastait_kernels._numbers import (
+    Number,
+    check,
+    check_broadcast,
+    check_values,
+    clip_,
+    differ,
+    in_dtype,
+    join,
+    kernel_takes,
+    places,
+    split,
+    strides,
+    value,
+    where_along,
+)
 from fastait_kernels._support import (
     cdiv,
     check_dense,
-    check_epsilon,
     check_float,
     check_like,
+    check_tensor,
     jit,
     on_device_of,
     round_inside,
@@ -30,10 +48,10 @@ def linf_step(
     x: Tensor,
     grad: Tensor,
     origin: Tensor,
-    step_size: float,
-    epsilon: float,
-    lower: float = 0.0,
-    upper: float = 1.0,
+    step_size: Number,
+    epsilon: Number,
+    lower: Number = 0.0,
+    upper: Number = 1.0,
     *,
     out: Tensor | None = None,
     counts: Tensor | None = None,
@@ -47,6 +65,10 @@ def linf_step(
         step_size: positive ascends, negative descends; in the units of ``x``.
         epsilon: radius of the ball, >= 0, in the units of ``x``.
         lower, upper: range of valid pixels.
+        step_size, epsilon, lower, upper: each a number or a floating-point tensor on ``x``'s device, of one value, one
+            per channel [C, 1, 1], per image [B, 1, 1, 1] or both [B, C, 1, 1]: it broadcasts along the first two
+            dimensions of ``x``. A tensor is a constant, also where it requires grad. Its values are not looked at on a
+            GPU, where that would wait: a negative epsilon is no error there. NaN makes NaN.
         out: like ``x``; written and returned instead of a new tensor.
         counts: int64 [2] on ``x``'s device; the numbers of zero and of NaN gradients are added to it.
 
@@ -55,16 +77,24 @@ def linf_step(
         infinite pixels do what they do in torch. Not differentiable.
 
     Raises:
-        TypeError: ``x`` is not floating-point, or dtypes differ.
-        ValueError: shapes, devices or memory layouts differ, ``x`` is not dense, or ``epsilon`` is negative or NaN.
+        TypeError: ``x`` is not floating-point, dtypes differ, or a number is neither that nor such a tensor.
+        ValueError: shapes, devices or memory layouts differ, ``x`` is not dense, ``epsilon`` is negative, a number is
+            NaN, or a tensor does not broadcast.
     """
-    _check(x, grad, origin, epsilon, counts)
+    numbers = _check(x, grad, origin, step_size, epsilon, lower, upper, counts)
     if out is None and counts is None:
-        return _linf_step(x, grad, origin, step_size, epsilon, lower, upper)
+        if differ(*numbers):
+            return _linf_step_varying(x, grad, origin, *_split(numbers))
+        return _linf_step(x, grad, origin, *numbers)
     if out is None:
         out = torch.empty_like(x)
     check_like("out", out, x)
-    _linf_step_out(x, grad, origin, step_size, epsilon, lower, upper, counts, out)
+    if out.requires_grad and torch.is_grad_enabled():
+        raise ValueError("out must not require grad where it is written over; detach it")
+    if differ(*numbers):
+        _linf_step_varying_out(x, grad, origin, *_split(numbers), counts, out)
+    else:
+        _linf_step_out(x, grad, origin, *numbers, counts, out)
     return out
 
 
@@ -72,10 +102,10 @@ def linf_step_(
     x: Tensor,
     grad: Tensor,
     origin: Tensor,
-    step_size: float,
-    epsilon: float,
-    lower: float = 0.0,
-    upper: float = 1.0,
+    step_size: Number,
+    epsilon: Number,
+    lower: Number = 0.0,
+    upper: Number = 1.0,
     *,
     counts: Tensor | None = None,
 ) -> Tensor:
@@ -84,39 +114,67 @@ def linf_step_(
     Raises:
         ValueError: as ``linf_step``, or ``x`` requires grad, or shares memory with ``origin``, whose ball would move.
     """
-    _check(x, grad, origin, epsilon, counts)
+    numbers = _check(x, grad, origin, step_size, epsilon, lower, upper, counts)
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x must not require grad where it is written over; detach it, or use linf_step")
-    _linf_step_inplace(x, grad, origin, step_size, epsilon, lower, upper, counts)
+    if differ(*numbers):
+        _linf_step_varying_inplace(x, grad, origin, *_split(numbers), counts)
+    else:
+        _linf_step_inplace(x, grad, origin, *numbers, counts)
     return x
 
 
 class LinfStep(torch.nn.Module):
-    """``linf_step`` with its numbers fixed: ``LinfStep(2 / 255, 8 / 255)(x, grad, origin)``."""
+    """``linf_step`` with its numbers fixed: ``LinfStep(2 / 255, 8 / 255)(x, grad, origin)``.
 
-    def __init__(self, step_size: float, epsilon: float, lower: float = 0.0, upper: float = 1.0):
+    Tensors among them go with the module to its device, and to its dtype, but are not in its state.
+    """
+
+    step_size: Number
+    epsilon: Number
+    lower: Number
+    upper: Number
+
+    def __init__(self, step_size: Number, epsilon: Number, lower: Number = 0.0, upper: Number = 1.0):
         super().__init__()
-        check_epsilon(epsilon)
-        self.step_size, self.epsilon, self.lower, self.upper = step_size, epsilon, lower, upper
+        for name, given in (("step_size", step_size), ("epsilon", epsilon), ("lower", lower), ("upper", upper)):
+            number = check(name, given)
+            if isinstance(number, Tensor):
+                self.register_buffer(name, number.detach(), persistent=False)
+            else:
+                setattr(self, name, number)
+        check_values(self.epsilon)
 
     def forward(self, x: Tensor, grad: Tensor, origin: Tensor) -> Tensor:
         """See ``linf_step``."""
         return linf_step(x, grad, origin, self.step_size, self.epsilon, self.lower, self.upper)
 
 
-def _check(x: Tensor, grad: Tensor, origin: Tensor, epsilon: float, counts: Tensor | None) -> None:
+Numbers = tuple[Number, Number, Number, Number]
+"""step_size, epsilon, lower, upper."""
+
+
+def _check(
+    x: Any, grad: Any, origin: Any, step_size: Any, epsilon: Any, lower: Any, upper: Any, counts: Any
+) -> Numbers:
     check_float("x", x)
     check_like("grad", grad, x)
     check_like("origin", origin, x)
     check_dense("x", x)
-    check_epsilon(epsilon)
-    if counts is not None and (
-        counts.dtype != torch.int64 or counts.shape != (2,) or counts.device != x.device or not counts.is_contiguous()
-    ):
-        raise ValueError(
-            f"counts must be contiguous int64 [2] on {x.device}, "
-            f"got {counts.dtype} {tuple(counts.shape)} on {counts.device}, strides {counts.stride()}"
-        )
+    numbers = (
+        check_broadcast("step_size", step_size, x),
+        check_broadcast("epsilon", epsilon, x),
+        check_broadcast("lower", lower, x),
+        check_broadcast("upper", upper, x),
+    )
+    if counts is not None:
+        check_tensor("counts", counts)
+        if (counts.dtype, counts.shape, counts.device) != (torch.int64, (2,), x.device) or not counts.is_contiguous():
+            raise ValueError(
+                f"counts must be contiguous int64 [2] on {x.device}, "
+                f"got {counts.dtype} {tuple(counts.shape)} on {counts.device}, strides {counts.stride()}"
+            )
+    return numbers
 
 
 @jit
@@ -170,6 +228,74 @@ def _moved(x, grad, origin, step_size, epsilon, lower, upper, dtype: tl.constexp
 
 
 @jit
+def varying_kernel(
+    out_ptr,
+    x_ptr,
+    grad_ptr,
+    origin_ptr,
+    counts_ptr,
+    n,
+    step_size,
+    epsilon,
+    lower,
+    upper,
+    IMAGE_STRIDE: tl.constexpr,
+    IMAGE_SIZE: tl.constexpr,
+    CHANNEL_STRIDE: tl.constexpr,
+    CHANNEL_SIZE: tl.constexpr,
+    STEP_IMAGE: tl.constexpr,
+    STEP_CHANNEL: tl.constexpr,
+    EPSILON_IMAGE: tl.constexpr,
+    EPSILON_CHANNEL: tl.constexpr,
+    LOWER_IMAGE: tl.constexpr,
+    LOWER_CHANNEL: tl.constexpr,
+    UPPER_IMAGE: tl.constexpr,
+    UPPER_CHANNEL: tl.constexpr,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``linf_step_kernel`` with numbers that are pointers where they differ; the constants are those of ``value``."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    offsets = start + tl.arange(0, BLOCK)
+    image = where_along(start, n, IMAGE_STRIDE, IMAGE_SIZE, BLOCK)
+    channel = where_along(start, n, CHANNEL_STRIDE, CHANNEL_SIZE, BLOCK)
+    # Read in each branch: kept across them, four numbers for each of 16 half-precision elements spill on some cards.
+    if start + BLOCK <= n:
+        size = value(step_size, image, channel, STEP_IMAGE, STEP_CHANNEL)
+        radius = value(epsilon, image, channel, EPSILON_IMAGE, EPSILON_CHANNEL)
+        low = value(lower, image, channel, LOWER_IMAGE, LOWER_CHANNEL)
+        high = value(upper, image, channel, UPPER_IMAGE, UPPER_CHANNEL)
+        x = tl.load(x_ptr + offsets)
+        grad = tl.load(grad_ptr + offsets)
+        origin = _or_nan(tl.load(origin_ptr + offsets).to(tl.float32), radius, low, high)
+        tl.store(out_ptr + offsets, _moved(x, grad, origin, size, radius, low, high, out_ptr.dtype.element_ty))
+        if COUNT:
+            _count(counts_ptr, grad.to(tl.float32))
+    else:
+        size = value(step_size, image, channel, STEP_IMAGE, STEP_CHANNEL)
+        radius = value(epsilon, image, channel, EPSILON_IMAGE, EPSILON_CHANNEL)
+        low = value(lower, image, channel, LOWER_IMAGE, LOWER_CHANNEL)
+        high = value(upper, image, channel, UPPER_IMAGE, UPPER_CHANNEL)
+        inside = offsets < n
+        x = tl.load(x_ptr + offsets, mask=inside, other=0.0)
+        grad = tl.load(grad_ptr + offsets, mask=inside, other=1.0)
+        origin = tl.load(origin_ptr + offsets, mask=inside, other=0.0)
+        origin = _or_nan(origin.to(tl.float32), radius, low, high)
+        moved = _moved(x, grad, origin, size, radius, low, high, out_ptr.dtype.element_ty)
+        tl.store(out_ptr + offsets, moved, mask=inside)
+        if COUNT:
+            _count(counts_ptr, grad.to(tl.float32))
+
+
+@jit
+def _or_nan(origin, epsilon, lower, upper):
+    """A number that is NaN makes its images NaN, by way of their origin."""
+    origin = tl.where(epsilon == epsilon, origin, float("nan"))
+    origin = tl.where(lower == lower, origin, float("nan"))
+    return tl.where(upper == upper, origin, float("nan"))
+
+
+@jit
 def _count(counts_ptr, grad):
     tl.atomic_add(counts_ptr, tl.sum((grad == 0).to(tl.int64)))
     tl.atomic_add(counts_ptr + 1, tl.sum((grad != grad).to(tl.int64)))
@@ -180,19 +306,25 @@ def launch(
     x: Tensor,
     grad: Tensor,
     origin: Tensor,
-    step_size: float,
-    epsilon: float,
-    lower: float,
-    upper: float,
+    step_size: Number,
+    epsilon: Number,
+    lower: Number,
+    upper: Number,
     counts: Tensor | None,
 ) -> None:
-    """Run the kernel."""
+    """Run the kernel: for plain numbers one of its own."""
     n = x.numel()
     if n == 0:
         return
     block = BLOCK_BYTES // x.element_size()
+    numbers = (step_size, epsilon, lower, upper)
+    kernel, varying = linf_step_kernel, {}
+    if differ(*numbers):
+        kernel, varying = varying_kernel, places(x, *numbers)
+        for name, number in zip(("STEP", "EPSILON", "LOWER", "UPPER"), numbers, strict=True):
+            varying[f"{name}_IMAGE"], varying[f"{name}_CHANNEL"] = strides(number, x)
     with on_device_of(x):
-        linf_step_kernel[(cdiv(n, block),)](
+        kernel[(cdiv(n, block),)](
             out,
             x,
             grad,
@@ -203,6 +335,7 @@ def launch(
             epsilon,
             lower,
             upper,
+            **varying,
             COUNT=counts is not None,
             BLOCK=block,
             num_warps=4,
@@ -213,17 +346,17 @@ def reference(
     x: Tensor,
     grad: Tensor,
     origin: Tensor,
-    step_size: float,
-    epsilon: float,
-    lower: float,
-    upper: float,
+    step_size: Number,
+    epsilon: Number,
+    lower: Number,
+    upper: Number,
     counts: Tensor | None,
 ) -> Tensor:
     """The same in torch."""
-    wide_x, wide_origin = widen(x), widen(origin)
-    low = (wide_origin - epsilon).clamp_(lower, upper)
-    high = (wide_origin + epsilon).clamp_(lower, upper)
-    moved = torch.add(wide_x, torch.sign(widen(grad)), alpha=step_size)
+    wide_x, wide_origin, sign = widen(x), widen(origin), torch.sign(widen(grad))
+    step_size, epsilon, lower, upper = (in_dtype(t, wide_x) for t in (step_size, epsilon, lower, upper))
+    low, high = (clip_(edge, lower, upper) for edge in (wide_origin - epsilon, wide_origin + epsilon))
+    moved = sign.mul_(step_size).add_(wide_x)
     moved = torch.minimum(torch.maximum(moved, low, out=moved), high, out=moved)
     if counts is not None:
         counts[0] += (grad == 0).sum()
@@ -232,10 +365,17 @@ def reference(
 
 
 def _run(x, grad, origin, step_size, epsilon, lower, upper, counts, out):
-    if use_kernel(x):
+    check_values(epsilon)
+    if kernel_takes(x, step_size, epsilon, lower, upper):
         launch(out, x, grad, origin, step_size, epsilon, lower, upper, counts)
     else:
         out.copy_(reference(x, grad, origin, step_size, epsilon, lower, upper, counts))
+
+
+def _check_apart(x: Tensor, origin: Tensor) -> None:
+    # Both are dense and alike, so they share memory where their stretches of it overlap.
+    if abs(x.data_ptr() - origin.data_ptr()) < x.numel() * x.element_size():
+        raise ValueError("x must not share memory with origin: the ball would move with the images; clone one of them")
 
 
 @torch.library.custom_op("fastait_kernels::linf_step", mutates_args=())
@@ -280,7 +420,85 @@ def _linf_step_inplace(
     upper: float,
     counts: Tensor | None,
 ) -> None:
-    # Both are dense and alike, so they share memory where their stretches of it overlap.
-    if abs(x.data_ptr() - origin.data_ptr()) < x.numel() * x.element_size():
-        raise ValueError("x must not share memory with origin: the ball would move with the images; clone one of them")
+    _check_apart(x, origin)
     _run(x, grad, origin, step_size, epsilon, lower, upper, counts, x)
+
+
+Split = tuple[float, float, float, float, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _split(numbers: Numbers) -> Split:
+    """The numbers as operators take them: floats, and tensors for those that differ."""
+    (a, ta), (b, tb), (c, tc), (d, td) = (split(number) for number in numbers)
+    return a, b, c, d, ta, tb, tc, td
+
+
+def _join(split: tuple, x: Tensor) -> Numbers:
+    a, b, c, d = (join(number, tensor, x) for number, tensor in zip(split[:4], split[4:], strict=True))
+    return a, b, c, d
+
+
+# Operators of their own, so that the others' schemas and the plain numbers' path stay as they are.
+@torch.library.custom_op("fastait_kernels::linf_step_varying", mutates_args=())
+def _linf_step_varying(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    lower: float,
+    upper: float,
+    step_sizes: Tensor | None,
+    epsilons: Tensor | None,
+    lowers: Tensor | None,
+    uppers: Tensor | None,
+) -> Tensor:
+    out = torch.empty_like(x)
+    numbers = _join((step_size, epsilon, lower, upper, step_sizes, epsilons, lowers, uppers), x)
+    _run(x, grad, origin, *numbers, None, out)
+    return out
+
+
+@_linf_step_varying.register_fake
+def _(x, grad, origin, step_size, epsilon, lower, upper, step_sizes, epsilons, lowers, uppers):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("fastait_kernels::linf_step_varying_out", mutates_args=("counts", "out"))
+def _linf_step_varying_out(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    lower: float,
+    upper: float,
+    step_sizes: Tensor | None,
+    epsilons: Tensor | None,
+    lowers: Tensor | None,
+    uppers: Tensor | None,
+    counts: Tensor | None,
+    out: Tensor,
+) -> None:
+    numbers = _join((step_size, epsilon, lower, upper, step_sizes, epsilons, lowers, uppers), x)
+    _run(x, grad, origin, *numbers, counts, out)
+
+
+@torch.library.custom_op("fastait_kernels::linf_step_varying_", mutates_args=("x", "counts"))
+def _linf_step_varying_inplace(
+    x: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    lower: float,
+    upper: float,
+    step_sizes: Tensor | None,
+    epsilons: Tensor | None,
+    lowers: Tensor | None,
+    uppers: Tensor | None,
+    counts: Tensor | None,
+) -> None:
+    _check_apart(x, origin)
+    numbers = _join((step_size, epsilon, lower, upper, step_sizes, epsilons, lowers, uppers), x)
+    _run(x, grad, origin, *numbers, counts, x)

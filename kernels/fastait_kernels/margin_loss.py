@@ -12,6 +12,8 @@ from fastait_kernels._support import (
     cdiv,
     check_label_range,
     check_labels,
+    check_number,
+    check_reduction,
     check_rows,
     jit,
     on_device_of,
@@ -41,10 +43,12 @@ def margin_loss(logits: Tensor, y: Tensor, kappa: float = 50.0, reduction: str =
         TypeError: a dtype is not as above.
         ValueError: a shape, device or label is not as above.
     """
-    check_rows("logits", logits)
+    check_rows("logits", logits, "logits [B, K]")
     check_labels("y", y, logits)
     if logits.shape[1] < 2:
         raise ValueError(f"logits must have at least two classes, got {logits.shape[1]}")
+    kappa = check_number("kappa", kappa)
+    check_reduction(reduction)
     return reduce(_forward(logits, y, kappa)[0], reduction)
 
 

@@ -9,19 +9,30 @@ in every dtype.
 import torch
 from torch import Tensor
 
+from fastait_kernels._numbers import (
+    Number,
+    check_broadcast,
+    check_values,
+    in_dtype,
+    join,
+    kernel_takes,
+    places,
+    strides,
+    value,
+    where_along,
+)
 from fastait_kernels._support import (
     HAS_TRITON,
     cdiv,
     check_counter,
     check_dense,
-    check_epsilon,
     check_float,
+    check_integer,
     jit,
     on_device_of,
     round_inside,
     round_inside_torch,
     tl,
-    use_kernel,
     widen,
 )
 
@@ -29,7 +40,7 @@ CHUNK = 1 << 16
 """Philox calls at a time on the CPU, so that its state stays in the cache."""
 
 
-def random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place: int = 0) -> Tensor:
+def random_start(x: Tensor, epsilon: Number, seed: Tensor, offset: Tensor, place: int = 0) -> Tensor:
     """x + U(-epsilon, epsilon), not clipped to a range of pixels.
 
     The call advances ``offset`` by one, on the device and behind the draw, so the next call and the next replay of a
@@ -37,7 +48,8 @@ def random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place:
 
     Args:
         x: float, any shape, dense in memory.
-        epsilon: radius of the ball, >= 0, in the units of ``x``.
+        epsilon: radius of the ball, >= 0, in the units of ``x``; a number, or a tensor of one value, one per channel
+            [C, 1, 1], per image [B, 1, 1, 1] or both [B, C, 1, 1], as in ``linf_step``.
         seed: int64 [1] on ``x``'s device.
         offset: int64 [1] on ``x``'s device; the number of draws so far.
         place: where in a draw ``x`` begins, in elements, a multiple of four: a worker that holds images 64 to 127 of a
@@ -47,16 +59,19 @@ def random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place:
         Like ``x``; within ``epsilon`` of it as stored. Not differentiable.
 
     Raises:
-        TypeError: ``x`` is not floating-point.
+        TypeError: ``x`` is not floating-point, or another argument's type is not as above.
         ValueError: ``x`` is not dense, ``epsilon`` is negative or NaN, or another argument is not as above.
     """
     check_float("x", x)
     check_dense("x", x)
-    check_epsilon(epsilon)
+    epsilon = check_broadcast("epsilon", epsilon, x)
     check_counter("seed", seed, x.device)
     check_counter("offset", offset, x.device)
+    place = check_integer("place", place)
     if place < 0 or place % 4:
         raise ValueError(f"place must be a multiple of four, at least 0, got {place}")
+    if isinstance(epsilon, Tensor):
+        return _random_start_varying(x, epsilon, seed, offset, place)
     return _random_start(x, epsilon, seed, offset, place)
 
 
@@ -97,28 +112,70 @@ def random_start_kernel(out_ptr, x_ptr, n, epsilon, seed_ptr, offset_ptr, quads_
         tl.store(out_ptr + offsets, started, mask=inside)
 
 
+@jit
+def varying_kernel(
+    out_ptr,
+    x_ptr,
+    n,
+    epsilon,
+    seed_ptr,
+    offset_ptr,
+    quads_before,
+    IMAGE_STRIDE: tl.constexpr,
+    IMAGE_SIZE: tl.constexpr,
+    CHANNEL_STRIDE: tl.constexpr,
+    CHANNEL_SIZE: tl.constexpr,
+    EPSILON_IMAGE: tl.constexpr,
+    EPSILON_CHANNEL: tl.constexpr,
+    QUADS: tl.constexpr,
+):
+    """``random_start_kernel`` with a pointer for ``epsilon``; the constants are those of ``value``."""
+    BLOCK: tl.constexpr = 4 * QUADS
+    first_quad = tl.program_id(0).to(tl.int64) * QUADS
+    quads = quads_before + first_quad + tl.arange(0, QUADS)
+    start = first_quad * 4
+    image = where_along(start, n, IMAGE_STRIDE, IMAGE_SIZE, BLOCK)
+    channel = where_along(start, n, CHANNEL_STRIDE, CHANNEL_SIZE, BLOCK)
+    radius = value(epsilon, image, channel, EPSILON_IMAGE, EPSILON_CHANNEL)
+    noise = uniform_quads(tl.load(seed_ptr), tl.load(offset_ptr), quads)
+    noise = tl.reshape(noise, (BLOCK,)) * radius
+    offsets = start + tl.arange(0, BLOCK)
+    if start + BLOCK <= n:
+        x = tl.load(x_ptr + offsets).to(tl.float32)
+        tl.store(out_ptr + offsets, round_inside(x + noise, x - radius, x + radius, out_ptr.dtype.element_ty))
+    else:
+        inside = offsets < n
+        x = tl.load(x_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        started = round_inside(x + noise, x - radius, x + radius, out_ptr.dtype.element_ty)
+        tl.store(out_ptr + offsets, started, mask=inside)
+
+
 def quads(element_size: int) -> int:
     """Philox calls of a program, each for four elements: 16 bytes a thread and more, for warps of 32 and of 64."""
     return 1024 // max(element_size, 2)
 
 
-def launch(out: Tensor, x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place: int = 0) -> None:
-    """Run the kernel; it does not advance ``offset``."""
+def launch(out: Tensor, x: Tensor, epsilon: Number, seed: Tensor, offset: Tensor, place: int = 0) -> None:
+    """Run the kernel, for a plain number one of its own; it does not advance ``offset``."""
     n = x.numel()
     if n == 0:
         return
     size = quads(x.element_size())
+    kernel, varying = random_start_kernel, {}
+    if isinstance(epsilon, Tensor):
+        kernel, varying = varying_kernel, places(x, epsilon)
+        varying["EPSILON_IMAGE"], varying["EPSILON_CHANNEL"] = strides(epsilon, x)
     with on_device_of(x):
         # Without fused multiply-adds the sum is rounded as torch rounds it.
-        random_start_kernel[(cdiv(n, 4 * size),)](
-            out, x, n, epsilon, seed, offset, place // 4, QUADS=size, num_warps=4, enable_fp_fusion=False
+        kernel[(cdiv(n, 4 * size),)](
+            out, x, n, epsilon, seed, offset, place // 4, **varying, QUADS=size, num_warps=4, enable_fp_fusion=False
         )
 
 
 def symmetric_uniform(n: int, seed: int, offset: int, place: int = 0) -> Tensor:
     """Numbers ``place`` to ``place`` + n of the kernel's noise before it is scaled: fp32 [n] in [-1, 1), on the CPU."""
     quads = cdiv(n, 4)
-    noise = torch.empty(quads, 4)
+    noise = torch.empty(quads, 4, dtype=torch.float32, device="cpu")
     for start in range(0, quads, CHUNK):
         part = noise[start : start + CHUNK]
         for column, bits in enumerate(philox(place // 4 + start, len(part), seed, offset)):
@@ -129,7 +186,9 @@ def symmetric_uniform(n: int, seed: int, offset: int, place: int = 0) -> Tensor:
 def philox(start: int, count: int, seed: int, offset: int) -> list[Tensor]:
     """Philox 4x32-10 of the counters (start, offset), (start + 1, offset), ...: four int64 [count] below 2^32."""
     low = 0xFFFFFFFF
-    counter = torch.arange(count).add_((start & ~(1 << 63)) - (start & (1 << 63)))  # modulo 2^64
+    counter = torch.arange(count, dtype=torch.int64, device="cpu").add_(
+        (start & ~(1 << 63)) - (start & (1 << 63))
+    )  # modulo 2^64
     c0, c1 = counter & low, (counter >> 32).bitwise_and_(low)
     c2, c3 = torch.full_like(counter, offset & low), torch.full_like(counter, offset >> 32 & low)
     key_0, key_1 = seed & low, seed >> 32 & low
@@ -148,19 +207,20 @@ def unit_noise(n: int, seed: Tensor, offset: Tensor, place: int = 0) -> Tensor:
     On a GPU the kernel makes it, without a synchronisation; on the CPU, torch's integers.
     """
     if HAS_TRITON and seed.is_cuda:
-        noise = torch.zeros(n, device=seed.device)
+        noise = torch.zeros(n, dtype=torch.float32, device=seed.device)
         launch(noise, noise, 1.0, seed, offset, place)
         return noise
     return symmetric_uniform(n, int(seed), int(offset), place).to(seed.device)
 
 
-def reference(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place: int = 0) -> Tensor:
+def reference(x: Tensor, epsilon: Number, seed: Tensor, offset: Tensor, place: int = 0) -> Tensor:
     """The same in torch."""
     wide = widen(x)
+    radius = in_dtype(epsilon, wide)
     started = torch.empty_like(wide)
-    in_memory_order(started).copy_(unit_noise(x.numel(), seed, offset, place) * epsilon)
-    started += wide
-    return round_inside_torch(started, wide - epsilon, wide + epsilon, x.dtype)
+    in_memory_order(started).copy_(unit_noise(x.numel(), seed, offset, place))
+    started.mul_(radius).add_(wide)
+    return round_inside_torch(started, wide - radius, wide + radius, x.dtype)
 
 
 def in_memory_order(t: Tensor) -> Tensor:
@@ -168,9 +228,9 @@ def in_memory_order(t: Tensor) -> Tensor:
     return t.as_strided((t.numel(),), (1,))
 
 
-@torch.library.custom_op("fastait_kernels::random_start", mutates_args=("offset",))
-def _random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place: int) -> Tensor:
-    if use_kernel(x):
+def _run(x: Tensor, epsilon: Number, seed: Tensor, offset: Tensor, place: int) -> Tensor:
+    check_values(epsilon)
+    if kernel_takes(x, epsilon):
         out = torch.empty_like(x)
         launch(out, x, epsilon, seed, offset, place)
     else:
@@ -179,6 +239,21 @@ def _random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place
     return out
 
 
+@torch.library.custom_op("fastait_kernels::random_start", mutates_args=("offset",))
+def _random_start(x: Tensor, epsilon: float, seed: Tensor, offset: Tensor, place: int) -> Tensor:
+    return _run(x, epsilon, seed, offset, place)
+
+
 @_random_start.register_fake
+def _(x, epsilon, seed, offset, place):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("fastait_kernels::random_start_varying", mutates_args=("offset",))
+def _random_start_varying(x: Tensor, epsilon: Tensor, seed: Tensor, offset: Tensor, place: int) -> Tensor:
+    return _run(x, join(0.0, epsilon, x), seed, offset, place)
+
+
+@_random_start_varying.register_fake
 def _(x, epsilon, seed, offset, place):
     return torch.empty_like(x)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fastait_kernels._support import (
+    HAS_TRITON,
     accumulate_dtype,
     cdiv,
+    check_reduction,
     check_rows,
     jit,
     next_power_of_2,
@@ -20,11 +22,13 @@ from fastait_kernels._support import (
     round_to,
     tl,
     use_kernel,
-    widen,
 )
 
 MAX_CLASSES = 1 << 14
 """Rows are held in registers; wider ones are computed by torch."""
+
+LOWEST = tl.constexpr(-150.0) if HAS_TRITON else -150.0
+"""exp of less is zero in fp32."""
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -45,8 +49,14 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") 
         TypeError: a dtype is not floating-point.
         ValueError: shapes or devices differ, rows are not contiguous, or ``reduction`` is another word.
     """
-    check_rows("logits", logits)
-    check_rows("target", target)
+    check_rows("logits", logits, "logits [B, K]")
+    if isinstance(target, Tensor) and not (target.is_floating_point() or target.is_complex()):
+        raise TypeError(
+            f"target must be floating-point (soft labels [B, K]), got {target.dtype} {list(target.shape)}: classes are "
+            f"for F.cross_entropy or interpolated_cross_entropy, or F.one_hot(target, {logits.shape[1]}).float()"
+        )
+    check_rows("target", target, "soft labels [B, K]")
+    check_reduction(reduction)
     if target.shape != logits.shape:
         raise ValueError(f"target must have the logits' shape {tuple(logits.shape)}, got {tuple(target.shape)}")
     if target.device != logits.device:
@@ -59,6 +69,7 @@ class SoftCrossEntropy(torch.nn.Module):
 
     def __init__(self, reduction: str = "mean"):
         super().__init__()
+        check_reduction(reduction)
         self.reduction = reduction
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -67,27 +78,85 @@ class SoftCrossEntropy(torch.nn.Module):
 
 
 @jit
-def row_loss(z, t, column, num_classes):
-    """Loss and log-sum-exp of rows of logits ``z`` and targets ``t``, both fp32 [ROWS, WIDTH]."""
-    z = tl.where(column < num_classes, z, float("-inf"))
-    top = tl.max(z, 1)
+def row_loss(z, t, column, num_classes, WIDTH: tl.constexpr):
+    """Loss and ``rest`` of rows of logits ``z`` and targets ``t``, both fp32 [ROWS, WIDTH].
+
+    ``rest`` is the sum of exp(z - top) over all classes but the largest one, whose own term is 1: where a network is
+    sure, 1 + rest would round to 1 and log_softmax of that class to 0.
+    """
+    difference, powers, largest, top = _below_top(z, column, num_classes, WIDTH)
     # A row of -inf alone has no finite maximum to subtract; its result is NaN as in torch.
-    log_sum = top + tl.log(tl.sum(tl.exp(z - top[:, None]), 1))
-    terms = tl.where(t == 0, 0.0, t * (z - log_sum[:, None]))
-    return -tl.sum(terms, 1), log_sum
+    rest = tl.sum(tl.where(largest, 0.0, powers), 1) + (top - top)
+    terms = tl.where(t == 0, 0.0, t * (difference - log1p(rest)[:, None]))
+    return -tl.sum(terms, 1), rest
 
 
 @jit
-def row_gradient(z, t, log_sum, upstream, column, num_classes):
-    """Gradient of the loss for the logits: softmax times the target's sum, minus the target."""
+def row_gradient(z, t, rest, upstream, column, num_classes, WIDTH: tl.constexpr):
+    """Gradients of the loss for logits and targets.
+
+    For the logits it is softmax times the target's sum, minus the target. Where network and target are sure of one
+    class, softmax and target are both nearly one there, and their difference nothing but rounding; so that class's is
+    written with the other classes' shares: their targets, minus their softmax times the target's sum.
+    """
+    difference, powers, largest, _ = _below_top(z, column, num_classes, WIDTH)
+    total = 1.0 + rest
+    target_sum = tl.sum(t, 1)
+    others = tl.sum(tl.where(largest, 0.0, t), 1) - target_sum * (rest / total)
+    for_logits = powers / total[:, None] * target_sum[:, None] - t
+    for_logits = tl.where(largest, others[:, None], for_logits)
+    return upstream[:, None] * for_logits, upstream[:, None] * (log1p(rest)[:, None] - difference)
+
+
+@jit
+def _below_top(z, column, num_classes, WIDTH: tl.constexpr):
+    """z - top, its exponential, where the (first) largest logit of each row is, and that logit."""
     z = tl.where(column < num_classes, z, float("-inf"))
-    return upstream[:, None] * (tl.exp(z - log_sum[:, None]) * tl.sum(t, 1)[:, None] - t)
+    top = tl.max(z, 1)
+    largest = column == tl.min(tl.where(z == top[:, None], column, WIDTH), 1)[:, None]
+    difference = z - top[:, None]
+    # What the subtraction has rounded away (Knuth's two-sum): at a difference of 100 it moves exp by 64 units.
+    back = difference - z
+    lost = (z - (difference - back)) - (top[:, None] + back)
+    return difference, exp(difference, tl.where(difference > LOWEST, lost, 0.0)), largest, top
+
+
+@jit
+def exp(x, lost):
+    """exp(x + lost) of x <= 0 to about two units in the last place.
+
+    The hardware's exp2 is that exact only near zero: x log2(e) is rounded at its own size. So x = n ln 2 + r, with ln 2
+    in two parts of which the first times n is exact; and 2^n in two factors, for results below the smallest normal one.
+    """
+    bounded = tl.maximum(x, LOWEST)
+    n = tl.floor(bounded * 1.4426950408889634 + 0.5)
+    r = ((bounded - n * 0.693359375) + n * 2.12194440e-4) + lost
+    n = n.to(tl.int32)
+    half = n >> 1
+    scaled = tl.exp(r) * ((half + 127) << 23).to(tl.float32, bitcast=True)
+    scaled = scaled * ((n - half + 127) << 23).to(tl.float32, bitcast=True)
+    return tl.where(x != x, x, scaled)
+
+
+@jit
+def log1p(x):
+    """log(1 + x) of x >= 0 to about two units in the last place, also where 1 + x rounds to 1.
+
+    1 + x = 2^k (1 + f) with 1 + f between the roots of 1/2 and 2, and log(1 + f) as the series of 2 atanh(f / (2 + f)).
+    """
+    k = (((1.0 + x).to(tl.int32, bitcast=True) + 0x4AFB0D) >> 23) - 127
+    scale = ((127 - k) << 23).to(tl.float32, bitcast=True)
+    f = x * scale + (scale - 1.0)
+    s = f / (2.0 + f)
+    w = s * s
+    series = w * (0.33333333 + w * (0.2 + w * (0.14285714 + w * 0.11111111)))
+    return k * 0.6931471805599453 + (2.0 * s + 2.0 * s * series)
 
 
 @jit
 def forward_kernel(
     loss_ptr,
-    log_sum_ptr,
+    rest_ptr,
     logits_ptr,
     target_ptr,
     rows,
@@ -103,9 +172,9 @@ def forward_kernel(
     inside = (row[:, None] < rows) & (column < num_classes)
     z = tl.load(logits_ptr + row[:, None] * logits_stride + column, mask=inside, other=0.0).to(tl.float32)
     t = tl.load(target_ptr + row[:, None] * target_stride + column, mask=inside, other=0.0).to(tl.float32)
-    loss, log_sum = row_loss(z, t, column, num_classes)
+    loss, rest = row_loss(z, t, column, num_classes, WIDTH)
     tl.store(loss_ptr + row, loss, mask=row < rows)
-    tl.store(log_sum_ptr + row, log_sum, mask=row < rows)
+    tl.store(rest_ptr + row, rest, mask=row < rows)
 
 
 @jit
@@ -115,7 +184,7 @@ def backward_kernel(
     upstream_ptr,
     logits_ptr,
     target_ptr,
-    log_sum_ptr,
+    rest_ptr,
     rows,
     num_classes,
     logits_stride,
@@ -131,23 +200,23 @@ def backward_kernel(
     inside = (row[:, None] < rows) & (column < num_classes)
     z = tl.load(logits_ptr + row[:, None] * logits_stride + column, mask=inside, other=0.0).to(tl.float32)
     t = tl.load(target_ptr + row[:, None] * target_stride + column, mask=inside, other=0.0).to(tl.float32)
-    log_sum = tl.load(log_sum_ptr + row, mask=row < rows, other=0.0)
+    rest = tl.load(rest_ptr + row, mask=row < rows, other=0.0)
     upstream = tl.load(upstream_ptr + row * upstream_stride, mask=row < rows, other=0.0)
     out = row[:, None] * num_classes + column
-    gradient = row_gradient(z, t, log_sum, upstream, column, num_classes)
-    tl.store(logits_grad_ptr + out, round_to(gradient, logits_grad_ptr.dtype.element_ty), mask=inside)
+    for_logits, for_target = row_gradient(z, t, rest, upstream, column, num_classes, WIDTH)
+    tl.store(logits_grad_ptr + out, round_to(for_logits, logits_grad_ptr.dtype.element_ty), mask=inside)
     if TARGET_GRAD:
-        gradient = upstream[:, None] * (log_sum[:, None] - z)
-        tl.store(target_grad_ptr + out, round_to(gradient, target_grad_ptr.dtype.element_ty), mask=inside)
+        tl.store(target_grad_ptr + out, round_to(for_target, target_grad_ptr.dtype.element_ty), mask=inside)
 
 
 def tile(num_classes: int) -> dict[str, int]:
     """Rows and columns of a program's tile: about 1,024 elements, a row at least."""
     width = next_power_of_2(num_classes)
-    return {"ROWS": max(1, 1024 // width), "WIDTH": width, "num_warps": 4 if width <= 2048 else 8}
+    num_warps = 4 if width <= 2048 else 8 if width <= 4096 else 16
+    return {"ROWS": max(1, 1024 // width), "WIDTH": width, "num_warps": num_warps}
 
 
-def launch_forward(loss: Tensor, log_sum: Tensor, logits: Tensor, target: Tensor) -> None:
+def launch_forward(loss: Tensor, rest: Tensor, logits: Tensor, target: Tensor) -> None:
     """Run the forward kernel."""
     rows, num_classes = logits.shape
     if rows == 0:
@@ -155,12 +224,12 @@ def launch_forward(loss: Tensor, log_sum: Tensor, logits: Tensor, target: Tensor
     shape = tile(num_classes)
     with on_device_of(logits):
         forward_kernel[(cdiv(rows, shape["ROWS"]),)](
-            loss, log_sum, logits, target, rows, num_classes, logits.stride(0), target.stride(0), **shape
+            loss, rest, logits, target, rows, num_classes, logits.stride(0), target.stride(0), **shape
         )
 
 
 def launch_backward(
-    logits_grad: Tensor, target_grad: Tensor | None, upstream: Tensor, logits: Tensor, target: Tensor, log_sum: Tensor
+    logits_grad: Tensor, target_grad: Tensor | None, upstream: Tensor, logits: Tensor, target: Tensor, rest: Tensor
 ) -> None:
     """Run the backward kernel."""
     rows, num_classes = logits.shape
@@ -174,7 +243,7 @@ def launch_backward(
             upstream,
             logits,
             target,
-            log_sum,
+            rest,
             rows,
             num_classes,
             logits.stride(0),
@@ -186,23 +255,40 @@ def launch_backward(
 
 
 def reference_forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and log-sum-exp of each row, in torch."""
-    z, t = widen(logits), target.to(accumulate_dtype(logits.dtype))
-    log_sum = torch.logsumexp(z, dim=1)
-    # torch's logsumexp of a row of -inf is -inf; softmax and log_softmax make it NaN.
-    log_sum = torch.where(log_sum == -torch.inf, torch.nan, log_sum)
-    terms = torch.where(t == 0, 0.0, t * (z - log_sum[:, None]))
-    return -terms.sum(dim=1), log_sum
+    """Loss and ``rest`` of each row, in torch."""
+    difference, _, _, rest = _below_top_torch(logits)
+    t = target.to(rest.dtype)
+    terms = torch.where(t == 0, 0.0, t * (difference - rest.log1p()))
+    dtype = accumulate_dtype(logits.dtype)
+    return -terms.sum(dim=1).to(dtype), rest.squeeze(1).to(dtype)
 
 
-def reference_backward(
-    upstream: Tensor, logits: Tensor, target: Tensor, log_sum: Tensor, target_grad: bool
-) -> tuple[Tensor, Tensor]:
+def reference_backward(upstream: Tensor, logits: Tensor, target: Tensor, target_grad: bool) -> tuple[Tensor, Tensor]:
     """The gradients for logits and target, in torch; the second is empty where it is not asked for."""
-    z, t = widen(logits), target.to(accumulate_dtype(logits.dtype))
-    for_logits = upstream[:, None] * ((z - log_sum[:, None]).exp() * t.sum(dim=1, keepdim=True) - t)
-    for_target = upstream[:, None] * (log_sum[:, None] - z) if target_grad else target.new_empty(0)
+    difference, powers, largest, rest = _below_top_torch(logits)
+    t, total = target.to(rest.dtype), 1 + rest
+    target_sum = t.sum(dim=1, keepdim=True)
+    others = t.masked_fill(largest, 0).sum(dim=1, keepdim=True) - target_sum * (rest / total)
+    for_logits = upstream[:, None] * torch.where(largest, others, powers / total * target_sum - t)
+    for_target = upstream[:, None] * (rest.log1p() - difference) if target_grad else target.new_empty(0)
     return for_logits.to(logits.dtype), for_target.to(target.dtype)
+
+
+def exact_dtype(logits: Tensor) -> torch.dtype:
+    """What the references compute in: fp64 on a CPU, where that costs nothing beside a network, else like kernels."""
+    return torch.float64 if logits.device.type == "cpu" else accumulate_dtype(logits.dtype)
+
+
+def _below_top_torch(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z - top, its exponential, where the largest logit is, all [B, K], and ``rest`` [B, 1]."""
+    z = logits.to(exact_dtype(logits))
+    top, place = z.max(dim=1, keepdim=True)
+    largest = torch.arange(z.shape[1], device=z.device) == place
+    difference = z - top
+    powers = difference.exp()
+    # A row of -inf alone has no finite maximum to subtract; its result is NaN as in torch.
+    rest = powers.masked_fill(largest, 0).sum(dim=1, keepdim=True) + (top - top)
+    return difference, powers, largest, rest
 
 
 def kernel_takes(logits: Tensor) -> bool:
@@ -214,9 +300,9 @@ def kernel_takes(logits: Tensor) -> bool:
 def _forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if not kernel_takes(logits):
         return reference_forward(logits, target)
-    loss, log_sum = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
-    launch_forward(loss, log_sum, logits, target)
-    return loss, log_sum
+    loss, rest = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
+    launch_forward(loss, rest, logits, target)
+    return loss, rest
 
 
 @_forward.register_fake
@@ -227,18 +313,18 @@ def _(logits, target):
 
 @torch.library.custom_op("fastait_kernels::soft_cross_entropy_backward", mutates_args=())
 def _backward(
-    upstream: Tensor, logits: Tensor, target: Tensor, log_sum: Tensor, target_grad: bool
+    upstream: Tensor, logits: Tensor, target: Tensor, rest: Tensor, target_grad: bool
 ) -> tuple[Tensor, Tensor]:
     if not kernel_takes(logits):
-        return reference_backward(upstream, logits, target, log_sum, target_grad)
+        return reference_backward(upstream, logits, target, target_grad)
     for_logits = logits.new_empty(logits.shape)
     for_target = target.new_empty(target.shape if target_grad else 0)
-    launch_backward(for_logits, for_target if target_grad else None, upstream, logits, target, log_sum)
+    launch_backward(for_logits, for_target if target_grad else None, upstream, logits, target, rest)
     return for_logits, for_target
 
 
 @_backward.register_fake
-def _(upstream, logits, target, log_sum, target_grad):
+def _(upstream, logits, target, rest, target_grad):
     return logits.new_empty(logits.shape), target.new_empty(target.shape if target_grad else 0)
 
 
@@ -247,12 +333,12 @@ def _save(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, loss_grad, log_sum_grad):
+def _differentiate(ctx, loss_grad, rest_grad):
     if loss_grad is None:
         return None, None
-    logits, target, log_sum = ctx.saved_tensors
+    logits, target, rest = ctx.saved_tensors
     wants_target = ctx.needs_input_grad[1]
-    for_logits, for_target = _backward(loss_grad, logits, target, log_sum, wants_target)
+    for_logits, for_target = _backward(loss_grad, logits, target, rest, wants_target)
     return for_logits, for_target if wants_target else None
 
 

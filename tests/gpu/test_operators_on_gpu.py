@@ -38,6 +38,46 @@ def test_the_call_runs_the_kernel_and_equals_torch(dtype):
     assert got.stride() == x.stride()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (128, 1, 1, 1), (128, 3, 1, 1), (1,), ()])
+def test_numbers_that_vary_equal_torch(dtype, layout, shape):
+    step, start = (importlib.import_module(f"fastait_kernels.{name}") for name in ("linf_step", "random_start"))
+    x, grad, origin = (images(i).to(dtype).contiguous(memory_format=layout) for i in range(3))
+    epsilon = torch.rand(shape, device=DEVICE) * 0.1
+    got = ops.linf_step(x, grad - 0.5, origin, epsilon / 4, epsilon, -epsilon, 1.0)
+    assert torch.equal(got, step.reference(x, grad - 0.5, origin, epsilon / 4, epsilon, -epsilon, 1.0, None))
+    assert got.stride() == x.stride()
+    seed, offset = (torch.tensor([n], device=DEVICE) for n in (5, 7))
+    expected = start.reference(x, epsilon, seed, offset)
+    assert torch.equal(ops.random_start(x, epsilon, seed, offset), expected)
+    on_cpu = torch.tensor(8 / 255)  # of a plain number's worth, it needs no copy
+    assert torch.equal(ops.linf_step(x, grad, origin, 0.01, on_cpu), ops.linf_step(x, grad, origin, 0.01, 8 / 255))
+
+
+def test_sure_networks():
+    """The kernels' own exp and log1p, on the hardware's exp2: signs and errors at most those of torch's log_softmax."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    for scale in (1, 30, 100):
+        logits = scale * torch.randn(512, 10, generator=generator, device=DEVICE)
+        target = logits.softmax(1)
+        moved = logits + 1e-3 * scale * torch.randn(512, 10, generator=generator, device=DEVICE)
+        leaf, grads = moved.clone().requires_grad_(), []
+        for loss in (ops.soft_cross_entropy(leaf, target, "sum"), -(target * leaf.log_softmax(1)).sum()):
+            grads.append(torch.autograd.grad(loss, leaf)[0].double())
+        z, t = moved.double(), target.double()
+        largest = F.one_hot(z.argmax(1), 10).bool()
+        powers = (z - z.amax(1, keepdim=True)).exp()
+        rest = powers.masked_fill(largest, 0).sum(1, keepdim=True)
+        at_top = t.masked_fill(largest, 0).sum(1, keepdim=True) - t.sum(1, keepdim=True) * rest / (1 + rest)
+        exact = torch.where(largest, at_top, powers / (1 + rest) * t.sum(1, keepdim=True) - t)
+        ours, theirs = ((grad - exact).abs().mean() for grad in grads)
+        assert ours <= 1.1 * theirs
+        held = exact.abs() > 2.0**-126
+        ours, theirs = ((grad.sign() != exact.sign())[held].double().mean() for grad in grads)
+        assert ours <= theirs
+
+
 def test_noise_is_that_of_the_cpu():
     x = images()
     seed, offset = torch.tensor([123456789], device=DEVICE), torch.tensor([7], device=DEVICE)
@@ -58,6 +98,8 @@ def test_capture_and_replay():
     flip = torch.rand(128, device=DEVICE) < 0.5
     seed, offset = torch.tensor([5], device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
 
+    channels, each_image = torch.rand(3, 1, 1, device=DEVICE) * 0.1, torch.rand(128, 1, 1, 1, device=DEVICE)
+
     def step():
         loss = (
             ops.soft_cross_entropy(logits, torch.softmax(logits.detach() * 2, 1))
@@ -69,6 +111,7 @@ def test_capture_and_replay():
         return (
             ops.random_start(x, 8 / 255, seed, offset),
             ops.linf_step(x, grad, origin, 2 / 255, 8 / 255),
+            ops.linf_step(x, grad, origin, channels / 4, channels, -each_image, 1 + each_image),
             ops.augment(data, index, shift, flip, 4),
             loss.detach(),
             *grads,
@@ -98,13 +141,14 @@ def test_capture_and_replay():
 
 
 def test_nothing_waits_for_the_gpu():
-    x, y = images(), labels()
+    x, y, numbers = images(), labels(), torch.rand(3, 1, 1, device=DEVICE)
     logits = torch.randn(128, 10, device=DEVICE, requires_grad=True)
     seed, offset = torch.tensor([5], device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
     torch.cuda.set_sync_debug_mode("error")
     try:
         start = ops.random_start(x, 0.1, seed, offset)
         ops.linf_step_(start, x, x, 0.1, 0.1)
+        ops.linf_step_(ops.random_start(x, numbers, seed, offset), x, x, 0.1, numbers, upper=numbers)
         loss = ops.interpolated_cross_entropy(logits, y, y, 0.5) + ops.margin_loss(logits, y)
         loss.backward()
     finally:

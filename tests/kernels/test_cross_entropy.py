@@ -27,17 +27,17 @@ def oracle(logits, target, upstream):
 
 def soft_kernel(logits, target, upstream):
     rows = len(logits)
-    loss, log_sum = (torch.full((rows,), torch.nan, device=DEVICE) for _ in range(2))
-    soft.launch_forward(loss, log_sum, logits, target)
+    loss, rest = (torch.full((rows,), torch.nan, device=DEVICE) for _ in range(2))
+    soft.launch_forward(loss, rest, logits, target)
     for_logits = torch.full(logits.shape, torch.nan, dtype=logits.dtype, device=DEVICE)
     for_target = torch.full(target.shape, torch.nan, dtype=target.dtype, device=DEVICE)
-    soft.launch_backward(for_logits, for_target, upstream, logits, target, log_sum)
+    soft.launch_backward(for_logits, for_target, upstream, logits, target, rest)
     return loss, for_logits, for_target
 
 
 def soft_torch(logits, target, upstream):
-    loss, log_sum = soft.reference_forward(logits, target)
-    return loss, *soft.reference_backward(upstream, logits, target, log_sum, True)
+    loss, _ = soft.reference_forward(logits, target)
+    return loss, *soft.reference_backward(upstream, logits, target, True)
 
 
 @settings(deadline=None, max_examples=40)
@@ -79,10 +79,10 @@ def test_special_values(run):
 
 
 def interpolated_kernel(logits, y, partner, epsilon_y, upstream):
-    loss, log_sum = (torch.full((len(logits),), torch.nan, device=DEVICE) for _ in range(2))
-    interpolated.launch_forward(loss, log_sum, logits, y, partner, epsilon_y)
+    loss, rest = (torch.full((len(logits),), torch.nan, device=DEVICE) for _ in range(2))
+    interpolated.launch_forward(loss, rest, logits, y, partner, epsilon_y)
     grad = torch.full(logits.shape, torch.nan, dtype=logits.dtype, device=DEVICE)
-    interpolated.launch_backward(grad, upstream, logits, y, partner, log_sum, epsilon_y)
+    interpolated.launch_backward(grad, upstream, logits, y, partner, rest, epsilon_y)
     return loss, grad
 
 
@@ -111,6 +111,85 @@ def test_interpolated_against_the_papers_labels(run, dtype, size, epsilon_y, see
     loss, grad = run(logits, y, partner, epsilon_y, upstream)
     torch.testing.assert_close(loss.double(), expected[0], **ROW[torch.float32])
     torch.testing.assert_close(grad.double(), expected[1], **ROW[dtype])
+
+
+def exact(logits, target):
+    """Loss and gradients in fp64, free of cancellation: fp64's own log_softmax of a sure row is 0 as well."""
+    z, t = logits.double(), target.double()
+    top, place = z.max(1, keepdim=True)
+    largest = F.one_hot(place.squeeze(1), z.shape[1]).bool()
+    rest = (z - top).exp().masked_fill(largest, 0).sum(1, keepdim=True)
+    log_p, others = z - top - rest.log1p(), t.masked_fill(largest, 0).sum(1, keepdim=True)
+    at_top = others - t.sum(1, keepdim=True) * rest / (1 + rest)
+    for_logits = torch.where(largest, at_top, log_p.exp() * t.sum(1, keepdim=True) - t)
+    return -(t * log_p).sum(1), for_logits, -log_p
+
+
+def by_log_softmax(logits, target):
+    z, t = logits.clone().requires_grad_(), target.clone().requires_grad_()
+    loss = -(t * F.log_softmax(z, 1, dtype=torch.float32)).sum(1)
+    return loss.detach(), *torch.autograd.grad(loss.sum(), (z, t))
+
+
+def as_exact_as_torch(got, plain, expected, signs):
+    """``signs``: the share of the gradient's signs by which chance may put us behind."""
+    held = expected[1].abs() > (2.0**-24 if plain[1].dtype == torch.float16 else 2.0**-126)
+    wrong = [(g[1].double().sign() != expected[1].sign())[held].double().mean() for g in (got, plain)]
+    assert wrong[0] <= wrong[1] + signs
+    for ours, theirs, exact in zip(got, plain, expected, strict=False):
+        errors = [(g.double() - exact).abs().mean() for g in (ours, theirs)]
+        assert errors[0] <= 1.1 * errors[1]
+
+
+@pytest.mark.parametrize("run", [soft_kernel, soft_torch])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1, 10, 30, 100, 300])
+def test_sure_networks(run, dtype, scale):
+    """TRADES' attack on a network that knows no doubt: two softmaxes that are nearly one in one place."""
+    noise = scale * random((3, 128, 10), torch.float32, low=-3, high=3, seed=1)
+    logits = scale * random((128, 10), torch.float32, low=-1.5, high=1.5)
+    for distance in (1e-3 * noise[0], 0.1 * noise[1], noise[2]):
+        target = logits.to(dtype).float().softmax(1)
+        moved = (logits + distance).to(dtype)
+        ones, expected = torch.ones(128, device=DEVICE), exact(moved, target)
+        got, plain = run(moved, target, ones), by_log_softmax(moved, target)
+        # Logits that are equal once stored in 16 bits: the gradient is the last bit of the target's own rounding.
+        as_exact_as_torch(got, plain, expected, 0.0 if dtype == torch.float32 else 0.02)
+
+
+def test_signs_where_log_softmax_has_none():
+    """A row whose softmax rounds to one: the sign is that of the other classes' shares."""
+    logits = torch.tensor([[30.0, 0.0, 1.0], [0.0, 40.0, -1.0]], device=DEVICE)
+    target = (0.9 * logits).double().softmax(1).float()
+    for run in (soft_kernel, soft_torch):
+        loss, grad, _ = run(logits, target, torch.ones(2, device=DEVICE))
+        expected = exact(logits, target)
+        torch.testing.assert_close(grad.double(), expected[1], rtol=1e-5, atol=0)
+        torch.testing.assert_close(loss.double(), expected[0], rtol=1e-6, atol=0)
+    assert (by_log_softmax(logits, target)[1][:, 0] == 0).any()
+
+
+@pytest.mark.parametrize("run", [interpolated_kernel, interpolated_torch])
+@pytest.mark.parametrize("epsilon_y", [0.0, 0.5])
+@pytest.mark.parametrize("scale", [1, 30, 100])
+def test_sure_networks_against_classes(run, epsilon_y, scale):
+    logits = scale * random((128, 10), torch.float32, low=-1.5, high=1.5)
+    y, partner = logits.argmax(1), logits.argmin(1)
+    target = (1 - epsilon_y) * F.one_hot(y, 10) + epsilon_y * (1 - F.one_hot(partner, 10).double()) / 9
+    ones = torch.ones(128, device=DEVICE)
+    got, plain = run(logits, y, partner, epsilon_y, ones), by_log_softmax(logits, target.float())
+    as_exact_as_torch(got, plain, exact(logits, target), 0.0)
+
+
+@pytest.mark.parametrize("run", [soft_kernel, soft_torch])
+def test_the_largest_and_smallest_logits(run):
+    """Differences beyond fp32's exponents are zeros, not NaN; a constant added to a row changes nothing."""
+    logits = torch.tensor([[3e38, -3e38, 0.0], [80.0, -90.0, -4.0], [-3e38, -3e38, -3e38]], device=DEVICE)
+    target = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0]], device=DEVICE)
+    loss, grad, _ = run(logits, target, torch.ones(3, device=DEVICE))
+    assert loss[0] == 0
+    torch.testing.assert_close(loss[1:].double(), exact(logits[1:], target[1:])[0], rtol=1e-6, atol=0)
+    assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize("bad", [-1, 10, 2**40])

@@ -25,22 +25,29 @@ def operator_calls(dtype, layout="contiguous"):
     counts = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     logits, target = (random((3, 5), dtype, seed=i) for i in range(2))
     upstream = random((3,), torch.float64 if dtype == torch.float64 else torch.float32)
-    log_sum = logits.to(upstream.dtype).logsumexp(1)
+    rest = logits.to(upstream.dtype).logsumexp(1)
     images = torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8, device=DEVICE)
     shift = torch.ones(3, 2, dtype=torch.int64, device=DEVICE)
     step = (0.1, 0.05, 0.0, 1.0)
+    channels, image = random((3, 1, 1), torch.float32, seed=5), random((2, 1, 1, 1), torch.float32, seed=6)
+    varying = (0.1, 0.0, 0.0, 0.0, None, channels, -image, image + 1)
     grad_logits = logits.clone().requires_grad_()
     return [
         (NAMESPACE.linf_step, (x, grad, origin, *step)),
         (NAMESPACE.linf_step_out, (x, grad, origin, *step, None, torch.empty_like(x))),
         (NAMESPACE.linf_step_out, (x, grad, origin, *step, counts, torch.empty_like(x))),
         (NAMESPACE.linf_step_, (x.clone(), grad, origin, *step, None)),
+        (NAMESPACE.linf_step_varying, (x, grad, origin, *varying)),
+        (NAMESPACE.linf_step_varying_out, (x, grad, origin, *varying, None, torch.empty_like(x))),
+        (NAMESPACE.linf_step_varying_out, (x, grad, origin, *varying, counts, torch.empty_like(x))),
+        (NAMESPACE.linf_step_varying_, (x.clone(), grad, origin, *varying, None)),
+        (NAMESPACE.random_start_varying, (x, channels, scalar(3), scalar(), 4)),
         (NAMESPACE.random_start, (x, 0.1, scalar(3), scalar(), 4)),
         (NAMESPACE.soft_cross_entropy, (grad_logits, target.clone().requires_grad_())),
         (NAMESPACE.soft_cross_entropy, (grad_logits, target)),
-        (NAMESPACE.soft_cross_entropy_backward, (upstream, logits, target, log_sum, True)),
+        (NAMESPACE.soft_cross_entropy_backward, (upstream, logits, target, rest, True)),
         (NAMESPACE.interpolated_cross_entropy, (grad_logits, LABELS, LABELS.flip(0), 0.5)),
-        (NAMESPACE.interpolated_cross_entropy_backward, (upstream, logits, LABELS, LABELS.flip(0), log_sum, 0.5)),
+        (NAMESPACE.interpolated_cross_entropy_backward, (upstream, logits, LABELS, LABELS.flip(0), rest, 0.5)),
         (NAMESPACE.margin_loss, (grad_logits, LABELS, 50.0)),
         (NAMESPACE.margin_loss_backward, (upstream, LABELS, LABELS.flip(0), logits)),
         (NAMESPACE.cosine_distance, (grad_logits, target, True)),
@@ -97,6 +104,8 @@ def public_calls(dtype=torch.float32, layout="channels_last"):
     images = torch.randint(0, 256, (4, 6, 5, 3), dtype=torch.uint8, device=DEVICE)
     shift = torch.ones(3, 2, dtype=torch.int64, device=DEVICE)
 
+    channels, image = random((3, 1, 1), torch.float32, seed=5), random((2, 1, 1, 1), torch.float32, seed=6)
+
     def in_place(x, rows):
         x = x.clone()
         return ops.linf_step_(x, origin, origin, 0.1, 0.05) * 2
@@ -104,6 +113,9 @@ def public_calls(dtype=torch.float32, layout="channels_last"):
     return {
         "linf_step": lambda x, rows: ops.linf_step(x * 1, origin, origin, 0.1, 0.05),
         "linf_step_": in_place,
+        "linf_step, varying": lambda x, rows: ops.linf_step(x * 1, origin, origin, channels, 0.05, -image, image + 1),
+        "linf_step_, varying": lambda x, rows: ops.linf_step_(x.clone(), origin, origin, channels.mean(), image) * 2,
+        "random_start, varying": lambda x, rows: ops.random_start(x, channels, seed, scalar()),
         "random_start": lambda x, rows: ops.random_start(x, 0.1, seed, scalar()),
         "soft_cross_entropy": lambda x, rows: ops.soft_cross_entropy(rows * 2, target),
         "interpolated_cross_entropy": lambda x, rows: ops.interpolated_cross_entropy(rows, LABELS, LABELS.flip(0), 0.5),
@@ -149,7 +161,8 @@ def test_inductor_keeps_strides_and_values():
         )
         moved = ops.linf_step(start, torch.sin(x * 7), origin, 0.1, 0.05, counts=counts)
         moved = ops.linf_step_(moved.clone(), torch.sin(x * 5), origin, 0.1, 0.05)
-        moved = ops.linf_step(moved, torch.cos(x), origin, 0.1, 0.05)
+        moved = ops.linf_step(moved, torch.cos(x), origin, 0.1, origin.detach().amax((0, 2, 3), keepdim=True) * 0.1)
+        moved = ops.random_start(moved, rows.detach()[:, :1, None].abs() * 0.01, offset, offset.clone())
         features = conv(moved).flatten(1)
         loss = ops.cosine_distance(features, features.detach().flip(0), "sum")
         loss = loss + ops.soft_cross_entropy(rows, rows.detach().softmax(1)) + ops.margin_loss(rows, LABELS)
@@ -193,6 +206,10 @@ def test_no_host_synchronisation():
         assert batch.is_contiguous(memory_format=torch.channels_last)
         start = ops.random_start(x, 0.1, seed, offset)
         ops.linf_step_(start, x, origin, 0.1, 0.1, counts=counts)
+        channels, image = torch.empty(3, 1, 1), torch.empty(4, 1, 1, 1)
+        start = ops.random_start(x, channels, seed, offset)
+        ops.linf_step_(start, x, origin, channels, image, counts=counts)
+        assert ops.linf_step(start, x, origin, 0.1, channels, -image, torch.empty(())).shape == x.shape
         loss = (
             ops.soft_cross_entropy(rows, rows.detach())
             + ops.interpolated_cross_entropy(rows, y, y, 0.5)

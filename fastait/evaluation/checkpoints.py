@@ -100,7 +100,7 @@ def export_robustbench(model: nn.Module, path: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
 

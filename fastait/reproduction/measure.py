@@ -134,7 +134,7 @@ class Bench:
 
         Raises:
             InputError, RunError: as ``run_training``; the journal's folder cannot be used.
-            Interrupted: SIGINT or SIGTERM; finished batches are kept.
+            Interrupted: a signal that asks for an end (``engine.signals``); finished batches are kept.
         """
         cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
         asked = points(cells)

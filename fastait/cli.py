@@ -49,7 +49,7 @@ def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> A
         version=__version__,
         version_flags=["--version"],
         help_flags=HELP_FLAGS,
-        console=console(),
+        console=console(soft_wrap=False),
     )
     app.default(collect)
     try:

@@ -151,7 +151,7 @@ def console(*, error: bool = False, quiet: bool = False, **options: Any) -> "Con
 
     stream = sys.stderr if error else sys.stdout
     file: Any = Survivor(getattr(stream, "rich_proxied_file", stream))  # a progress bar stands in for it meanwhile
-    return Console(file=file, quiet=quiet, soft_wrap=True, highlight=False, emoji=False, **options)
+    return Console(**{"file": file, "quiet": quiet, "soft_wrap": True, "highlight": False, "emoji": False, **options})
 
 
 def show_table(

@@ -173,9 +173,8 @@ def _warn_of_labels(settings: Settings, report: Report) -> None:
 
 
 def _make_model(config: TrainConfig, num_classes: int) -> WideResNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(config.seed, "weights"))
-        model = WideResNet(config.depth, config.widen_factor, num_classes)
+    generator = torch.Generator().manual_seed(derive(config.seed, "weights"))
+    model = WideResNet.drawn(generator, config.depth, config.widen_factor, num_classes)
     if config.init_from is not None:
         weights = load_weights(config.init_from)
         own = model.state_dict()

@@ -238,7 +238,7 @@ def _readable_errors() -> Iterator[None]:
 
 
 def _trained_model(config: TrainConfig, weights: dict[str, Tensor]) -> nn.Module:
-    model = WideResNet(config.depth, config.widen_factor, len(weights["fc.bias"]))
+    model = WideResNet.drawn(None, config.depth, config.widen_factor, len(weights["fc.bias"]))
     model.load_state_dict(weights)
     return model.eval()
 

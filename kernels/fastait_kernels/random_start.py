@@ -118,7 +118,7 @@ def launch(out: Tensor, x: Tensor, epsilon: float, seed: Tensor, offset: Tensor,
 def symmetric_uniform(n: int, seed: int, offset: int, place: int = 0) -> Tensor:
     """Numbers ``place`` to ``place`` + n of the kernel's noise before it is scaled: fp32 [n] in [-1, 1), on the CPU."""
     quads = cdiv(n, 4)
-    noise = torch.empty(quads, 4)
+    noise = torch.empty(quads, 4, dtype=torch.float32, device="cpu")
     for start in range(0, quads, CHUNK):
         part = noise[start : start + CHUNK]
         for column, bits in enumerate(philox(place // 4 + start, len(part), seed, offset)):
@@ -129,7 +129,7 @@ def symmetric_uniform(n: int, seed: int, offset: int, place: int = 0) -> Tensor:
 def philox(start: int, count: int, seed: int, offset: int) -> list[Tensor]:
     """Philox 4x32-10 of the counters (start, offset), (start + 1, offset), ...: four int64 [count] below 2^32."""
     low = 0xFFFFFFFF
-    counter = torch.arange(count).add_((start & ~(1 << 63)) - (start & (1 << 63)))  # modulo 2^64
+    counter = torch.arange(count, device="cpu").add_((start & ~(1 << 63)) - (start & (1 << 63)))  # modulo 2^64
     c0, c1 = counter & low, (counter >> 32).bitwise_and_(low)
     c2, c3 = torch.full_like(counter, offset & low), torch.full_like(counter, offset >> 32 & low)
     key_0, key_1 = seed & low, seed >> 32 & low
@@ -148,7 +148,7 @@ def unit_noise(n: int, seed: Tensor, offset: Tensor, place: int = 0) -> Tensor:
     On a GPU the kernel makes it, without a synchronisation; on the CPU, torch's integers.
     """
     if HAS_TRITON and seed.is_cuda:
-        noise = torch.zeros(n, device=seed.device)
+        noise = torch.zeros(n, dtype=torch.float32, device=seed.device)
         launch(noise, noise, 1.0, seed, offset, place)
         return noise
     return symmetric_uniform(n, int(seed), int(offset), place).to(seed.device)

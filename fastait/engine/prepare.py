@@ -96,7 +96,12 @@ class Prepared:
             )
         plan = self._plan(derive(config.seed, "unlabeled"), len(images), drop_last=True)
         self.unlabeled = self._loader(images, plan), plan
-        self.data_checksum = hashlib.sha256((self.data_checksum + checksum).encode()).hexdigest()
+        self.data_checksum = checksum_of_all(self.data_checksum, checksum)
+
+
+def checksum_of_all(dataset: str, unlabeled: str) -> str:
+    """The checksum of a data set and of images without labels, from those of either."""
+    return hashlib.sha256((dataset + unlabeled).encode()).hexdigest()
 
 
 def method_settings(config: TrainConfig, num_classes: int, device: torch.device) -> Settings:

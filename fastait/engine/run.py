@@ -135,7 +135,9 @@ def _resume(
                 _refuse_other_config(source, source.checkpoint_file, before, config)
             if missing := source.defaults():
                 report.note(f"{source.config_file} lacks settings, which have their defaults: {_listed(missing)}")
-            _say_changes(before, config, report)
+            _say_changes(
+                "is finished, so these have no effect:" if finished else "goes on with", before, config, report
+            )
             return config, finished, checkpoint
 
         def settle() -> None:
@@ -198,11 +200,11 @@ def _deciding(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return sorted(key for key in saved.keys() | found.keys() if key not in PLACES and saved.get(key) != found.get(key))
 
 
-def _say_changes(before: dict[str, Any], config: TrainConfig, report: Report) -> None:
+def _say_changes(what: str, before: dict[str, Any], config: TrainConfig, report: Report) -> None:
     told = [name for name in PLACES if name not in ("out", "init_from")]
     changed = {name: value for name, value in config.to_json().items() if name in told and before.get(name) != value}
     if changed:
-        report.note("goes on with " + ", ".join(f"{n} {v} (was {before.get(n)})" for n, v in changed.items()))
+        report.note(f"the run {what} " + ", ".join(f"{n} {v} (was {before.get(n)})" for n, v in changed.items()))
 
 
 def _listed(settings: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from fastait.engine.distributed import launched
 from fastait.engine.precision import current
 from fastait.engine.report import AUTOATTACK_CAVEAT, Report, epsilon_text
 from fastait.engine.signals import StopRequest
-from fastait.errors import InputError
+from fastait.errors import InputError, check_choice
 from fastait.files import write_text
 from fastait.reproduction.categories import categories
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
@@ -31,7 +31,7 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
     """
     if launched():
         raise InputError("tables are made by one process; torchrun is for fastait.train")
-    names = list(names)
+    names = [names] if isinstance(names, str) else list(names)
     check(names, choices)
     bench = Bench(choices, Report(show))
     for name in names:
@@ -55,8 +55,10 @@ def check(names: Iterable[str], choices: Choices) -> None:
     """
     names = list(names)
     if any(name not in TABLES for name in names):
-        from fastait.reproduction.figures import available
+        from fastait.reproduction.figures import FIGURES, available
 
+        for name in names:
+            check_choice("TABLE", name, (*TABLES, *FIGURES))
         available()
     for system in systems_of(names, choices):
         check_system(system, choices)

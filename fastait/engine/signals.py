@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 
 ENDS = (signal.SIGINT, signal.SIGTERM)
@@ -25,9 +26,11 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
+            others = _set_in_c()
             for number in (*ENDS, *WARNINGS):
                 previous = signal.getsignal(number)
-                if previous in (signal.SIG_DFL, signal.default_int_handler):
+                default = previous == signal.SIG_DFL and number not in others
+                if default or previous == signal.default_int_handler:
                     signal.signal(number, self._note)
                     self._previous[number] = previous
         return self
@@ -45,3 +48,13 @@ class StopRequest:
         for number in numbers:
             if number in self._previous:
                 signal.signal(number, self._previous.pop(number))  # type: ignore[arg-type]
+
+
+def _set_in_c() -> set[int]:
+    """The signals that are handled or ignored, as Linux knows them: Python takes what C code set later for a default."""
+    try:
+        status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
+        mask = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
+    except (OSError, KeyError, ValueError):  # another system
+        return set()
+    return {number for number in (*ENDS, *WARNINGS) if mask >> (number - 1) & 1}

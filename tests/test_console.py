@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastait import cli
-from fastait.console import Survivor, console, say, show_table, surviving_streams
+from fastait.console import Survivor, console, say, show_table
 from fastait.engine.report import Report
 from fastait.evaluation.results import cell
 from fastait.files import write_text
@@ -109,9 +109,15 @@ def test_a_table_that_is_lost_is_said_on_stderr(capsys, monkeypatch):
 
 def test_streams_are_put_back(capsys):
     before = sys.stdout, sys.stderr
-    with pytest.raises(SystemExit), surviving_streams("program"):
-        assert isinstance(sys.stdout, Survivor)
+    during = []
+
+    def end(argv):
+        during.append(type(sys.stdout))
         raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        cli.run("program", end, [])
+    assert during == [Survivor]
     assert (sys.stdout, sys.stderr) == before
 
 

@@ -1,4 +1,4 @@
-"""Settings of a run from whatever a script has: strings for paths, numpy's and torch's numbers; one line for the rest."""
+"""Settings of a run from what scripts have: strings for paths, numpy's and torch's numbers; one line for the rest."""
 
 import json
 from fractions import Fraction

@@ -51,7 +51,7 @@ class StopRequest:
 
 
 def _set_in_c() -> set[int]:
-    """The signals that are handled or ignored, as Linux knows them: Python takes what C code set later for a default."""
+    """The signals that are handled or ignored, as Linux knows them: what C code set Python may take for a default."""
     try:
         status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
         mask = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastait import cli
+from fastait import cli, resume_training
 from fastait.console import Survivor, console, say, show_table
 from fastait.engine.report import Report
 from fastait.evaluation.results import cell
@@ -78,6 +78,7 @@ def test_a_whole_run_onto_full_disks_and_in_ascii(monkeypatch):
     assert "Run folder: d\\xe9\\udce9" in shown
     assert "| method     | clean" in shown
     assert Path("dé\udce9/result.json").exists()
+    assert resume_training("dé\udce9").result["test_images"] == 10
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fastait.config import BESIDE, TrainConfig
@@ -267,7 +267,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
     try:
-        return load_file(path)
+        return load(path.read_bytes())  # safetensors itself opens no path that is not UTF-8
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no safetensors file: {error}") from None
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from fastait import __version__
+from fastait.console import console, say, surviving_streams
 from fastait.errors import FastaitError, InputError, SaidElsewhere
 
 try:
     import cyclopts
 except ModuleNotFoundError:
-    print("fastait: error: the commands need more packages; pip install 'fastait[train]'", file=sys.stderr)
+    with surviving_streams("fastait"):
+        say("fastait: error: the commands need more packages; pip install 'fastait[train]'", error=True)
     raise SystemExit(2) from None
 
 Arguments = TypeVar("Arguments")
@@ -42,7 +44,12 @@ def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> A
     collect.__annotations__ = {"arguments": Annotated[schema, cyclopts.Parameter(name="*")]}
     collect.__defaults__ = (schema(),)
     app = cyclopts.App(
-        name=command, help=summary, version=__version__, version_flags=["--version"], help_flags=HELP_FLAGS
+        name=command,
+        help=summary,
+        version=__version__,
+        version_flags=["--version"],
+        help_flags=HELP_FLAGS,
+        console=console(soft_wrap=False),
     )
     app.default(collect)
     try:
@@ -70,15 +77,19 @@ def _with_defaults(defaults: Any) -> type:
 
 
 def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Call ``body(argv)`` and return the exit code: errors that a user can act on become one line on stderr."""
-    try:
-        body(sys.argv[1:] if argv is None else argv)
-    except SaidElsewhere as error:
-        return error.exit_code
-    except FastaitError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    """Call ``body(argv)`` and return the exit code: errors that a user can act on become one line on stderr.
+
+    The code is that of what was done, whether or not it could be printed.
+    """
+    with surviving_streams(program):
+        try:
+            body(sys.argv[1:] if argv is None else argv)
+        except SaidElsewhere as error:
+            return error.exit_code
+        except FastaitError as error:
+            say(f"{program}: error: {error}", error=True)
+            return error.exit_code
+        except KeyboardInterrupt:
+            say(f"{program}: interrupted", error=True)
+            return 130
+        return 0

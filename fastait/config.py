@@ -11,6 +11,7 @@ from cyclopts import Parameter, Token
 
 from fastait.errors import InputError, check_choice
 from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS
+from fastait.settings import near_match, normalise
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
 IN_PLACE = {
@@ -21,7 +22,19 @@ IN_PLACE = {
 
 PARQUET_SETTINGS = ("image_column", "label_column", "train_files", "test_files")
 LEAST_IMAGE_SIZE = 8
-PATHS = ("cache_dir", "data_dir", "init_from", "out", "unlabeled")
+PLACES = (
+    *("data_dir", "unlabeled", "cache_dir", "init_from", "out", *PARQUET_SETTINGS),
+    *("workers", "dali", "skip_bad_images", "device", "compile", "cuda_graph", "checkpoint_seconds"),
+)
+"""Settings that say where things lie and how they are loaded and run: a resume may change them. The others decide the
+weights, or what is measured. Images are known by their checksum."""
+
+CLASSES = "classes"
+"""The key of ``config.json`` that is no setting: the names of the classes that the run tells apart, in order."""
+
+BESIDE = (CLASSES,)
+"""What ``config.json`` may hold beside the settings."""
+
 OPTIMIZERS = ("sgd", "apex")
 CUDA_GRAPH = ("auto", "on", "off")
 
@@ -44,7 +57,10 @@ class TrainConfig:
     """Settings of one training run; the defaults are the ``digits`` recipe's.
 
     ``fastait.recipe(name, **overrides)`` gives the published ones. ``check()`` raises InputError at the first setting
-    that cannot be right.
+    that cannot be right. Paths may be given as strings, numbers as numpy's or torch's.
+
+    Raises:
+        InputError: a setting is not of its type.
     """
 
     recipe: str = "digits"
@@ -178,6 +194,9 @@ class TrainConfig:
     out: Path | None = None
     """Run folder. [default: runs/DATE-TIME-DATASET-METHOD]"""
 
+    def __post_init__(self) -> None:
+        normalise(self)
+
     def check(self) -> None:
         """Raise InputError, naming the flag, unless every setting is in its range."""
         check_choice("--method", self.method, METHODS)
@@ -255,17 +274,19 @@ class TrainConfig:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The inverse of ``to_json``.
+    def from_json(cls, values: Any) -> "TrainConfig":
+        """The inverse of ``to_json``. A setting that is missing, as those of newer versions are, has its default.
 
         Raises:
-            InputError: a key is missing or unknown.
+            InputError: these are no settings, or one is unknown or not of its type.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if names != values.keys():
-            raise InputError(f"these settings do not fit this version: {', '.join(sorted(names ^ values.keys()))}")
-        paths = {key: Path(values[key]) for key in PATHS if values[key] is not None}
-        return cls(**{**values, **paths, "milestones": tuple(values["milestones"])})
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, dict) or not {"method", "dataset"} <= values.keys():
+            raise InputError("these are no settings of a run")
+        for key in values:
+            if key not in names and key not in BESIDE:
+                raise InputError(f"{key!r} is no setting of this version{near_match(key, names)}")
+        return cls(**{key: value for key, value in values.items() if key in names})
 
 
 _AT_LEAST = {

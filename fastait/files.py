@@ -10,6 +10,15 @@ PARTIAL = ".partial"
 """What the name of a file ends with while it is written."""
 
 
+def write_text(path: Path, text: str) -> None:
+    """``write_whole`` of ``text`` in UTF-8, whatever the locale; surrogates, of file names, as backslashes and numbers.
+
+    Raises:
+        RunError: as ``write_whole``.
+    """
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
 

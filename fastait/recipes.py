@@ -10,6 +10,7 @@ from typing import Any
 from fastait.config import TrainConfig
 from fastait.errors import check_choice
 from fastait.methods import METHODS
+from fastait.settings import check_names
 
 PAPER_EPOCHS = 200
 PAPER_MILESTONES = (60, 90)
@@ -79,10 +80,11 @@ def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:
         ``recipe("cifar10", depth=10, widen_factor=1, epochs=2)``
 
     Raises:
-        InputError: no recipe has this name.
+        InputError: no recipe has this name, or an override is not of its setting's type.
         TypeError: an override is no setting.
     """
+    check_names(overrides, (field.name for field in dataclasses.fields(TrainConfig)))
     check_choice("--recipe", name, RECIPES)
     base = TrainConfig(recipe=name, **RECIPES[name])
-    method = overrides.get("method", base.method)
+    method = dataclasses.replace(base, **overrides).method
     return dataclasses.replace(base, **{**BY_METHOD.get((name, method), {}), **overrides})

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from fastait import cli
+from fastait.console import say
 from fastait.errors import InputError, check_choice
 from fastait.reproduction.figures import FIGURES
 from fastait.reproduction.systems import SCALES, Choices
@@ -109,9 +110,9 @@ def _main(argv: list[str]) -> None:
 
 def _list() -> None:
     for name, table in TABLES.items():
-        print(f"{name:9} {table.caption}")
+        say(f"{name:9} {table.caption}")
     for name, figure in FIGURES.items():
-        print(f"{name:9} {figure.title}")
+        say(f"{name:9} {figure.title}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 import dataclasses
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastait import cli
 from fastait.config import TrainConfig
-from fastait.errors import InputError
 from fastait.recipes import recipe
 
 COMMAND = "python -m fastait.train"
@@ -22,7 +21,8 @@ class TrainArguments(TrainConfig):
     """The settings of a run, or the run to go on with."""
 
     resume: Path | None = None
-    """Go on with the run in this folder, with its own settings, from its last checkpoint."""
+    """Go on with the run in this folder, with its own settings, from its last checkpoint. What says where things lie or
+    how they are loaded and run may be changed; with --out, it goes on in a new folder."""
 
     def config(self) -> TrainConfig:
         """The settings alone."""
@@ -42,9 +42,9 @@ def _main(argv: list[str]) -> None:
     else:
         from fastait.engine.run_folder import RunFolder
 
-        defaults = RunFolder.existing(first.resume).config()
+        defaults = replace(RunFolder.existing(first.resume).config(), out=None)
     arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY)
-    config = arguments.config().resolved()
+    config = arguments.config()
 
     from fastait.engine.memory import keep_freed_memory
 
@@ -55,17 +55,10 @@ def _main(argv: list[str]) -> None:
 
         run_training(config, show=True)
     else:
-        _refuse_changes(first.resume, defaults, config)
         from fastait.engine.run import resume_training
 
-        resume_training(first.resume, show=True)
-
-
-def _refuse_changes(folder: Path, saved: TrainConfig, given: TrainConfig) -> None:
-    changed = [f.name for f in dataclasses.fields(TrainConfig) if getattr(saved, f.name) != getattr(given, f.name)]
-    if changed:
-        what = ", ".join(f"{name} {getattr(given, name)} (the run has {getattr(saved, name)})" for name in changed)
-        raise InputError(f"--resume {folder}: a run goes on with its own settings, but the command changes {what}")
+        changes = {name: value for name, value in vars(config).items() if getattr(defaults, name) != value}
+        resume_training(first.resume, show=True, **changes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Shared fixtures. Nothing here or in any test needs the network, a GPU or files outside the temporary folder."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ def _one_thread():
         patch.setenv("OMP_NUM_THREADS", "1")  # of the commands that tests start
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """A background shell starts its children with SIGINT ignored, and what is ignored stays so."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ class Noise:
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 ``shape`` in [0, 1), on the seed's device."""
-        zeros = torch.zeros(shape, device=self.seed.device)
+        zeros = torch.zeros(shape, dtype=torch.float32, device=self.seed.device)
         return random_start(zeros, 0.5, self.seed, self.offset, self.before * zeros[:1].numel()) + 0.5
 
     def normal(self, x: Tensor, deviation: float) -> Tensor:

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fastait import cli
 from fastait.config import DATASETS, TrainConfig, parquet_settings
+from fastait.console import say, show_table
 from fastait.data.dataset import Dataset, ImageSet
 from fastait.data.names import shown
 from fastait.data.picture import picture
@@ -96,7 +94,6 @@ def _main(argv: list[str]) -> None:
     check_choice("NAME", arguments.dataset, DATASETS)
     config = arguments.config()
     config.check()
-    messages = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     dataset = load_dataset(
         config.dataset,
         config.data_dir,
@@ -104,7 +101,7 @@ def _main(argv: list[str]) -> None:
         skip_bad=config.skip_bad_images,
         **parquet_settings(config),
         cache_dir=config.cache_dir,
-        note=lambda text: messages.print(text, markup=False),
+        note=lambda text: say(text, error=True),
     )
     _show(dataset)
     plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
@@ -114,32 +111,29 @@ def _main(argv: list[str]) -> None:
         image.save(out)
     except (OSError, ValueError) as error:  # ValueError: an ending that is no image format's
         raise InputError(f"--out {out} cannot be written: {error}") from None
-    messages.print(f"Samples of each class: {shown(out)}", markup=False)
+    say(f"Samples of each class: {shown(out)}", error=True)
 
 
 def _show(dataset: Dataset) -> None:
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    table = Table(title=Text(f"{shown(dataset.name)}: images per class"), title_justify="left")
-    table.add_column("label", justify="right")
-    table.add_column("class")
     parts = [dataset.train, dataset.test]
     counts = [torch.bincount(part.labels, minlength=len(dataset.classes)).tolist() for part in parts]
-    for title in ("train", "test"):
-        table.add_column(title, justify="right")
-    for label, name in enumerate(dataset.classes):
-        table.add_row(str(label), Text(shown(name)), *(str(count[label]) for count in counts))
-    table.add_row("", "all", *(str(len(part)) for part in parts), style="bold")
-    console.print(table)
+    lines = [
+        [str(label), shown(name), *(str(count[label]) for count in counts)]
+        for label, name in enumerate(dataset.classes)
+    ]
+    lines.append(["", "all", *(str(len(part)) for part in parts)])
+    title = f"{shown(dataset.name)}: images per class"
+    show_table(["label", "class", "train", "test"], lines, title=title, words=(1,))
     sizes = [f"{size} ({count})" for size, count in dataset.sizes.items()]
     others = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""
-    console.print(f"stored as width x height (images): {', '.join(sizes[:5])}{others}")
+    say(f"stored as width x height (images): {', '.join(sizes[:5])}{others}")
     assert isinstance(dataset.train, ImageSet)
-    console.print(_values(dataset.train))
-    console.print(f"checksum of classes, labels and pixels: {dataset.checksum}")
+    say(_values(dataset.train))
+    say(f"checksum of classes, labels and pixels: {dataset.checksum}")
     if dataset.skipped:
-        console.print(f"left out: {len(dataset.skipped)} images")
+        say(f"left out: {len(dataset.skipped)} images")
         for line in dataset.skipped:
-            console.print(f"  {line}", markup=False)
+            say(f"  {line}")
 
 
 def _values(images: ImageSet) -> str:

@@ -132,7 +132,7 @@ class _Cache:
     def read(self, note: Callable[[str], None] = lambda text: None) -> tuple[Decoded, Tensor | None] | None:
         """What was decoded before from the same source, if it is whole and has no images that are bad now."""
         try:
-            file = json.loads(self.about_file.read_text())
+            file = json.loads(self.about_file.read_bytes())
             about = file["about"]
             if file["checksum"] != _text_checksum(about):
                 raise ValueError("its checksum is wrong")

@@ -93,7 +93,7 @@ class Ranks:
         """The largest of each value over all processes. On the CPUs: no GPU is waited for."""
         if self.size == 1:
             return list(values)
-        all_values = torch.tensor(values)
+        all_values = torch.tensor(values, device="cpu")
         dist.all_reduce(all_values, dist.ReduceOp.MAX)
         return all_values.tolist()
 
@@ -101,7 +101,7 @@ class Ranks:
         """The sum of each value over all processes, in fp64."""
         if self.size == 1:
             return list(values)
-        all_values = torch.tensor(values, dtype=torch.float64)
+        all_values = torch.tensor(values, dtype=torch.float64, device="cpu")
         dist.all_reduce(all_values)
         return all_values.tolist()
 

@@ -95,10 +95,14 @@ class Loop:
         self.training_seconds = checkpoint["training_seconds"]
         self.epoch_seconds_before = checkpoint["epoch_seconds"]
         changed = differences(checkpoint["environment"], self.environment)
+        # DALI decodes the files of a folder alone; of other sets it is given pixels.
+        by_means = ("compile", "dali") if self.config.dataset == "folder" else ("compile",)
+        before, now = checkpoint["config"], self.config.to_json()
+        changed += [f"{n} {now[n]} (was {before[n]})" for n in by_means if before.get(n, now[n]) != now[n]]
         if changed:
             self.report.note(
-                f"warning: not the machine or the versions that the run was begun with, so its weights will not be "
-                f"the same to the bit: {', '.join(changed)}"
+                "warning: not the machine, the versions or the means that the run was begun with, so its weights will "
+                f"not be the same to the bit: {', '.join(changed)}"
             )
 
     def save(self) -> None:

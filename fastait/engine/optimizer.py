@@ -28,7 +28,11 @@ def make_optimizer(
         return _apex(parameters, lr, weight_decay)
     device = parameters[0].device
     optimizer = torch.optim.SGD(
-        parameters, lr=torch.tensor(lr, device=device), momentum=MOMENTUM, weight_decay=weight_decay, fused=True
+        parameters,
+        lr=torch.tensor(lr, dtype=torch.float32, device=device),
+        momentum=MOMENTUM,
+        weight_decay=weight_decay,
+        fused=True,
     )
     for parameter in parameters:
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -58,7 +58,8 @@ class Precision:
         self.dtype = dtype
         # With SGD(fused=True) it decides on the device whether a step counts, so a graph can hold it.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-        self.scaler.scale(torch.zeros((), device=device))  # makes its tensors, which it otherwise does in a step
+        # Makes its tensors, which it otherwise does in a step.
+        self.scaler.scale(torch.zeros((), dtype=torch.float32, device=device))
 
     def autocast(self) -> AbstractContextManager:
         """Mixed precision for the model's passes, or a context that does nothing."""

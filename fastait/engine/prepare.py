@@ -103,7 +103,12 @@ class Prepared:
             )
         plan = self._plan(derive(config.seed, "unlabeled"), len(images), drop_last=True)
         self.unlabeled = self._loader(images, plan), plan
-        self.data_checksum = hashlib.sha256((self.data_checksum + checksum).encode()).hexdigest()
+        self.data_checksum = checksum_of_all(self.data_checksum, checksum)
+
+
+def checksum_of_all(dataset: str, unlabeled: str) -> str:
+    """The checksum of a data set and of images without labels, from those of either."""
+    return hashlib.sha256((dataset + unlabeled).encode()).hexdigest()
 
 
 def method_settings(config: TrainConfig, num_classes: int, device: torch.device) -> Settings:
@@ -180,9 +185,8 @@ def _warn_of_labels(settings: Settings, report: Report) -> None:
 
 
 def _make_model(config: TrainConfig, classes: tuple[str, ...], report: Report) -> WideResNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(config.seed, "weights"))
-        model = WideResNet(config.depth, config.widen_factor, len(classes))
+    generator = torch.Generator("cpu").manual_seed(derive(config.seed, "weights"))
+    model = WideResNet.drawn(generator, config.depth, config.widen_factor, len(classes))
     if config.init_from is not None:
         weights, about = read_weights(config.init_from)
         own = model.state_dict()

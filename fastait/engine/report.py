@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -10,7 +9,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+
+from fastait.console import console, say, show_table
 
 COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd20": "PGD-20", "cw20": "CW-20"}
 
@@ -26,7 +26,7 @@ class Report:
 
     def __init__(self, show: bool):
         self.show = show
-        self.console = Console(stderr=True, quiet=not show, soft_wrap=True, highlight=False)
+        self.console = console(error=True, quiet=not show)
         self.progress: Progress | None = None
         self.task: Any = None
 
@@ -68,21 +68,19 @@ class Report:
         """The final table and what it does not show."""
         if not self.show:
             return
-        out = Console(soft_wrap=True, highlight=False)
-        table = Table(
-            title=f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
+        best = result.get("best")
+        lines = [[result["method"] + (", last epoch" if best else ""), *(f"{result[key]:.1f}" for key in COLUMNS)]]
+        if best:
+            lines.append(
+                [f"{result['method']}, best epoch ({best['epoch']})", *(f"{best[key]:.1f}" for key in COLUMNS)]
+            )
+        title = (
+            f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
             f"Linf {epsilon_text(result['epsilon'])}"
         )
-        table.add_column("method")
-        for title in COLUMNS.values():
-            table.add_column(title, justify="right")
-        best = result.get("best")
-        table.add_row(result["method"] + (", last epoch" if best else ""), *(f"{result[key]:.1f}" for key in COLUMNS))
-        if best:
-            table.add_row(f"{result['method']}, best epoch ({best['epoch']})", *(f"{best[key]:.1f}" for key in COLUMNS))
-        Console(highlight=False).print(table)
-        out.print(AUTOATTACK_CAVEAT, markup=False)
-        out.print(f"Run folder: {folder}", markup=False)
+        show_table(["method", *COLUMNS.values()], lines, title=title)
+        say(AUTOATTACK_CAVEAT)
+        say(f"Run folder: {folder}")
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -3,21 +3,19 @@
 import fcntl
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from fastait.config import TrainConfig
+from fastait.config import BESIDE, CLASSES, TrainConfig
 from fastait.engine.weights import About, load_weights, packed
-from fastait.errors import InputError
+from fastait.errors import InputError, RunError
 from fastait.files import PARTIAL, write_whole
 
 CHECKPOINT_FORMAT = "fastait checkpoint 3"
-
-CLASSES = "classes"
-"""The key of ``config.json`` that is no setting: the names of the classes that the run tells apart, in order."""
 
 
 class RunFolder:
@@ -57,14 +55,42 @@ class RunFolder:
 
         Raises:
             InputError: it cannot be made, or another run has been begun in it meanwhile.
+            RunError: the settings cannot be written; the folder is as it was.
         """
+        self._begin(_json(config.to_json() | ({CLASSES: classes} if classes else {})))
+
+    def continue_from(self, other: "RunFolder", config: TrainConfig) -> None:
+        """``begin``, with a copy of what ``other`` has come to.
+
+        Raises:
+            As ``begin``.
+        """
+        self._begin(_json(config.to_json() | other._beside()), other)
+
+    def _begin(self, settings: bytes, other: "RunFolder | None" = None) -> None:
+        new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.path} cannot be made: {error.strerror}") from None
         self.lock()
         self._refuse_used()
-        write_whole(self.config_file, _json({**config.to_json(), **({CLASSES: classes} if classes else {})}))
+        files = [] if other is None else [file.name for file in other._progress() if file.exists()]
+        try:
+            for name in files:
+                _copy(cast(RunFolder, other).path / name, self.path / name)
+            write_whole(self.config_file, settings)  # the last one: before it there is no run here
+        except BaseException:
+            with suppress(OSError):
+                for name in (*files, _LOCK):
+                    (self.path / name).unlink(missing_ok=True)
+                if new:
+                    self.path.rmdir()
+            raise
+
+    def _progress(self) -> list[Path]:
+        """What a run writes besides its settings, the checkpoint first."""
+        return [self.checkpoint_file, self.metrics_file, self.weights_file, self.best_weights_file, self.result_file]
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
@@ -135,16 +161,33 @@ class RunFolder:
         """The run's settings.
 
         Raises:
-            InputError: ``config.json`` is damaged or of another version.
+            InputError: ``config.json`` is damaged, or has settings that this version does not know.
         """
         try:
-            settings = json.loads(self.config_file.read_text())
-            settings.pop(CLASSES, None)
-            config = TrainConfig.from_json(settings)
+            config = TrainConfig.from_json(json.loads(self.config_file.read_bytes()))
             config.check()
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
         return config
+
+    def defaults(self) -> dict[str, Any]:
+        """The settings that ``config.json`` does not have, with what stands for them."""
+        saved, config = json.loads(self.config_file.read_bytes()), self.config()
+        return {key: value for key, value in config.to_json().items() if key not in saved}
+
+    def change(self, config: TrainConfig) -> None:
+        """Write the settings that the run goes on with.
+
+        Raises:
+            RunError: they cannot be written; what was there is unharmed.
+        """
+        if self.writes:
+            write_whole(self.config_file, _json(config.to_json() | self._beside()))
+
+    def _beside(self) -> dict[str, Any]:
+        """What ``config.json`` holds beside the settings."""
+        saved = json.loads(self.config_file.read_bytes())
+        return {key: saved[key] for key in BESIDE if key in saved}
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint. ``state`` holds tensors, numbers, strings, lists and dicts only."""
@@ -198,7 +241,7 @@ class RunFolder:
             InputError: ``result.json`` is damaged.
         """
         try:
-            return json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+            return json.loads(self.result_file.read_bytes()) if self.result_file.exists() else None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
 
@@ -212,6 +255,14 @@ class RunFolder:
 
 
 _LOCK = ".lock"
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise RunError(f"{source} could not be read: {error.strerror}") from None
+    write_whole(target, data)
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from fastait.errors import InputError
@@ -68,9 +68,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        data = path.read_bytes()  # the library itself opens no path that is not UTF-8
+        weights = load(data)
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     # A file whose header lies makes torch raise too.
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is no safetensors file: {' '.join(str(error).split())[:200]!s}") from None

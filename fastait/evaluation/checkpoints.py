@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fastait.classes import LENGTH, printable, shown
-from fastait.engine.run_folder import CHECKPOINT_FORMAT, CLASSES, RunFolder
+from fastait.config import CLASSES
+from fastait.engine.run_folder import CHECKPOINT_FORMAT, RunFolder
 from fastait.engine.weights import About, class_names, read_weights, wide_resnet
 from fastait.errors import InputError
 from fastait.evaluation.normalization import (
@@ -195,7 +196,7 @@ def export_robustbench(model: nn.Module, path: Path) -> None:
 def _config(path: Path) -> dict[str, Any]:
     """A run's settings; nothing of another program's ``config.json``."""
     try:
-        config = dict(json.loads(path.read_text()))
+        config = dict(json.loads(path.read_bytes()))
         if not {"recipe", "method", "dataset"} <= config.keys():
             return {}
         if CLASSES in config:

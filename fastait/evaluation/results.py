@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from fastait.attacks.columns import parse
+from fastait.console import say, show_table
 from fastait.engine.report import AUTOATTACK_CAVEAT, epsilon_text
 from fastait.evaluation.evaluate import CLEAN, Outcomes
 
@@ -30,9 +27,6 @@ STRONG = ("autoattack", "autoattack-rand")
 
 AGREEMENT = 2.0
 """Points of accuracy that attacks on the same images may differ by and agree."""
-
-WIDTH = 250
-"""Of a table that goes to a file or a pipe."""
 
 
 @dataclass(frozen=True)
@@ -212,24 +206,15 @@ def words(evaluations: list[Evaluation]) -> list[str]:
 def show(evaluations: list[Evaluation], heading: str, masking: "Mapping[str, list[Check]]", folder: str) -> None:
     """Print the table, what it says, and the signs of masking."""
     header, lines = table(evaluations)
-    shown = Table(title=escape(heading), title_justify="left")
-    for title in header:
-        shown.add_column(escape(title), justify="left" if title == header[0] else "right")
-    for line in lines:
-        shown.add_row(*(escape(text) for text in line))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
-    console.print(shown)
-    out = Console(soft_wrap=True, highlight=False)
+    show_table(header, lines, title=heading)
     for sentence in words(evaluations):
-        out.print(sentence, markup=False)
+        say(sentence)
     for model, checks in masking.items():
         fired = sum(check.fired for check in checks)
-        out.print(f"\n{model}: {fired} of {len(checks)} checks point to masked gradients", markup=False)
+        say(f"\n{model}: {fired} of {len(checks)} checks point to masked gradients")
         for check in checks:
-            out.print(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}", markup=False)
-    out.print(f"Written to {folder}", markup=False)
+            say(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}")
+    say(f"Written to {folder}")
 
 
 def _excluded(e: Evaluation) -> str:

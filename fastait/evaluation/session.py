@@ -34,7 +34,7 @@ from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
-from fastait.files import write_whole
+from fastait.files import write_text
 
 if TYPE_CHECKING:
     from fastait.eval import EvalArguments
@@ -52,7 +52,7 @@ def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Eva
 
     Raises:
         InputError: a model, the data set or an attack is not what it must be; found before anything is measured.
-        Interrupted: SIGINT or SIGTERM; finished batches are kept and not measured again.
+        Interrupted: a signal asked for an end (``engine.signals``); finished batches are not measured again.
     """
     arguments.check()
     out = arguments.out or Path("evals") / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
@@ -308,9 +308,9 @@ class _Session:
             f"accuracy in % [95 % interval], {self.dataset.name}, {len(self.images)} test images, fp32, Linf {budgets}"
             f", steps of {epsilon_text(arguments.step_size)}"
         )
-        write_whole(self.out / "eval.json", as_json(found, about).encode())
-        write_whole(self.out / "eval.csv", as_csv(found).encode())
-        write_whole(self.out / "eval.md", markdown(found, heading).encode())
+        write_text(self.out / "eval.json", as_json(found, about))
+        write_text(self.out / "eval.csv", as_csv(found))
+        write_text(self.out / "eval.md", markdown(found, heading))
         if arguments.export == "robustbench":
             for name, entrant in zip(self.names, self.entrants, strict=True):
                 export_robustbench(entrant.normalized, self.out / f"{name}-robustbench.pt")

@@ -92,8 +92,7 @@ def measured_rate(config: TrainConfig, num_classes: int, device: torch.device) -
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(device)
     labels = torch.randint(0, num_classes, (count,), generator=generator).to(device)
     with current(device):
-        with torch.random.fork_rng(devices=[]):
-            model = WideResNet(config.depth, config.widen_factor, num_classes)
+        model = WideResNet.drawn(generator, config.depth, config.widen_factor, num_classes)
         model = model.to(device).to(memory_format=torch.channels_last)
         step = _make_step(natural, model, Precision(device, native_half(device) if config.amp else None))
         begun, steps = 0.0, -1

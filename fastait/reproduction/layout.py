@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-
-from fastait.evaluation.results import WIDTH, wilson
+from fastait.console import say, show_table
+from fastait.evaluation.results import wilson
 from fastait.reproduction.measure import Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale
@@ -66,21 +63,12 @@ class Sheet:
 
     def show(self) -> None:
         """Print the sheet to stdout; wide cells are broken where the terminal ends."""
-        out = Console(soft_wrap=True, highlight=False)
         for sentence in self.heading:
-            out.print(sentence, markup=False)
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=WIDTH)
+            say(sentence)
         for grid in self.grids:
-            table = RichTable(title=escape(grid.title) or None, title_justify="left", show_lines=True)
-            for title in grid.header:
-                table.add_column(escape(title))
-            for line in grid.lines:
-                table.add_row(*map(escape, line))
-            console.print(table)
+            show_table(grid.header, grid.lines, title=grid.title, words=range(len(grid.header)), ruled=True)
         for sentence in self.notes:
-            out.print(sentence, markup=False)
+            say(sentence)
 
 
 def entries(block: Block, found: Mapping[Cell, Measured], scale: Scale) -> list[list[Entry]]:

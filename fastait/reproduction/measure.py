@@ -15,10 +15,11 @@ from torch import nn
 from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.columns import groups, parse_all
-from fastait.config import TrainConfig
+from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.engine.hardware import environment
 from fastait.engine.precision import current, resolve_device
+from fastait.engine.prepare import checksum_of_all
 from fastait.engine.report import Report
 from fastait.engine.run import TrainResult, resume_training, run_training
 from fastait.engine.run_folder import RunFolder
@@ -31,8 +32,8 @@ from fastait.files import write_whole
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 
-PLACES = ("out", "data_dir", "device", "dali", "workers", "cuda_graph")
-"""Settings that say where things lie and what they are made by, and not what they are."""
+CHOSEN = ("data_dir", "unlabeled", "device", "dali")
+"""Settings that the user chooses for all runs, and may choose anew for those that are not finished."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,13 @@ class Bench:
         if not finished:
             self.report.note(f"\n{system}: training {'goes on' if begun else 'begins'}")
         show = self.report.show and not finished
+        chosen = {} if finished else {name: getattr(config, name) for name in CHOSEN}
         try:
             # What a run prints at its end is its own small evaluation, which is no part of a table.
             with redirect_stdout(io.StringIO()):
-                return resume_training(folder.path, show=show) if begun else run_training(config, show=show)
+                if begun:
+                    return resume_training(folder.path, show=show, **chosen)
+                return run_training(config, show=show)
         except Interrupted as error:
             raise self.interrupted(error.exit_code - 128) from None
 
@@ -134,7 +138,7 @@ class Bench:
 
         Raises:
             InputError, RunError: as ``run_training``; the journal's folder cannot be used.
-            Interrupted: SIGINT or SIGTERM; finished batches are kept.
+            Interrupted: a signal that asks for an end (``engine.signals``); finished batches are kept.
         """
         cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
         asked = points(cells)
@@ -215,12 +219,13 @@ def check_system(system: str, choices: Choices) -> None:
             are missing, bad or too few.
     """
     config, folder = choices.config(system), choices.run(system)
+    unlabeled = None
     if needs_unlabeled(system) and choices.unlabeled is not None:
-        images, _, _ = load_unlabeled(choices.unlabeled, config.image_size)
+        images, unlabeled, _ = load_unlabeled(choices.unlabeled, config.image_size)
         if len(images) < config.batch_size:
             raise InputError(f"--unlabeled {choices.unlabeled} holds {len(images)} images, a batch {config.batch_size}")
     if RunFolder.begun(folder):
-        _refuse_other_settings(RunFolder(folder), config, choices)
+        _refuse_other_settings(RunFolder(folder), config, unlabeled)
     else:
         config.check()
 
@@ -263,17 +268,30 @@ def write_unlabeled(dataset: Dataset, folder: Path) -> None:
             write_whole(path, buffer.getbuffer())
 
 
-def _refuse_other_settings(folder: RunFolder, config: TrainConfig, choices: Choices) -> None:
-    """Raise an InputError unless the run in ``folder`` is one of ``config``."""
+def _refuse_other_settings(folder: RunFolder, config: TrainConfig, unlabeled: str | None) -> None:
+    """Raise an InputError unless the run in ``folder`` is one of ``config``.
+
+    ``unlabeled`` is the checksum of the images without labels, if the user names some.
+    """
     saved, asked = folder.config().to_json(), config.to_json()
     changed = [key for key in asked if key not in PLACES and saved[key] != asked[key]]
-    # The small scale's own images may have been moved, with the folder that they lie in.
-    own = choices.unlabeled is None and saved["unlabeled"] is not None
-    if own and "unlabeled" in changed and _end(saved["unlabeled"]) == _end(asked["unlabeled"]):
-        changed.remove("unlabeled")
+    if saved["unlabeled"] != asked["unlabeled"]:
+        # They may have been moved; the small scale's own with the folder that they lie in.
+        own = unlabeled is None and saved["unlabeled"] and _end(saved["unlabeled"]) == _end(asked["unlabeled"])
+        if not own and not _trained_on(folder, config, unlabeled):
+            changed.append("unlabeled")
     if changed:
         what = ", ".join(f"{key} {saved[key]} (now {asked[key]})" for key in changed)
         raise InputError(f"{folder.path} was trained with {what}; choose another --out")
+
+
+def _trained_on(folder: RunFolder, config: TrainConfig, unlabeled: str | None) -> bool:
+    """Whether the run in ``folder`` has come to a checkpoint, with these images without labels."""
+    checkpoint = folder.load_checkpoint()
+    if checkpoint is None or unlabeled is None:
+        return False
+    dataset = load_dataset(config.dataset, config.data_dir, config.image_size)
+    return checkpoint["data"]["checksum"] == checksum_of_all(dataset.checksum, unlabeled)
 
 
 def _end(path: str) -> tuple[str, ...]:

@@ -7,18 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-
 from fastait.config import TrainConfig
+from fastait.console import say, show_table
 from fastait.engine.hardware import environment
 from fastait.engine.precision import full_precision, resolve_device
 from fastait.engine.report import epsilon_text
 from fastait.engine.run_folder import RunFolder
 from fastait.evaluation.checkpoints import load_model
 from fastait.evaluation.journal import weights_checksum
-from fastait.evaluation.results import WIDTH
 from fastait.reproduction.measure import Point, journal_folder, points, subject
 from fastait.reproduction.session import check, systems_of
 from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
@@ -145,36 +141,27 @@ def show_plan(names: Iterable[str], choices: Choices) -> None:
     check(names, choices)
     plan = Plan(names, choices)
     runs, evaluations = plan.runs(), plan.evaluations()
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
     for title, what, jobs in (("runs", "method", runs), ("evaluations", "attacks", evaluations)):
         if jobs:
-            console.print(_grid(title, what, jobs))
-    out = Console(soft_wrap=True, highlight=False)
+            _show_jobs(title, what, jobs)
     left = [job for job in (*runs, *evaluations) if job.flop]
     seconds = _time(sum(job.seconds for job in left))
-    out.print(
+    say(
         f"Left to do: {sum(job.flop for job in left) / 1e15:.3g} PFLOP, estimated at {seconds} "
         f"on {plan.environment['device']}, from a measurement of some seconds of training steps. Evaluations are at "
-        "most this: fooled images leave. Loading data, a run's own small evaluation and drawing are not counted.",
-        markup=False,
+        "most this: fooled images leave. Loading data, a run's own small evaluation and drawing are not counted."
     )
     for system in {s for n in plan.names if n in TABLES for s in TABLES[n].systems(choices.scale)}:
         if choices.lacks_images(system):
-            out.print(f"{system} is left out: it needs images without labels, --unlabeled DIR.", markup=False)
+            say(f"{system} is left out: it needs images without labels, --unlabeled DIR.")
 
 
-def _grid(title: str, what: str, jobs: list[Job]) -> RichTable:
-    table = RichTable(title=title, title_justify="left")
-    for column in ("name", what, "state"):
-        table.add_column(column)
-    table.add_column("PFLOP left", justify="right")
-    table.add_column("estimated time", justify="right")
+def _show_jobs(title: str, what: str, jobs: list[Job]) -> None:
+    lines = []
     for job in jobs:
         left = [f"{job.flop / 1e15:.3g}", _time(job.seconds)] if job.flop else ["", ""]
-        table.add_row(*map(escape, (job.name, job.what, job.state, *left)))
-    return table
+        lines.append([job.name, job.what, job.state, *left])
+    show_table(["name", what, "state", "PFLOP left", "estimated time"], lines, title=title, words=(0, 1, 2))
 
 
 def _time(seconds: float) -> str:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from fastait.config import TrainConfig
+from fastait.console import say
 from fastait.engine.distributed import launched
 from fastait.engine.precision import current
 from fastait.engine.report import AUTOATTACK_CAVEAT, Report, epsilon_text
 from fastait.engine.signals import StopRequest
-from fastait.errors import InputError
-from fastait.files import write_whole
+from fastait.errors import InputError, check_choice
+from fastait.files import write_text
 from fastait.reproduction.categories import categories
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
 from fastait.reproduction.measure import Bench, Measured, check_system
@@ -26,11 +27,11 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
         InputError: what is in ``choices.out`` was made with other settings, or a setting or file is not what it must
             be; the former is found before anything is begun.
         RunError: as ``fastait.run_training``.
-        Interrupted: SIGINT or SIGTERM; the same command goes on.
+        Interrupted: a signal that asks for an end (``engine.signals``); the same command goes on.
     """
     if launched():
         raise InputError("tables are made by one process; torchrun is for fastait.train")
-    names = list(names)
+    names = [names] if isinstance(names, str) else list(names)
     check(names, choices)
     bench = Bench(choices, Report(show))
     for name in names:
@@ -42,7 +43,7 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
         else:
             written = _draw(name, bench)
         if show:
-            print(f"Written to {', '.join(map(str, written))}\n")
+            say(f"Written to {', '.join(map(str, written))}\n")
 
 
 def check(names: Iterable[str], choices: Choices) -> None:
@@ -54,8 +55,10 @@ def check(names: Iterable[str], choices: Choices) -> None:
     """
     names = list(names)
     if any(name not in TABLES for name in names):
-        from fastait.reproduction.figures import available
+        from fastait.reproduction.figures import FIGURES, available
 
+        for name in names:
+            check_choice("TABLE", name, (*TABLES, *FIGURES))
         available()
     for system in systems_of(names, choices):
         check_system(system, choices)
@@ -93,7 +96,7 @@ def write_sheet(name: str, sheet: Sheet, out: Path) -> list[Path]:
     _make(out)
     files = {out / f"{name}.md": sheet.markdown(), out / f"{name}.csv": sheet.csv()}
     for path, text in files.items():
-        write_whole(path, text.encode())
+        write_text(path, text)
     return list(files)
 
 

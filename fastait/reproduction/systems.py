@@ -12,6 +12,7 @@ from fastait.config import TrainConfig
 from fastait.errors import InputError
 from fastait.methods import METHODS
 from fastait.recipes import recipe
+from fastait.settings import normalise
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,9 @@ class Choices:
         unlabeled: a folder of images without labels, for UAT.
         device, amp, dali: as in ``TrainConfig``.
         seed: of training and evaluation.
+
+    Raises:
+        InputError: one is not of its type; paths may be strings, numbers numpy's.
     """
 
     scale: Scale
@@ -150,6 +154,9 @@ class Choices:
     amp: bool = False
     dali: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        normalise(self)
 
     @property
     def folder(self) -> Path:

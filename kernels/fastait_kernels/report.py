@@ -13,8 +13,10 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -214,6 +216,23 @@ def _widths(accesses: dict[int, int]) -> str:
     return " ".join(f"{count}x{width}B" for width, count in sorted(accesses.items(), reverse=True)) or "-"
 
 
+def _say(text: str, stream: TextIO | None) -> None:
+    """Print ``text``. Where that is not possible (a full disk, a closed pipe) the rest of the command goes on."""
+    if stream is None:
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except UnicodeEncodeError:
+        _say(text.encode("ascii", "backslashreplace").decode(), stream)
+    except (OSError, ValueError):
+        # What is left in the buffer would make the interpreter end with code 120.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            stream.flush()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m fastait_kernels.report", description=__doc__.split("\n\n")[0])
@@ -222,18 +241,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not HAS_TRITON or os.environ.get("TRITON_INTERPRET") == "1":
         why = "TRITON_INTERPRET=1 is set; unset it" if HAS_TRITON else "triton is not installed"
-        print(f"fastait_kernels.report: error: nothing can be compiled: {why}", file=sys.stderr)
+        _say(f"fastait_kernels.report: error: nothing can be compiled: {why}", sys.stderr)
         return 2
     rows = compile_all(arguments.target or list(TARGETS))
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    print(table(rows))
-    print(
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")
+    _say(table(rows), sys.stdout)
+    _say(
         "\nloads and stores: instructions x bytes, the masked last block included. B/element: traffic of the unmasked "
         "body by its instructions. est. us: an ESTIMATE, never measured: the minimum's traffic for a typical batch "
         "(128 CIFAR images; 128 x 10 logits; 128 x 640 or 8192 features) at the published bandwidth of "
         + ", ".join(f"{card} ({gb} GB/s)" for card, gb in TARGETS.values())
-        + "; launches of this size are bound by latency, not bandwidth."
+        + "; launches of this size are bound by latency, not bandwidth.",
+        sys.stdout,
     )
     return 0
 

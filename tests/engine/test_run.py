@@ -1,10 +1,12 @@
 """Runs from Python: what they return, how they end early, and that nothing of the caller's is disturbed."""
 
 import json
+import random
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -360,3 +362,39 @@ def test_out_of_memory_is_one_line(monkeypatch):
     monkeypatch.setattr("fastait.engine.prepare.load_dataset", allocate)
     with pytest.raises(RunError, match="out of memory"):
         run_training(tiny())
+
+
+@pytest.mark.parametrize("kind", ["dtype", "device"])
+def test_a_callers_defaults_change_no_weights(kind):
+    """Nor are torch's generators touched, numpy's or Python's, also where a finished run is loaded."""
+    settings = {"epochs": 1, "method": "iat-manifold-mixup", "attack_steps": 1, "partners": "random"}
+    usual = run_training(tiny(**settings, out="usual")).model.state_dict()
+    before = torch.default_generator.get_state(), np.random.get_state()[1].tolist(), random.getstate()
+    try:
+        if kind == "dtype":
+            torch.set_default_dtype(torch.float64)
+        else:
+            torch.set_default_device("meta")
+        found = [run_training(tiny(**settings)).model, resume_training("run").model]
+        assert torch.get_default_dtype() == (torch.float64 if kind == "dtype" else torch.float32)
+        assert torch.get_default_device().type == ("cpu" if kind == "dtype" else "meta")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for model in found:
+        for name, value in model.state_dict().items():
+            assert value.dtype == usual[name].dtype
+            assert torch.equal(value, usual[name]), name
+    assert torch.equal(before[0], torch.default_generator.get_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+
+
+def test_no_global_generator_is_used(monkeypatch):
+    """Neither seeded nor forked, on the CPU or a GPU: another thread may draw from them meanwhile."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a global generator is touched")
+
+    for name in ("torch.manual_seed", "torch.random.fork_rng", "torch.cuda.manual_seed_all", "torch.set_rng_state"):
+        monkeypatch.setattr(name, refuse)
+    run_training(tiny(epochs=1))

@@ -80,3 +80,16 @@ def test_mixing_at_each_layer(network, layer):
     hidden = mixed(2, network.block2(mixed(1, network.block1(hidden))))
     expected = network.fc(torch.relu(network.bn1(network.block3(hidden))).mean(dim=(2, 3)))
     torch.testing.assert_close(network(x, Mixing(own, partner)), expected, **REDUCTION[torch.float32])
+
+
+def test_weights_that_a_generator_draws_are_those_of_torchs_own():
+    torch.manual_seed(5)
+    usual = WideResNet(16, 2, 7)
+    state = torch.get_rng_state()
+    drawn = WideResNet.drawn(torch.Generator().manual_seed(5), 16, 2, 7)
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, value), (other, ours) in zip(usual.state_dict().items(), drawn.state_dict().items(), strict=True):
+        assert name == other
+        assert value.dtype == ours.dtype
+        assert torch.equal(value, ours), name
+    assert all(parameter.requires_grad for parameter in drawn.parameters())

@@ -170,6 +170,28 @@ def test_a_run_on_other_images_without_labels_is_refused(tmp_path):
     check("c", None)
 
 
+def test_images_without_labels_that_have_moved(tmp_path, monkeypatch):
+    """A run that has come to a checkpoint is taken over with the same ones elsewhere, and goes on with those."""
+    for name in ("one", "two"):
+        write_folder(tmp_path / name, {"a": 64}, size=(10, 12) if name == "one" else (12, 10))
+    choices = systems.Choices(systems.SCALES["small"], tmp_path / "a", unlabeled=tmp_path / "one", device="cpu")
+    config = choices.config("uat")
+    _, checksum, _ = measure.load_unlabeled(choices.unlabeled, config.image_size)
+    data = load_dataset("digits", image_size=config.image_size).checksum
+    with RunFolder.new(choices.run("uat")) as folder:
+        folder.begin(config)
+        folder.save_checkpoint({"data": {"checksum": measure.checksum_of_all(data, checksum)}})
+    (tmp_path / "one").rename(tmp_path / "moved")
+    moved = dataclasses.replace(choices, unlabeled=tmp_path / "moved")
+    measure.check_system("uat", moved)
+    with pytest.raises(InputError, match=r"was trained with unlabeled .*choose another --out"):
+        measure.check_system("uat", dataclasses.replace(choices, unlabeled=tmp_path / "two"))
+    given = {}
+    monkeypatch.setattr(measure, "resume_training", lambda path, **options: given.update(options))
+    measure.Bench(moved, measure.Report(False)).trained("uat")
+    assert given["unlabeled"] == tmp_path / "moved"
+
+
 def test_outcomes_are_not_taken_from_another_measurement():
     def key(weights="w", surrogate=None, noisy=False, images=8, torch="2"):
         point = measure.Point("adv-interp", 0.1, surrogate, noisy, False)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastait.data.dataset import ImageSet
 from fastait.data.plan import BatchPlan
+from fastait.engine.signals import ENDS, WARNINGS
 from fastait.errors import RunError
 from fastait_kernels import augment
 
@@ -59,10 +60,12 @@ class TorchLoader:
 
 
 def _leave_signals(worker: int) -> None:
-    """A signal to the process group is for the main process, which saves and then ends its workers.
+    """Signals are for the main process, which saves and then ends its workers, by an event that they look at.
 
-    torchrun and batch systems end a run so; a worker without its main process ends by itself.
+    torchrun and batch systems end or warn a run through its process group, or each of its processes. A worker that died
+    of that would take the main process with it in the middle of a step, and what cannot be saved then is lost; one
+    without its main process ends by itself.
     """
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (*ENDS, *WARNINGS):
+        signal.signal(number, signal.SIG_IGN)

@@ -74,7 +74,8 @@ def autoattack(
         classes = model(contiguous[:2]).shape[1]
     available(classes)
     attacked = _Attacked(model, contiguous, epsilon)
-    with frozen(model), _callers_world(x.dtype if x.dtype == torch.float64 else torch.float32):
+    default = x.dtype if x.dtype == torch.float64 else torch.float32
+    with frozen(model), _callers_world(default), x.device:
         from pyautoattack import AutoAttack
 
         attack = AutoAttack(attacked, norm="Linf", eps=epsilon, seed=seed, device=x.device, **version)

@@ -24,6 +24,8 @@ python_maximum_signature_line_length = 80
 nitpick_ignore_regex = [("py:.*", r"(torch|nn|pathlib|collections|fastait|Path|Tensor|Generator|Module|typing).*")]
 """Types in signatures: other projects' pages are not linked to, since the manual is read offline too."""
 
+nitpick_ignore_regex += [("py:exc", "InputError|RunError|Interrupted|As run_training.")]
+
 html_theme = "furo"
 html_title = f"fastait {release}"
 html_static_path = ["_static"]

@@ -23,7 +23,9 @@ class Flags(Directive):
         texts: dict[str, str] = {}
         for base in reversed(cls.__mro__[:-1]):
             documented = ModuleAnalyzer.for_module(base.__module__).find_attr_docs()
-            texts.update({field: " ".join(lines) for (owner, field), lines in documented.items() if owner == base.__name__})
+            texts.update(
+                {field: " ".join(lines) for (owner, field), lines in documented.items() if owner == base.__name__}
+            )
         found = nodes.definition_list()
         for field in dataclasses.fields(cls):
             flag = "--" + field.name.strip("_").replace("_", "-")

@@ -119,7 +119,7 @@ def test_command_lines_parse(page):
 
 
 def test_command_lines_are_found_and_refused():
-    text = "```sh\ntorchrun --nnodes $N \\\n    -m fastait train --epoch 3  # 3\nfastait eval RUN --attacks pdg20\n```\n"
+    text = "```sh\ntorchrun --nnodes $N \\\n    -m fastait train --epoch 3 # 3\nfastait eval RUN --attacks pdg20\n```\n"
     found = [ours(words) for line in command_lines(text) for words in commands(line)]
     assert found == [("train", ["--epoch", "3"]), ("eval", ["RUN", "--attacks", "pdg20"])]
     for name, argv in found:

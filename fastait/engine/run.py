@@ -73,7 +73,7 @@ def resume_training(path: Path, *, show: bool = False) -> TrainResult:
     """Go on with the run in ``path`` from its last checkpoint, or return its result if it is finished.
 
     Raises:
-        As ``run_training``.
+        InputError, RunError, Interrupted: as ``run_training``.
     """
     config = RunFolder.existing(path).config()
     with _readable_errors(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):

@@ -20,6 +20,7 @@ DALI = ["nvidia-dali-cuda130>=2.4"]
 PARQUET = ["pyarrow>=17"]
 AUTOATTACK = ["pyautoattack>=0.2"]
 FIGURES = ["matplotlib>=3.8"]
+DOCS = ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"]
 PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
 TEST = [
     *TRAIN,
@@ -31,6 +32,7 @@ TEST = [
     "pytest>=8",
     "pytest-benchmark>=5",
     "pytest-xdist>=3.6",
+    "sybil>=10",  # runs the manual's Python blocks
 ]
 
 setup(
@@ -50,6 +52,7 @@ setup(
         "parquet": PARQUET,
         "autoattack": AUTOATTACK,
         "figures": FIGURES,
+        "docs": [*TRAIN, *DOCS],
         "test": TEST,
         "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"],
     },

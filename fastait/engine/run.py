@@ -82,7 +82,8 @@ def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> 
             come to; the old one stays as it is.
 
     Raises:
-        As ``run_training``; InputError also if a change would decide the weights, or the images are others.
+        InputError, RunError, Interrupted: as ``run_training``; InputError also if a change would decide the weights, or
+            the images are others.
         TypeError: a change is no setting.
     """
     path = as_path("path", path)

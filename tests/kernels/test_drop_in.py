@@ -1,4 +1,4 @@
-"""README's before and after: both sides are run as they stand there and must agree."""
+"""The manual's before and after: both sides are run as they stand there and must agree."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,14 @@ from kernel_inputs import DEVICE
 import fastait_kernels
 from fastait.models import WideResNet
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
 
 
 @pytest.fixture(scope="module")
 def functions():
     namespace = {"torch": torch, "F": F, **{name: getattr(fastait_kernels, name) for name in fastait_kernels.__all__}}
-    for block in re.findall(r"```python\n(def .*?)```", README.read_text(), re.DOTALL):
-        exec(compile(block, str(README), "exec"), namespace)
+    for block in re.findall(r"```python\n(def .*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), namespace)
     return namespace
 
 

@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from fastait.engine.hardware import environment
+from fastait.runtime.hardware import environment
 
 ROWS = []
 NOTES = []

@@ -11,9 +11,9 @@ from results import NOTES, record
 
 from fastait.attacks import Noise, margin
 from fastait.data import ImageSet
-from fastait.engine.precision import full_precision
-from fastait.engine.randomness import derive
 from fastait.evaluation import evaluate
+from fastait.runtime.precision import full_precision
+from fastait.runtime.randomness import derive
 
 STEPS = (20, 50, 100, 200, 300, 500, 1000)
 """Table 3 of the paper."""

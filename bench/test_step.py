@@ -12,7 +12,7 @@ from results import NOTES, record
 from ways import AMP, ON_GPU, SWITCHED_OFF, arithmetic, batch, make
 
 from fastait import WideResNet
-from fastait.engine.precision import native_half
+from fastait.runtime.precision import native_half
 
 BATCH = 128 if not ON_GPU else 256
 NETWORKS = [(28, 10), (16, 2)] if ON_GPU else [(16, 2), (10, 1)]

@@ -8,11 +8,11 @@ from alternating import DEVICE
 from ingredients import eager_loss, interpolate
 
 from fastait import reference
-from fastait.engine.optimizer import make_optimizer
-from fastait.engine.precision import Precision, native_half
-from fastait.engine.prepare import cached_images
-from fastait.engine.step import TrainStep
 from fastait.methods import METHODS, Settings
+from fastait.runtime.precision import Precision, native_half
+from fastait.training.optimizer import make_optimizer
+from fastait.training.prepare import cached_images
+from fastait.training.step import TrainStep
 
 EPSILON = 8 / 255
 ON_GPU = DEVICE.type == "cuda"

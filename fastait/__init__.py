@@ -7,11 +7,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastait.config import TrainConfig
-    from fastait.engine.run import resume_training, run_training
     from fastait.evaluation import evaluate_robustness, load_model, masking_signs
     from fastait.interpolation import adversarial_interpolation
     from fastait.models import WideResNet
     from fastait.recipes import recipe
+    from fastait.training.run import resume_training, run_training
 
 _HOME = {
     "TrainConfig": "fastait.config",
@@ -21,8 +21,8 @@ _HOME = {
     "load_model": "fastait.evaluation",
     "masking_signs": "fastait.evaluation",
     "recipe": "fastait.recipes",
-    "resume_training": "fastait.engine.run",
-    "run_training": "fastait.engine.run",
+    "resume_training": "fastait.training.run",
+    "run_training": "fastait.training.run",
 }
 
 __all__ = [

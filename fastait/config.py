@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from fastait.errors import InputError, check_choice
 from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS
-from fastait.settings import near_match, normalise
+from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.settings import near_match, normalise
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
 IN_PLACE = {

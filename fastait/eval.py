@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from fastait import cli
 from fastait.config import DATASETS, IN_PLACE, Ratio, check_parquet_settings, flag, parquet_settings
-from fastait.errors import InputError, check_choice
+from fastait.runtime import cli
+from fastait.runtime.errors import InputError, check_choice
 
 COMMAND = "python -m fastait.eval"
 SUMMARY = (
@@ -252,8 +252,8 @@ def _main(argv: list[str]) -> None:
     arguments = cli.parse(COMMAND, EvalArguments(), argv, SUMMARY)
     arguments.check()
 
-    from fastait.engine.memory import keep_freed_memory
     from fastait.evaluation.session import run_evaluation
+    from fastait.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
     run_evaluation(arguments)

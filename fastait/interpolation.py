@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from fastait.attacks import Noise, Subject, frozen
 from fastait.attacks.checks import budget, checked_images, checked_labels, count, number, readable
 from fastait.attacks.subject import PROBED, feature_tensor
-from fastait.errors import InputError
 from fastait.methods import images, labels
 from fastait.models import WideResNet
+from fastait.runtime.errors import InputError
 
 
 def adversarial_interpolation(

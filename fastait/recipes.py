@@ -8,9 +8,9 @@ import dataclasses
 from typing import Any
 
 from fastait.config import TrainConfig
-from fastait.errors import check_choice
 from fastait.methods import METHODS
-from fastait.settings import check_names
+from fastait.runtime.errors import check_choice
+from fastait.runtime.settings import check_names
 
 PAPER_EPOCHS = 200
 PAPER_MILESTONES = (60, 90)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fastait import cli
-from fastait.console import say
-from fastait.errors import InputError, check_choice
 from fastait.reproduction.figures import FIGURES
 from fastait.reproduction.systems import SCALES, Choices
 from fastait.reproduction.tables import TABLES
+from fastait.runtime import cli
+from fastait.runtime.console import say
+from fastait.runtime.errors import InputError, check_choice
 
 COMMAND = "python -m fastait.reproduce"
 SUMMARY = (
@@ -95,7 +95,7 @@ def _main(argv: list[str]) -> None:
     arguments.check()
     names = list(dict.fromkeys(arguments.names))
 
-    from fastait.engine.memory import keep_freed_memory
+    from fastait.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
     if arguments.dry_run:

@@ -5,9 +5,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastait import cli
 from fastait.config import TrainConfig
 from fastait.recipes import recipe
+from fastait.runtime import cli
 
 COMMAND = "python -m fastait.train"
 SUMMARY = (
@@ -40,22 +40,22 @@ def _main(argv: list[str]) -> None:
     if first.resume is None:
         defaults = recipe(first.recipe, method=first.method)
     else:
-        from fastait.engine.run_folder import RunFolder
+        from fastait.run_folder.folder import RunFolder
 
         defaults = replace(RunFolder.existing(first.resume).config(), out=None)
     arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY)
     config = arguments.config()
 
-    from fastait.engine.memory import keep_freed_memory
+    from fastait.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
     if first.resume is None:
         config.check()
-        from fastait.engine.run import run_training
+        from fastait.training.run import run_training
 
         run_training(config, show=True)
     else:
-        from fastait.engine.run import resume_training
+        from fastait.training.run import resume_training
 
         changes = {name: value for name, value in vars(config).items() if getattr(defaults, name) != value}
         resume_training(first.resume, show=True, **changes)

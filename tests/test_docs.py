@@ -10,11 +10,11 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
-from fastait import cli
 from fastait.data.__main__ import DataArguments
 from fastait.eval import EvalArguments
 from fastait.recipes import recipe
 from fastait.reproduce import ReproduceArguments
+from fastait.runtime import cli
 from fastait.train import TrainArguments
 from fastait_kernels import report
 

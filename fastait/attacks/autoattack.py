@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastait.attacks.checks import budget, public
 from fastait.attacks.frozen import frozen
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 VERSIONS: dict[str, dict[str, Any]] = {
     "autoattack": {"version": "standard"},

@@ -16,7 +16,7 @@ from fastait.attacks.spsa import spsa
 from fastait.attacks.subject import Subject
 from fastait.attacks.trajectory import Objective, Point, trajectory
 from fastait.attacks.verdict import RIGHT, verdict
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 class Draws(Protocol):

@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 PAPERS = {"pgd-min": "pgd20-min10", "cw-min": "cw20-min10", "feature-min": "feature20-min10"}
 LIBRARY = ("autoattack", "autoattack-rand", "square", "apgd-ce", "apgd-t")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastait.attacks.subject import Subject
 from fastait.attacks.trajectory import Objective
-from fastait.engine.randomness import derive
+from fastait.runtime.randomness import derive
 from fastait_kernels import cosine_distance
 
 

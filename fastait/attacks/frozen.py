@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fastait.attacks.subject import Subject
-from fastait.engine.shared import Shared
+from fastait.runtime.shared import Shared
 
 _attackers: Counter[int] = Counter()
 """How many attacks each thread is in."""

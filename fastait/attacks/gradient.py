@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 from fastait_kernels import linf_step
 
 FP16_SCALE = 2.0**10

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 PROBED = 2
 """Images that a model is tried on: one alone has no statistics of a batch."""

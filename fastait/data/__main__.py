@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastait import cli
 from fastait.config import DATASETS, TrainConfig, parquet_settings
-from fastait.console import say, show_table
 from fastait.data.dataset import Dataset, ImageSet
 from fastait.data.names import shown
 from fastait.data.picture import picture
 from fastait.data.plan import BatchPlan
 from fastait.data.sources import load_dataset
-from fastait.errors import InputError, check_choice
 from fastait.recipes import RECIPES
+from fastait.runtime import cli
+from fastait.runtime.console import say, show_table
+from fastait.runtime.errors import InputError, check_choice
 
 COMMAND = "python -m fastait.data"
 SUMMARY = (

@@ -22,8 +22,8 @@ from torch import Tensor
 from fastait.data.decode import Contents, Decoded, Split, decode, quiet
 from fastait.data.files import is_within
 from fastait.data.names import shown
-from fastait.errors import InputError, RunError
-from fastait.files import PARTIAL, write_whole
+from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.files import PARTIAL, write_whole
 
 CACHE = ".fastait-cache"
 """The name of a folder of what is kept beside its source."""

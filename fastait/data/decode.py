@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fastait.data.files import LASTING, why_no_file
 from fastait.data.names import shown
 from fastait.data.opaque import alpha_of, opaque, transparent_value
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 CHUNK = 512
 """Images that are read before any of them is waited for."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastait.data.decode import Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk
 from fastait.data.names import shown, spelling
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 def folder_splits(

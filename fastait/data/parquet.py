@@ -12,7 +12,7 @@ from typing import Any
 from fastait.data.decode import BadImage, Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk, why_no_file
 from fastait.data.names import shown, spelling
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")

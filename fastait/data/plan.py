@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fastait.engine.randomness import derive
+from fastait.runtime.randomness import derive
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fastait.data.folder import folder_splits, tested_folder, unlabeled_split
 from fastait.data.names import shown
 from fastait.data.parquet import Layout, parquet_splits
 from fastait.data.survey import explain
-from fastait.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice
 
 DALI_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000")
 """What both Pillow and DALI decode, to the same pixels; not PPM, whose largest value DALI takes for 255."""

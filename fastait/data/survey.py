@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from fastait.config import LEAST_IMAGE_SIZE
 from fastait.data.decode import Split, TooSmall, sides
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 FEW = 0.1
 """The share of a set up to which it may be left out; more than that is what the set is."""

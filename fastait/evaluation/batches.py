@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastait.attacks import Subject, frozen
 from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
-from fastait.engine.shared import Shared
+from fastait.runtime.shared import Shared
 
 GPU_BATCH = 500
 

@@ -15,11 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastait.classes import LENGTH, printable, shown
 from fastait.config import CLASSES
-from fastait.engine.run_folder import CHECKPOINT_FORMAT, RunFolder
-from fastait.engine.weights import About, class_names, read_weights, wide_resnet
-from fastait.errors import InputError
 from fastait.evaluation.normalization import (
     MINUS_ONE_ONE,
     ZERO_ONE,
@@ -28,8 +24,12 @@ from fastait.evaluation.normalization import (
     buffers,
     forced,
 )
-from fastait.files import write_whole
 from fastait.models import WideResNet
+from fastait.run_folder.classes import LENGTH, printable, shown
+from fastait.run_folder.folder import CHECKPOINT_FORMAT, RunFolder
+from fastait.run_folder.weights import About, class_names, read_weights, wide_resnet
+from fastait.runtime.errors import InputError
+from fastait.runtime.files import write_whole
 
 STEM = "block1.layer.0.conv1.weight"
 """A wide ResNet is where this is, under whatever prefix."""

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastait.classes import Match, are_numbers, match
 from fastait.data import ImageSet
-from fastait.engine.distributed import Ranks
-from fastait.engine.precision import full_precision
-from fastait.errors import InputError
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import Loaded
 from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Ordered
+from fastait.run_folder.classes import Match, are_numbers, match
+from fastait.runtime.errors import InputError
+from fastait.runtime.precision import full_precision
+from fastait.runtime.processes import Ranks
 
 PROBED = 200
 """Test images that show how a network normalises, where its file does not say, and whether it is better than chance."""

@@ -15,11 +15,11 @@ from fastait.attacks.checks import budget, count, number
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
 from fastait.data import ImageSet
-from fastait.engine.distributed import Ranks
-from fastait.engine.precision import full_precision
-from fastait.engine.randomness import derive
-from fastait.errors import InputError
 from fastait.evaluation.batches import channels_last, default_batch_size
+from fastait.runtime.errors import InputError
+from fastait.runtime.precision import full_precision
+from fastait.runtime.processes import Ranks
+from fastait.runtime.randomness import derive
 
 CLEAN = "clean"
 

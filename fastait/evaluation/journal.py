@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from fastait.data import ImageSet
-from fastait.errors import InputError, RunError
+from fastait.runtime.errors import InputError, RunError
 
 
 class FileJournal:

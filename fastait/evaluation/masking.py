@@ -17,13 +17,13 @@ from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradien
 from fastait.attacks.checks import count, number
 from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
-from fastait.engine.precision import full_precision
-from fastait.engine.randomness import derive
-from fastait.engine.report import epsilon_text
-from fastait.errors import InputError
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
 from fastait.evaluation.results import wilson
+from fastait.runtime.errors import InputError
+from fastait.runtime.precision import full_precision
+from fastait.runtime.randomness import derive
+from fastait.runtime.report import epsilon_text
 
 STEPS, RESTARTS = 20, 5
 BUDGETS = (2, 4, 8, 16)

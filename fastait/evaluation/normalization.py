@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastait.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice
 
 INPUTS = ("auto", "minus-one-one", "zero-one")
 

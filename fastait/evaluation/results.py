@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastait.attacks.columns import parse
-from fastait.console import say, show_table
-from fastait.engine.report import AUTOATTACK_CAVEAT, epsilon_text
 from fastait.evaluation.evaluate import CLEAN, Outcomes
+from fastait.runtime.console import say, show_table
+from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
 
 if TYPE_CHECKING:
     from fastait.evaluation.masking import Check

@@ -17,15 +17,8 @@ from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
 from fastait.attacks.columns import groups, parse, parse_all
-from fastait.classes import are_numbers
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
-from fastait.engine.distributed import Ranks, join
-from fastait.engine.hardware import environment
-from fastait.engine.precision import current, resolve_device
-from fastait.engine.report import Report, epsilon_text
-from fastait.engine.signals import StopRequest
-from fastait.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import Loaded, check_robustbench, export_robustbench, read_model
 from fastait.evaluation.entrants import Entrant, make_entrant
@@ -34,7 +27,14 @@ from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
-from fastait.files import write_text
+from fastait.run_folder.classes import are_numbers
+from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
+from fastait.runtime.files import write_text
+from fastait.runtime.hardware import environment
+from fastait.runtime.precision import current, resolve_device
+from fastait.runtime.processes import Ranks, join
+from fastait.runtime.report import Report, epsilon_text
+from fastait.runtime.signals import StopRequest
 
 if TYPE_CHECKING:
     from fastait.eval import EvalArguments
@@ -52,7 +52,7 @@ def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Eva
 
     Raises:
         InputError: a model, the data set or an attack is not what it must be; found before anything is measured.
-        Interrupted: a signal asked for an end (``engine.signals``); finished batches are not measured again.
+        Interrupted: a signal asked for an end (``runtime.signals``); finished batches are not measured again.
     """
     arguments.check()
     out = arguments.out or Path("evals") / f"{datetime.now():%Y%m%d-%H%M%S-%f}"

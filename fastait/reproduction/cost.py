@@ -19,13 +19,13 @@ from fastait.attacks import frozen, input_gradient
 from fastait.attacks.columns import Ascent, Column, groups, parse_all
 from fastait.attacks.local_search import CANDIDATES
 from fastait.config import TrainConfig
-from fastait.engine.optimizer import make_optimizer
-from fastait.engine.precision import Precision, current, native_half
-from fastait.engine.prepare import method_settings
-from fastait.engine.step import TrainStep
-from fastait.errors import InputError
 from fastait.methods import METHODS
 from fastait.models import WideResNet
+from fastait.runtime.errors import InputError
+from fastait.runtime.precision import Precision, current, native_half
+from fastait.training.optimizer import make_optimizer
+from fastait.training.prepare import method_settings
+from fastait.training.step import TrainStep
 
 SECONDS = 1.5
 """``measured_rate`` goes on for so long."""

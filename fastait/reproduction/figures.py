@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fastait.engine.randomness import derive
-from fastait.errors import InputError
-from fastait.files import write_whole
+from fastait.runtime.errors import InputError
+from fastait.runtime.files import write_whole
+from fastait.runtime.randomness import derive
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,7 +93,7 @@ def adversarial_losses(
     Writes ``figure2.png`` and ``figure2.csv``: system, image (place in the test set), class, start, iteration, loss.
     """
     available()
-    from fastait.engine.report import epsilon_text
+    from fastait.runtime.report import epsilon_text
 
     places = _correct_places(models["natural"], dataset.test, LOSS_IMAGES)
     classes = [dataset.classes[label] for label in dataset.test.labels[places].tolist()]
@@ -209,8 +209,8 @@ def interpolated_images(
     import numpy as np
     import torch
 
-    from fastait.engine.report import epsilon_text
     from fastait.interpolation import adversarial_interpolation
+    from fastait.runtime.report import epsilon_text
 
     model = models["adv-interp"]
     images = dataset.test.stratified(min(SHOWN_IMAGES, len(dataset.test)))
@@ -279,7 +279,7 @@ def _weight(model: "nn.Module") -> "Tensor":
 def _looked_at(model: "nn.Module") -> "Iterator[nn.Module]":
     """As an evaluation has it: fp32, eval mode, frozen."""
     from fastait.attacks import frozen
-    from fastait.engine.precision import full_precision
+    from fastait.runtime.precision import full_precision
 
     with full_precision(_weight(model).device), frozen(model):
         yield model
@@ -395,7 +395,7 @@ def _plain(name: str) -> str:
 
 def _about(dataset: "Dataset", models: "list[nn.Module]", epsilon: float, seed: int) -> str:
     """What a picture says of how it came about."""
-    from fastait.engine.report import epsilon_text
+    from fastait.runtime.report import epsilon_text
 
     height, width = dataset.test.images.shape[1:3]
     sizes = sorted({sum(weight.numel() for weight in model.parameters()) for model in models})

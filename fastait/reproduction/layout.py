@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastait.console import say, show_table
 from fastait.evaluation.results import wilson
 from fastait.reproduction.measure import Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale
 from fastait.reproduction.tables import WORST, Block, Cell
+from fastait.runtime.console import say, show_table
 
 
 @dataclass(frozen=True)

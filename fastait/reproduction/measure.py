@@ -17,20 +17,20 @@ from fastait.attacks import RandomSignNoise
 from fastait.attacks.columns import groups, parse_all
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
-from fastait.engine.hardware import environment
-from fastait.engine.precision import current, resolve_device
-from fastait.engine.prepare import checksum_of_all
-from fastait.engine.report import Report
-from fastait.engine.run import TrainResult, resume_training, run_training
-from fastait.engine.run_folder import RunFolder
-from fastait.engine.signals import StopRequest
-from fastait.errors import InputError, Interrupted
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.evaluate import evaluate
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
-from fastait.files import write_whole
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
+from fastait.run_folder.folder import RunFolder
+from fastait.runtime.errors import InputError, Interrupted
+from fastait.runtime.files import write_whole
+from fastait.runtime.hardware import environment
+from fastait.runtime.precision import current, resolve_device
+from fastait.runtime.report import Report
+from fastait.runtime.signals import StopRequest
+from fastait.training.prepare import checksum_of_all
+from fastait.training.run import TrainResult, resume_training, run_training
 
 CHOSEN = ("data_dir", "unlabeled", "device", "dali")
 """Settings that the user chooses for all runs, and may choose anew for those that are not finished."""
@@ -138,7 +138,7 @@ class Bench:
 
         Raises:
             InputError, RunError: as ``run_training``; the journal's folder cannot be used.
-            Interrupted: a signal that asks for an end (``engine.signals``); finished batches are kept.
+            Interrupted: a signal that asks for an end (``runtime.signals``); finished batches are kept.
         """
         cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
         asked = points(cells)
@@ -243,7 +243,7 @@ def subject(
     Args:
         weights, surrogate: checksums.
         images: how many.
-        environment: of ``fastait.engine.hardware``: figures are only taken over from where they are said to come from.
+        environment: of ``fastait.runtime.hardware``: figures are only taken over from where they are said to come from.
     """
     return {
         "model": weights,

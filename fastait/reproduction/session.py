@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from fastait.config import TrainConfig
-from fastait.console import say
-from fastait.engine.distributed import launched
-from fastait.engine.precision import current
-from fastait.engine.report import AUTOATTACK_CAVEAT, Report, epsilon_text
-from fastait.engine.signals import StopRequest
-from fastait.errors import InputError, check_choice
-from fastait.files import write_text
 from fastait.reproduction.categories import categories
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
 from fastait.reproduction.measure import Bench, Measured, check_system
 from fastait.reproduction.orderings import compare
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import TABLES, Cell, Table
+from fastait.runtime.console import say
+from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.files import write_text
+from fastait.runtime.precision import current
+from fastait.runtime.processes import launched
+from fastait.runtime.report import AUTOATTACK_CAVEAT, Report, epsilon_text
+from fastait.runtime.signals import StopRequest
 
 
 def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
@@ -27,7 +27,7 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
         InputError: what is in ``choices.out`` was made with other settings, or a setting or file is not what it must
             be; the former is found before anything is begun.
         RunError: as ``fastait.run_training``.
-        Interrupted: a signal that asks for an end (``engine.signals``); the same command goes on.
+        Interrupted: a signal that asks for an end (``runtime.signals``); the same command goes on.
     """
     if launched():
         raise InputError("tables are made by one process; torchrun is for fastait.train")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fastait.config import TrainConfig
-from fastait.errors import InputError
 from fastait.methods import METHODS
 from fastait.recipes import recipe
-from fastait.settings import normalise
+from fastait.runtime.errors import InputError
+from fastait.runtime.settings import normalise
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from fastait.attacks.columns import EXAMPLES, Ascent, Column, groups, parse, parse_all
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastait import adversarial_interpolation, evaluate_robustness, masking_signs
 from fastait.attacks import ATTACKS, Subject, autoattack, fgsm, local_search, pgd, spsa
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 EPSILON = 8 / 255
 NAMES = ["fgsm", "pgd3", "cw3-worst", "pgd3-best", "cw3-min2", "feature3", "eot2-pgd2", "pgd2+cw2", "pgd2-zero"]

@@ -12,8 +12,8 @@ import torch
 
 from fastait import adversarial_interpolation, evaluate_robustness, masking_signs
 from fastait.attacks import frozen, pgd
-from fastait.engine.precision import full_precision
 from fastait.evaluation.batches import channels_last
+from fastait.runtime.precision import full_precision
 
 BUDGETS = (1, 2, 4, 8)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from fastait.data import load_dataset, load_unlabeled
 from fastait.data.decode import Contents, Item, decode
 from fastait.data.files import walk
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 def make(kind, path):

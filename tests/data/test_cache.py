@@ -19,7 +19,7 @@ from fastait.data import load_dataset, load_unlabeled
 from fastait.data.cache import CACHE
 from fastait.data.decode import decode
 from fastait.data.files import fingerprint
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 @pytest.fixture

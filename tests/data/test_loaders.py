@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fastait.data import BatchPlan, ImageSet, load_dataset, make_loader
 from fastait.data.loaders import resident
 from fastait.data.loaders.dali import _check_cuda
-from fastait.errors import InputError, RunError
+from fastait.runtime.errors import InputError, RunError
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from fastait.data import BatchPlan, load_dataset, load_unlabeled, make_loader
 from fastait.data.decode import Contents, Item, decode, read_image
 from fastait.data.opaque import opaque
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 CPU = torch.device("cpu")
 SIDE = 8

@@ -8,7 +8,7 @@ import pytest
 from parquet_tables import PIXELS, png, table, write
 
 from fastait.data import load_dataset
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 def load(root, **options):

@@ -13,7 +13,7 @@ from conftest import write_folder
 from PIL import Image
 
 from fastait.data import load_dataset, load_unlabeled, to_float
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 def test_digits():

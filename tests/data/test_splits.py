@@ -9,7 +9,7 @@ from parquet_tables import table, write
 from fastait.config import TrainConfig
 from fastait.data import load_dataset
 from fastait.data.__main__ import main
-from fastait.errors import InputError
+from fastait.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from safetensors import safe_open
 from torch import nn
 
 from fastait.data import ImageSet
-from fastait.engine.distributed import Ranks
-from fastait.engine.weights import OURS, About, packed
-from fastait.errors import InputError
 from fastait.eval import EvalArguments, main
 from fastait.evaluation import load_model
 from fastait.evaluation.checkpoints import read_model
 from fastait.evaluation.entrants import make_entrant
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized
 from fastait.evaluation.session import run_evaluation
+from fastait.run_folder.weights import OURS, About, packed
+from fastait.runtime.errors import InputError
+from fastait.runtime.processes import Ranks
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ from torch import nn
 
 from fastait.attacks import ATTACKS, Noise, cross_entropy, margin, pgd
 from fastait.data import FloatSet
-from fastait.engine.randomness import derive
-from fastait.errors import InputError
 from fastait.evaluation import check_logits, default_batch_size, evaluate, evaluate_robustness
+from fastait.runtime.errors import InputError
+from fastait.runtime.randomness import derive
 
 EPSILON, STEP = 20 / 255, 5 / 255
 OPTIONS = {"epsilon": EPSILON, "step_size": STEP}

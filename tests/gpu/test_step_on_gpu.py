@@ -11,13 +11,13 @@ from tolerances import GRAPH_FP32
 from fastait import recipe, resume_training, run_training
 from fastait.attacks import Noise
 from fastait.data import Shard
-from fastait.engine.optimizer import make_optimizer, set_lr
-from fastait.engine.precision import Precision, native_half
-from fastait.engine.run_folder import RunFolder
-from fastait.engine.step import NEVER, TrainStep
-from fastait.errors import Interrupted
 from fastait.methods import METHODS, Settings
 from fastait.models import WideResNet
+from fastait.run_folder.folder import RunFolder
+from fastait.runtime.errors import Interrupted
+from fastait.runtime.precision import Precision, native_half
+from fastait.training.optimizer import make_optimizer, set_lr
+from fastait.training.step import NEVER, TrainStep
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)

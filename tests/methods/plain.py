@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fastait.attacks import Noise
-from fastait.engine.randomness import derive
+from fastait.runtime.randomness import derive
 
 EPSILON = 8 / 255
 EPSILON_Y = 0.5

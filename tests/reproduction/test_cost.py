@@ -10,12 +10,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastait import recipe
 from fastait.data import FloatSet
-from fastait.errors import InputError
 from fastait.evaluation import evaluate
 from fastait.methods import METHODS
 from fastait.models import WideResNet
 from fastait.reproduction import cost
 from fastait.reproduction.cost import evaluation_flops, measured_rate, training_flops
+from fastait.runtime.errors import InputError
 
 CPU = torch.device("cpu")
 CIFAR_LAYER = 2 * 32 * 32 * 16 * 3 * 9

@@ -20,10 +20,10 @@ from tolerances import BALL_FP32, ELEMENTWISE
 from fastait import adversarial_interpolation, reference
 from fastait.attacks import Noise
 from fastait.data import ImageSet, load_dataset
-from fastait.engine.randomness import derive
-from fastait.errors import InputError
 from fastait.reproduction import figures
 from fastait.reproduction.figures import FIGURES
+from fastait.runtime.errors import InputError
+from fastait.runtime.randomness import derive
 
 os.environ.setdefault("MPLCONFIGDIR", mkdtemp())  # matplotlib keeps its list of fonts there
 

@@ -10,12 +10,12 @@ import pytest
 from conftest import write_folder
 
 from fastait.data import load_dataset
-from fastait.engine.run_folder import RunFolder
-from fastait.engine.step import Totals
-from fastait.errors import InputError
 from fastait.evaluation.journal import FileJournal
 from fastait.reproduce import main
 from fastait.reproduction import measure, systems
+from fastait.run_folder.folder import RunFolder
+from fastait.runtime.errors import InputError
+from fastait.training.step import Totals
 
 TABLE = ["table2", "--device", "cpu"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastait.data.dataset import ImageFiles, ImageSet
 from fastait.data.decode import BadImage, read_image
 from fastait.data.plan import Batch, BatchPlan
-from fastait.errors import InputError, RunError
+from fastait.runtime.errors import InputError, RunError
 
 PREFETCH = 2
 THREADS = 2

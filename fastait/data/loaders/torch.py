@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastait.data.dataset import ImageSet
 from fastait.data.plan import BatchPlan
-from fastait.engine.signals import ENDS, WARNINGS
-from fastait.errors import RunError
+from fastait.runtime.errors import RunError
+from fastait.runtime.signals import ENDS, WARNINGS
 from fastait_kernels import augment
 
 

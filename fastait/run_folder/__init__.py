@@ -1,0 +1,1 @@
+"""What a run writes: settings, checkpoints, weights and the names of their classes."""

@@ -1,0 +1,269 @@
+"""The folder of a run: everything the run writes, each file written whole or not at all."""
+
+import fcntl
+import io
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fastait.config import BESIDE, CLASSES, TrainConfig
+from fastait.run_folder.weights import About, load_weights, packed
+from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.files import PARTIAL, write_whole
+
+CHECKPOINT_FORMAT = "fastait checkpoint 3"
+
+
+class RunFolder:
+    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json`` of one run.
+
+    A run that holds images out has ``best.safetensors`` too.
+
+    Args:
+        path: the folder.
+        writes: whether what is saved is written; one of several processes of a run writes.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True):
+        self.path = path
+        self.writes = writes
+        self.config_file = path / "config.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoint_file = path / "checkpoint.pt"
+        self.weights_file = path / "model.safetensors"
+        self.best_weights_file = path / "best.safetensors"
+        self.result_file = path / "result.json"
+        self._lock: io.IOBase | None = None
+
+    @classmethod
+    def new(cls, path: Path) -> "RunFolder":
+        """A folder for a new run; nothing is written before ``begin``.
+
+        Raises:
+            InputError: it holds files already, or cannot be read.
+        """
+        folder = cls(path)
+        folder._refuse_used()
+        return folder
+
+    def begin(self, config: TrainConfig, classes: tuple[str, ...] = ()) -> None:
+        """Make the folder, lock it and write the run's settings and the names of its classes.
+
+        Raises:
+            InputError: it cannot be made, or another run has been begun in it meanwhile.
+            RunError: the settings cannot be written; the folder is as it was.
+        """
+        self._begin(_json(config.to_json() | ({CLASSES: classes} if classes else {})))
+
+    def continue_from(self, other: "RunFolder", config: TrainConfig) -> None:
+        """``begin``, with a copy of what ``other`` has come to.
+
+        Raises:
+            As ``begin``.
+        """
+        self._begin(_json(config.to_json() | other._beside()), other)
+
+    def _begin(self, settings: bytes, other: "RunFolder | None" = None) -> None:
+        new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be made: {error.strerror}") from None
+        self.lock()
+        self._refuse_used()
+        files = [] if other is None else [file.name for file in other._progress() if file.exists()]
+        try:
+            for name in files:
+                _copy(cast(RunFolder, other).path / name, self.path / name)
+            write_whole(self.config_file, settings)  # the last one: before it there is no run here
+        except BaseException:
+            with suppress(OSError):
+                for name in (*files, _LOCK):
+                    (self.path / name).unlink(missing_ok=True)
+                if new:
+                    self.path.rmdir()
+            raise
+
+    def _progress(self) -> list[Path]:
+        """What a run writes besides its settings, the checkpoint first."""
+        return [self.checkpoint_file, self.metrics_file, self.weights_file, self.best_weights_file, self.result_file]
+
+    @classmethod
+    def existing(cls, path: Path) -> "RunFolder":
+        """The folder of a run that was begun.
+
+        Raises:
+            InputError: there is no run in it.
+        """
+        folder = cls(path)
+        if not cls.begun(path):
+            raise InputError(f"--resume {path}: no run there (no {folder.config_file.name})")
+        return folder
+
+    @classmethod
+    def begun(cls, path: Path) -> bool:
+        """Whether there is a run in ``path``.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            return cls(path).config_file.is_file()
+        except OSError as error:
+            raise InputError(f"--resume {path} cannot be read: {error.strerror}") from None
+
+    def lock(self) -> None:
+        """Keep other processes from training in this folder, until it is left or this process ends.
+
+        Raises:
+            InputError: another process does, or the folder cannot be written.
+        """
+        try:
+            handle = open(self.path / _LOCK, "w")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}") from None
+        try:
+            # Unlike flock, this is not inherited by the loader's worker processes, which may outlive a killed run.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            raise InputError(f"{self.path}: another process is training in this folder") from None
+        self._lock = handle
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _refuse_used(self) -> None:
+        path = self.path
+        try:
+            if not path.exists():
+                return
+            if not path.is_dir():
+                raise InputError(f"--out {path} is a file, not a folder")
+            # What a run leaves that was killed while it began does not count.
+            used = any(entry.name != _LOCK and entry.suffix != PARTIAL for entry in path.iterdir())
+        except OSError as error:
+            raise InputError(f"--out {path} cannot be used: {error.strerror}") from None
+        if used:
+            what = f"another run; go on with it by --resume {path}" if self.config_file.exists() else "other files"
+            raise InputError(f"--out {path} already holds {what}, or choose a new folder")
+
+    def config(self) -> TrainConfig:
+        """The run's settings.
+
+        Raises:
+            InputError: ``config.json`` is damaged, or has settings that this version does not know.
+        """
+        try:
+            config = TrainConfig.from_json(json.loads(self.config_file.read_bytes()))
+            config.check()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
+        return config
+
+    def defaults(self) -> dict[str, Any]:
+        """The settings that ``config.json`` does not have, with what stands for them."""
+        saved, config = json.loads(self.config_file.read_bytes()), self.config()
+        return {key: value for key, value in config.to_json().items() if key not in saved}
+
+    def change(self, config: TrainConfig) -> None:
+        """Write the settings that the run goes on with.
+
+        Raises:
+            RunError: they cannot be written; what was there is unharmed.
+        """
+        if self.writes:
+            write_whole(self.config_file, _json(config.to_json() | self._beside()))
+
+    def _beside(self) -> dict[str, Any]:
+        """What ``config.json`` holds beside the settings."""
+        saved = json.loads(self.config_file.read_bytes())
+        return {key: saved[key] for key in BESIDE if key in saved}
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint. ``state`` holds tensors, numbers, strings, lists and dicts only."""
+        if self.writes:
+            buffer = io.BytesIO()
+            torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+            write_whole(self.checkpoint_file, buffer.getbuffer())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, on the CPU; None if the run had not come to one.
+
+        Raises:
+            InputError: the file is truncated or no checkpoint of a run.
+        """
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise InputError(f"{self.checkpoint_file} cannot be read: {error.strerror}") from None
+        # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
+        except Exception:
+            state = None
+        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+            raise InputError(
+                f"{self.checkpoint_file} is truncated or not a checkpoint of this version; move it away to begin the "
+                "run anew"
+            )
+        return state
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """One JSON object per finished epoch, the whole file."""
+        if self.writes:
+            write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
+
+    def save_weights(self, weights: dict[str, Tensor], about: About, *, best: bool = False) -> None:
+        """The network's state dict as safetensors: that of the last epoch, or of the best one."""
+        if self.writes:
+            file = self.best_weights_file if best else self.weights_file
+            write_whole(file, packed(weights, about))
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """The finished run's figures."""
+        if self.writes:
+            write_whole(self.result_file, _json(result))
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's figures, None if it is not finished.
+
+        Raises:
+            InputError: ``result.json`` is damaged.
+        """
+        try:
+            return json.loads(self.result_file.read_bytes()) if self.result_file.exists() else None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The finished run's state dict.
+
+        Raises:
+            InputError: ``model.safetensors`` is missing or damaged.
+        """
+        return load_weights(self.weights_file)
+
+
+_LOCK = ".lock"
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise RunError(f"{source} could not be read: {error.strerror}") from None
+    write_whole(target, data)
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,0 +1,141 @@
+"""Devices, and the arithmetic that each has natively."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+
+from fastait.runtime.errors import InputError
+from fastait.runtime.shared import Shared
+
+T = TypeVar("T")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that exists, with an index if it is a GPU.
+
+    Raises:
+        InputError: the name is none of these or the machine has no such GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdecimal()) or name == "cuda:":
+        raise InputError(f"--device: {name!r} is not auto, cpu, cuda or cuda:N")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= gpus:
+        have = f"GPUs 0 to {gpus - 1}" if gpus else "no CUDA GPU that torch can use"
+        raise InputError(f"--device {name}: this machine has {have}; use --device cpu or auto")
+    return torch.device("cuda", int(index or 0))
+
+
+def native_half(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that ``device`` multiplies natively, None if it would emulate both.
+
+    Emulated bf16 convolutions have been seen to run ten times slower than fp32 on CPUs without bf16 instructions.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has = torch.cpu.get_capabilities()
+    native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if native else None
+
+
+class Precision:
+    """Autocast, and for fp16 the scaling of the loss.
+
+    Attributes:
+        dtype: the 16-bit type, or None for fp32 throughout.
+        scaler: scales the loss for fp16 and passes everything through otherwise.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype | None):
+        self.device_type = device.type
+        self.dtype = dtype
+        # With SGD(fused=True) it decides on the device whether a step counts, so a graph can hold it.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        # Makes its tensors, which it otherwise does in a step.
+        self.scaler.scale(torch.zeros((), dtype=torch.float32, device=device))
+
+    def autocast(self) -> AbstractContextManager:
+        """Mixed precision for the model's passes, or a context that does nothing."""
+        return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def forget_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the scaler's host side between two steps again, after one that ended in an exception."""
+        for name in ("grad_scale", "found_inf"):
+            optimizer.__dict__.pop(name, None)
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What a step changes of it."""
+        return [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []  # type: ignore
+
+    def describe(self) -> str:
+        """fp32, tf32 (torch's default for fp32 convolutions on current GPUs), bf16 or fp16."""
+        if self.dtype is None:
+            return "fp32" if self.device_type == "cpu" or _CONVOLUTIONS.fp32_precision != "tf32" else "tf32"
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+
+_CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+_OPERATIONS = (torch.backends.cudnn, ("conv", "rnn")), (torch.backends.mkldnn, ("conv", "rnn", "matmul"))
+_SWITCHES: tuple[tuple[Any, Any], ...] = (
+    *((getattr(backend, name), backend) for backend, names in _OPERATIONS for name in names),
+    (torch.backends.cuda.matmul, torch.backends.cudnn),
+)
+"""What can be computed in less than fp32, and what each follows where nothing was set for it alone."""
+
+
+def _strict(_: object) -> tuple[list[str], bool | None, str | None]:
+    """Set every switch to fp32; returns what they were, and what torch's older names for two of them said."""
+    # What follows another is set to follow it again, rather than to what it is now.
+    before = ["none" if s.fp32_precision == parent.fp32_precision else s.fp32_precision for s, parent in _SWITCHES]
+    convolutions, products = _asked(lambda: torch.backends.cudnn.allow_tf32), _asked(torch.get_float32_matmul_precision)
+    # Where only a part is set, torch raises in whatever reads the older names.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    for switch, _ in _SWITCHES:
+        switch.fp32_precision = "ieee"
+    return before, convolutions, products
+
+
+def _as_before(_: object, state: tuple[list[str], bool | None, str | None]) -> None:
+    before, convolutions, products = state
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    for (switch, _), value in zip(_SWITCHES, before, strict=True):
+        switch.fp32_precision = value
+
+
+def _asked(getter: Callable[[], T]) -> T | None:
+    """None where torch refuses to answer, since the caller has set a part only."""
+    try:
+        return getter()
+    except RuntimeError:
+        return None
+
+
+_switches = Shared(_strict, _as_before)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """fp32 as fp32: no autocast of a caller's, no TF32 or bf16 in convolutions and matrix products. Restores both.
+
+    The switches are the process's: they are put back when the last of several threads leaves.
+    """
+    with _switches.held([_SWITCHES]), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Make ``device`` torch's current GPU, if it is one: what allocates or launches without naming a device uses it."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

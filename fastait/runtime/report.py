@@ -1,0 +1,89 @@
+"""What a user sees of a run: notes, progress bars and the final table. Python callers see nothing by default."""
+
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from fastait.runtime.console import console, say, show_table
+
+COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd20": "PGD-20", "cw20": "CW-20"}
+
+AUTOATTACK_CAVEAT = (
+    "These attacks are the paper's; none of them is AutoAttack, so read FGSM, PGD-20 and CW-20 as upper bounds of "
+    "robustness. On CIFAR-10 (WRN-28-10, 8/255) the authors' own adversarial-interpolation network claims 68.7 % and "
+    "keeps 36.45 % under AutoAttack (RobustBench)."
+)
+
+
+class Report:
+    """Writes to the terminal: progress and notes to stderr, the result to stdout. Silent unless ``show``."""
+
+    def __init__(self, show: bool):
+        self.show = show
+        self.console = console(error=True, quiet=not show)
+        self.progress: Progress | None = None
+        self.task: Any = None
+
+    def note(self, text: str) -> None:
+        """One line that the user should know of."""
+        self.console.print(text, markup=False)
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        """Begin a progress bar of ``total`` units; ends the one before."""
+        self.finish()
+        if not self.show:
+            return
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task(what, total=total, completed=done, figures="")
+        self.progress.start()
+
+    def update(self, done: int, what: str | None = None, figures: str = "") -> None:
+        """Move the bar to ``done``."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done, description=what, figures=figures)
+
+    def finish(self) -> None:
+        """End the progress bar."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def result(self, result: dict[str, Any], folder: str) -> None:
+        """The final table and what it does not show."""
+        if not self.show:
+            return
+        best = result.get("best")
+        lines = [[result["method"] + (", last epoch" if best else ""), *(f"{result[key]:.1f}" for key in COLUMNS)]]
+        if best:
+            lines.append(
+                [f"{result['method']}, best epoch ({best['epoch']})", *(f"{best[key]:.1f}" for key in COLUMNS)]
+            )
+        title = (
+            f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
+            f"Linf {epsilon_text(result['epsilon'])}"
+        )
+        show_table(["method", *COLUMNS.values()], lines, title=title)
+        say(AUTOATTACK_CAVEAT)
+        say(f"Run folder: {folder}")
+
+
+def epsilon_text(epsilon: float) -> str:
+    """8/255 where that is what it is, else three digits."""
+    in_255ths = epsilon * 255
+    return f"{round(in_255ths)}/255" if abs(in_255ths - round(in_255ths)) < 1e-6 else f"{epsilon:.3g}"

@@ -1,0 +1,119 @@
+"""Values of settings as plain Python: paths from strings, numbers from numpy's and torch's.
+
+For dataclasses whose fields are ``str``, ``bool``, ``int``, ``float``, ``Path`` or ``tuple[int, ...]``, each also
+``| None`` or ``Annotated``.
+"""
+
+import dataclasses
+import difflib
+import operator
+import os
+import types
+from collections.abc import Iterable
+from numbers import Real
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from fastait.runtime.errors import InputError
+
+_WANTED = {
+    str: "a text",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    Path: "a path",
+    tuple: "whole numbers, such as (60, 90)",
+}
+
+
+def normalise(settings: Any) -> None:
+    """Make the fields of a frozen dataclass plain; for its ``__post_init__``.
+
+    Raises:
+        InputError: naming the field, a value is not of the field's type.
+    """
+    for field in dataclasses.fields(settings):
+        kind, optional = _kind(field.type)
+        if kind not in _WANTED:
+            continue
+        value = getattr(settings, field.name)
+        if value is None and optional:
+            continue
+        try:
+            plain = _plain(kind, value)
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: torch, of a tensor without values
+            raise InputError(
+                f"{field.name} must be {_WANTED[kind]}{' or None' if optional else ''}, got {_shown(value)}"
+            ) from None
+        object.__setattr__(settings, field.name, plain)
+
+
+def check_names(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a TypeError with the near match unless every name of ``given`` is one of ``known``."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"{name!r} is no setting{near_match(name, known)}")
+
+
+def near_match(name: str, known: Iterable[str]) -> str:
+    """``. Did you mean ...?`` where something known is like ``name``, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A path that may be given as a string.
+
+    Raises:
+        InputError: naming ``name``, it is neither.
+    """
+    try:
+        return _plain(Path, value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} must be {_WANTED[Path]}, got {_shown(value)}") from None
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The type that an annotation is about, and whether None may stand for it."""
+    if get_origin(annotation) is Annotated:
+        return _kind(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        (one,) = (part for part in get_args(annotation) if part is not type(None))
+        return _kind(one)[0], True
+    return get_origin(annotation) or annotation, False
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """``value`` as a ``kind``; raises what Python raises where it is none."""
+    if kind is tuple:
+        if isinstance(value, str | bytes | dict | set):
+            raise TypeError
+        return tuple(_plain(int, item) for item in value)
+    if kind is Path:
+        path = os.fspath(value)
+        if not isinstance(path, str) or "\0" in path:
+            raise TypeError
+        return Path(path)
+    if hasattr(value, "shape"):  # numpy's and torch's; one number has no dimension
+        if tuple(value.shape):
+            raise TypeError
+        value = value.item()
+    if kind is str:
+        if not isinstance(value, str):
+            raise TypeError
+        return str(value)
+    if isinstance(value, bool) != (kind is bool):
+        raise TypeError
+    if kind is bool:
+        return value
+    if kind is int:
+        return int(operator.index(value))
+    if not isinstance(value, Real):
+        raise TypeError
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"

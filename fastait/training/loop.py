@@ -1,0 +1,349 @@
+"""The training loop and the evaluation at its end."""
+
+import copy
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastait.attacks import ATTACKS
+from fastait.data import ImageSet
+from fastait.evaluation import default_batch_size, evaluate
+from fastait.methods import METHODS
+from fastait.run_folder.folder import RunFolder
+from fastait.run_folder.weights import OURS, About
+from fastait.runtime.errors import FastaitError, Interrupted, RunError, SaidElsewhere
+from fastait.runtime.hardware import differences, environment
+from fastait.runtime.report import Report
+from fastait.runtime.signals import StopRequest
+from fastait.training.optimizer import restore_optimizer, set_lr
+from fastait.training.prepare import Prepared
+from fastait.training.step import NEVER, TrainStep
+
+READ_SECONDS = 0.5
+"""How often the running totals are read from the device."""
+
+WATCHED = "pgd10"
+"""What the best epoch is chosen by, on the images that are held out: ten steps of a quarter of epsilon."""
+
+
+def gradient_shares(totals: dict[str, float | int]) -> dict[str, float]:
+    """Zero and NaN input gradients of the attack in percent; nothing for a method that computes none."""
+    if not totals["gradients"]:
+        return {}
+    return {name: round(100 * totals[name] / totals["gradients"], 4) for name in ("zero_gradients", "nan_gradients")}
+
+
+class Loop:
+    """The state of a run and the loop that advances it."""
+
+    def __init__(self, folder: RunFolder, prepared: Prepared, report: Report):
+        self.folder = folder
+        self.prepared = prepared
+        self.config = prepared.config
+        self.report = report
+        self.ranks = prepared.ranks
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.train_step = TrainStep(
+            prepared.model,
+            METHODS[self.config.method],
+            prepared.settings,
+            prepared.optimizer,
+            prepared.precision,
+            self.config.seed,
+            prepared.ranks,
+            batch_size=self.config.batch_size,
+            compile=self.config.compile,
+            graph=prepared.graph,
+            note=report.note,
+        )
+        self.totals = self.train_step.totals
+        self.environment = {
+            **environment(prepared.device),
+            "precision": prepared.precision.describe(),
+            "processes": prepared.ranks.size,
+        }
+        self.seconds_before = 0.0
+        self.training_seconds: float | None = None
+        self.epoch_seconds_before = 0.0
+        self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Put every part of the run where the checkpoint has it."""
+        prepared = self.prepared
+        then, now = checkpoint["data"], self._data()
+        self.ranks.refuse(
+            then != now,
+            f"the data set has changed since the run was begun: {now['images']} images with checksum "
+            f"{now['checksum'][:12]}, then {then['images']} with {then['checksum'][:12]}; bring back what it was, or "
+            "begin a new run",
+        )
+        prepared.model.load_state_dict(checkpoint["model"])
+        restore_optimizer(prepared.optimizer, checkpoint["optimizer"])
+        if checkpoint["scaler"] and prepared.precision.scaler.is_enabled():
+            prepared.precision.scaler.load_state_dict(checkpoint["scaler"])
+        self.step = checkpoint["step"]
+        self.history = checkpoint["history"]
+        self.best = checkpoint["best"]
+        if self.ranks.first:  # the sums are of all processes
+            self.totals.load(checkpoint["totals"])
+        self.seconds_before = checkpoint["seconds"]
+        self.training_seconds = checkpoint["training_seconds"]
+        self.epoch_seconds_before = checkpoint["epoch_seconds"]
+        changed = differences(checkpoint["environment"], self.environment)
+        # DALI decodes the files of a folder alone; of other sets it is given pixels.
+        by_means = ("compile", "dali") if self.config.dataset == "folder" else ("compile",)
+        before, now = checkpoint["config"], self.config.to_json()
+        changed += [f"{n} {now[n]} (was {before[n]})" for n in by_means if before.get(n, now[n]) != now[n]]
+        if changed:
+            self.report.note(
+                "warning: not the machine, the versions or the means that the run was begun with, so its weights will "
+                f"not be the same to the bit: {', '.join(changed)}"
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the run has gone wrong since the last one. For all processes to call."""
+        self._check_finite()
+        if not all(bool(value.isfinite().all()) for value in self.prepared.model.state_dict().values()):
+            raise self._not_finite("the weights are", self.step - 1)
+        now = time.monotonic()
+        totals = self.totals.state(self.ranks)
+        self.folder.save_checkpoint(
+            {
+                "config": self.config.to_json(),
+                "data": self._data(),
+                "step": self.step,
+                "model": self.prepared.model.state_dict(),
+                "optimizer": self.prepared.optimizer.state_dict(),
+                "scaler": self.prepared.precision.scaler.state_dict(),
+                "history": self.history,
+                "best": self.best,
+                "totals": totals,
+                "seconds": self._seconds(),
+                "training_seconds": self.training_seconds,
+                "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started,
+                "environment": self.environment,
+            }
+        )
+        self.last_save = time.monotonic()
+
+    def train(self, stop: StopRequest) -> None:
+        """From the current step to the last."""
+        config, prepared, ranks = self.config, self.prepared, self.ranks
+        per_epoch = prepared.plan.steps_per_epoch
+        last = config.epochs * per_epoch
+        rate = None
+        self.folder.write_metrics(self.history)
+        self.report.note(self._headline())
+        self.report.start("training", last, self.step)
+        prepared.model.train()
+        for images, labels, unlabeled in self._batches(last):
+            if rate != (rate := config.learning_rate(self.step // per_epoch)):
+                set_lr(prepared.optimizer, rate)
+            self.train_step(images, labels, self.step, prepared.plan.shard(self.step), *unlabeled)
+            self.step += 1
+            if self.step % per_epoch == 0:
+                self._end_epoch()
+            if self.step == last:
+                self.training_seconds = self._seconds()
+            now = time.monotonic()
+            # One clock decides for all processes; a signal may have reached any of them.
+            read, save, number = ranks.largest(
+                ranks.first and now - self.last_read >= READ_SECONDS,
+                ranks.first and now - self.last_save >= config.checkpoint_seconds,
+                stop.number or 0,
+            )
+            if read:
+                self._show_progress()
+            if save or self.step == last:
+                self.save()
+            if number:
+                self.report.finish()
+                self.save()
+                raise self._interrupted(number)
+
+    def _batches(self, last: int) -> Iterator[tuple[Tensor, Tensor, tuple[Any, ...]]]:
+        """Images and classes of the steps from here to ``last``, and what the step takes of images without classes."""
+        labeled = self.prepared.loader.batches(self.step, last)
+        if self.prepared.unlabeled is None:
+            yield from ((images, labels, ()) for images, labels in labeled)
+            return
+        loader, plan = self.prepared.unlabeled
+        steps = itertools.count(self.step)
+        for (images, labels), (more, _), step in zip(labeled, loader.batches(self.step, last), steps, strict=False):
+            yield images, labels, (more, plan.shard(step))
+
+    def evaluate(self, stop: StopRequest) -> dict[str, Any]:
+        """Write the weights, measure them and write the result."""
+        config, prepared = self.config, self.prepared
+        self.train_step.graph = None  # its memory is wanted
+        images = prepared.dataset.test
+        if config.eval_samples is not None:
+            images = images.stratified(config.eval_samples)
+        network = f"WRN-{config.depth}-{config.widen_factor}"
+        about = About(network, prepared.dataset.classes, OURS)
+        self.folder.save_weights(prepared.model.state_dict(), about)
+        measured = {"last": self._measure(prepared.model, images, stop)}
+        if self.best is not None:
+            model = copy.deepcopy(prepared.model)
+            model.load_state_dict(self.best["weights"])
+            self.folder.save_weights(model.state_dict(), about, best=True)
+            found = {name: value for name, value in self.best.items() if name != "weights"}
+            measured["best"] = {**found, **self._measure(model, images, stop)}
+        result = {
+            **measured["last"],
+            "weights": "last",
+            **({"best": measured["best"]} if self.best else {}),
+            "test_images": len(images),
+            "dataset": config.dataset,
+            "method": config.method,
+            "epsilon": config.epsilon,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "network": network,
+            "training_seconds": round(self.training_seconds or 0.0, 1),
+            "wall_seconds": round(self._seconds(), 1),
+            **self.environment,
+        }
+        self.report.finish()
+        self.folder.save_result(result)
+        return result
+
+    def _measure(self, model: nn.Module, images: ImageSet, stop: StopRequest) -> dict[str, float]:
+        done = itertools.count(1)
+        batch_size = default_batch_size(model, images)
+        batches = -(-len(images) // (batch_size * self.ranks.size))
+        self.report.start("evaluating", batches * (1 + len(ATTACKS)))
+
+        def advance(name: str) -> None:
+            self.report.update(next(done))
+            if stop.number is not None:
+                self.report.finish()
+                raise self._interrupted(stop.number)
+
+        outcomes = evaluate(
+            model,
+            images,
+            tuple(ATTACKS),
+            epsilon=self.config.epsilon,
+            seed=self.config.seed,
+            batch_size=batch_size,
+            advance=advance,
+            ranks=self.ranks,
+        )
+        return {name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Accuracy on the images that are held out, in percent; the best weights are kept."""
+        model, images = self.prepared.model, self.prepared.validation
+        if images is None:
+            return {}
+        epsilon = self.config.epsilon
+        outcomes = evaluate(
+            model,
+            images,
+            (WATCHED,),
+            epsilon=epsilon,
+            step_size=epsilon / 4 or 2 / 255,
+            seed=self.config.seed,
+            ranks=self.ranks,
+        )
+        found = {f"val_{name}": round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
+        key = f"val_{WATCHED}"
+        if self.best is None or found[key] > self.best[key]:
+            weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            self.best = {"epoch": epoch, **found, "weights": weights}
+        return found
+
+    def _data(self) -> dict[str, Any]:
+        dataset = self.prepared.dataset
+        return {"images": len(dataset.train) + len(dataset.test), "checksum": self.prepared.data_checksum}
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _end_epoch(self) -> None:
+        self._check_finite()
+        now = time.monotonic()
+        totals = self.totals.state(self.ranks)
+        seconds = self.epoch_seconds_before + now - self.epoch_started
+        epoch = self.step // self.prepared.plan.steps_per_epoch
+        record = {
+            "epoch": epoch,
+            "step": self.step,
+            "lr": self.config.learning_rate(epoch - 1),
+            "loss": totals["loss"] / totals["seen"],
+            "accuracy": 100 * totals["correct"] / totals["seen"],
+            **gradient_shares(totals),
+            "images_per_second": round(totals["seen"] / seconds, 1),
+            "seconds": round(seconds, 3),
+            **self._validate(epoch),
+        }
+        self.history.append(record)
+        self.folder.write_metrics(self.history)
+        line = (
+            f"epoch {epoch}/{self.config.epochs}  loss {record['loss']:.4f}  training accuracy "
+            f"{record['accuracy']:.1f} %  {record['images_per_second']:.0f} images/s"
+        )
+        if self.best is not None:
+            line += f"  held out: clean {record['val_clean']:.1f} %, PGD-10 {record['val_pgd10']:.1f} %"
+        self.report.note(line)
+        self.totals.reset()
+        self.epoch_seconds_before = 0.0
+        self.epoch_started = time.monotonic()
+
+    def _show_progress(self) -> None:
+        self._check_finite()
+        self.last_read = time.monotonic()
+        totals = self.totals.state(self.ranks)
+        if totals["seen"]:
+            speed = totals["seen"] / (self.epoch_seconds_before + self.last_read - self.epoch_started)
+            self.report.update(
+                self.step,
+                f"epoch {self.step // self.prepared.plan.steps_per_epoch + 1}/{self.config.epochs}",
+                f"loss {totals['loss'] / totals['seen']:.3f}  accuracy {100 * totals['correct'] / totals['seen']:.1f} %"
+                f"  {speed:.0f} images/s",
+            )
+
+    def _check_finite(self) -> None:
+        bad = -self.ranks.largest(-self.totals.bad_step())[0]
+        if bad != NEVER:
+            raise self._not_finite("the loss became", bad)
+
+    def _not_finite(self, what: str, step: int) -> FastaitError:
+        if not self.ranks.first:
+            return SaidElsewhere(RunError.exit_code)
+        epoch = step // self.prepared.plan.steps_per_epoch + 1
+        kept = self.folder.checkpoint_file
+        return RunError(
+            f"{what} NaN or infinite at step {step + 1} (epoch {epoch}); "
+            + (f"the last good checkpoint is kept in {kept}" if kept.exists() else "there is no checkpoint before it")
+            + f"; a smaller --lr than {self.config.lr:g} may help"
+        )
+
+    def _interrupted(self, number: int) -> FastaitError:
+        if not self.ranks.first:
+            return SaidElsewhere(128 + number)
+        return Interrupted(
+            f"stopped at step {self.step} and saved; go on with: python -m fastait.train --resume {self.folder.path}",
+            number,
+        )
+
+    def _headline(self) -> str:
+        config, data, trained_on = self.config, self.prepared.dataset, self.prepared.plan.size
+        return (
+            f"{config.method} on {config.dataset}: {trained_on} training and {len(data.test)} test images, "
+            + (f"{len(self.prepared.validation)} held out, " if self.prepared.validation else "")
+            + (f"{self.prepared.unlabeled[1].size} without labels, " if self.prepared.unlabeled else "")
+            + f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
+            f"{self.prepared.precision.describe()}, {self.environment['device']}, "
+            f"{self.prepared.loader.name} loader"
+            + (", CUDA graph" if self.prepared.graph else "")
+            + (", compiled" if config.compile else "")
+            + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")
+            + f"; run folder {self.folder.path}"
+        )

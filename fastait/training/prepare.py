@@ -1,0 +1,223 @@
+"""What a run needs before its first step, made and checked."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastait.config import TrainConfig, parquet_settings
+from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
+from fastait.methods import METHODS, Settings
+from fastait.methods.labels import effective_epsilon_y
+from fastait.models import WideResNet
+from fastait.run_folder.classes import match
+from fastait.run_folder.weights import OURS, About, read_weights
+from fastait.runtime.errors import InputError
+from fastait.runtime.precision import Precision, native_half, resolve_device
+from fastait.runtime.processes import Ranks
+from fastait.runtime.randomness import derive
+from fastait.runtime.report import Report
+from fastait.training.optimizer import make_optimizer
+
+CACHED_BYTES = 1 << 23
+"""On a CPU an attack takes so many images together that the widest activation is at most this large: what stays in the
+cache between two operations is not fetched again. Measured on 2 cores with 32 MiB of L3: parts of 64 instead of 128
+images make PGD-7 training of WRN-16-2 4 % faster (20 % where freed memory goes back to the system, see ``memory``);
+parts smaller than this slow WRN-10-1 down by 7 %."""
+
+
+class Prepared:
+    """Everything that can be found wrong before a run folder is made."""
+
+    def __init__(self, config: TrainConfig, report: Report, ranks: Ranks, device: str):
+        self.config = config
+        self.ranks = ranks
+        self.device = resolve_device(device)
+        self.precision = Precision(self.device, native_half(self.device) if config.amp else None)
+        if config.amp and self.precision.dtype is None:
+            report.note("--amp: this CPU has no native bf16, so the run is fp32 (emulation would be slower).")
+        self.graph = _use_graph(config, self.device, ranks)
+        with ranks.one_by_one():
+            self.dataset = load_dataset(
+                config.dataset,
+                config.data_dir,
+                config.image_size,
+                skip_bad=config.skip_bad_images,
+                in_files=config.dali,
+                **parquet_settings(config),
+                cache_dir=config.cache_dir,
+                note=report.note,
+            )
+        ranks.refuse(
+            self.dataset.checksum != ranks.from_first(lambda: self.dataset.checksum),
+            f"--data-dir {config.data_dir} holds other images for some of the {ranks.size} processes than for others",
+        )
+        _report_skipped(self.dataset.skipped, report)
+        held_out = round(config.val_fraction * len(self.dataset.train))
+        _check_sizes(config, self.dataset, held_out, ranks)
+        self.plan = self._plan(config.seed, len(self.dataset.train) - held_out, held_out=held_out)
+        self.loader = self._loader(self.dataset.train, self.plan)
+        self.validation = self.dataset.train.at(self.plan.split()[1]) if held_out else None
+        self.unlabeled: tuple[Loader, BatchPlan] | None = None
+        self.data_checksum = self.dataset.checksum
+        if config.unlabeled is not None:
+            self._load_unlabeled(config.unlabeled, report)
+        self.settings = method_settings(config, len(self.dataset.classes), self.device)
+        if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
+            _warn_of_labels(self.settings, report)
+        model = _make_model(config, self.dataset.classes, report)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(
+            config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+
+    def _plan(self, seed: int, size: int, **more: Any) -> BatchPlan:
+        config, ranks = self.config, self.ranks
+        return BatchPlan(
+            seed, size, config.batch_size, config.crop_padding, config.flip, ranks.rank, ranks.size, **more
+        )
+
+    def _loader(self, images: ImageSet | ImageFiles, plan: BatchPlan) -> Loader:
+        return make_loader(images, plan, self.device, dali=self.config.dali, workers=self.config.workers)
+
+    def _load_unlabeled(self, root: Path, report: Report) -> None:
+        config, ranks = self.config, self.ranks
+        with ranks.one_by_one():
+            images, checksum, skipped = load_unlabeled(
+                root,
+                config.image_size,
+                skip_bad=config.skip_bad_images,
+                cache_dir=config.cache_dir,
+                note=report.note,
+            )
+        ranks.refuse(
+            checksum != ranks.from_first(lambda: checksum),
+            f"--unlabeled {root} holds other images for some of the {ranks.size} processes than for others",
+        )
+        _report_skipped(skipped, report)
+        if len(images) < config.batch_size:
+            raise InputError(
+                f"--unlabeled {root} holds {len(images)} images, fewer than one --batch-size {config.batch_size}"
+            )
+        plan = self._plan(derive(config.seed, "unlabeled"), len(images), drop_last=True)
+        self.unlabeled = self._loader(images, plan), plan
+        self.data_checksum = checksum_of_all(self.data_checksum, checksum)
+
+
+def checksum_of_all(dataset: str, unlabeled: str) -> str:
+    """The checksum of a data set and of images without labels, from those of either."""
+    return hashlib.sha256((dataset + unlabeled).encode()).hexdigest()
+
+
+def method_settings(config: TrainConfig, num_classes: int, device: torch.device) -> Settings:
+    """What the config's method needs to know beside the batch."""
+    return Settings(
+        config.epsilon,
+        config.epsilon_y,
+        config.attack_steps,
+        config.epsilon if config.step_size is None else config.step_size,
+        num_classes,
+        cached_images(config.widen_factor, config.image_size) if device.type == "cpu" else None,
+        config.distance,
+        config.partners,
+        config.partner_features,
+    )
+
+
+def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:
+    if skipped:
+        report.note(f"warning: --skip-bad-images left out {len(skipped)} images:")
+        for line in skipped:
+            report.note(f"  {line}")
+
+
+def cached_images(widen_factor: int, image_size: int) -> int:
+    """How many images an attack on a CPU takes together; see ``CACHED_BYTES``."""
+    widest = 16 * widen_factor * image_size**2 * torch.float32.itemsize
+    return max(8, CACHED_BYTES // widest)
+
+
+def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
+    if config.cuda_graph == "on":
+        if device.type != "cuda":
+            raise InputError(f"--cuda-graph on needs a CUDA GPU, but the device is {device}; use auto or off")
+        if config.optimizer == "apex":
+            raise InputError(
+                "--cuda-graph on does not go with --optimizer apex, which bakes the learning rate into the graph; "
+                "use --optimizer sgd, or --cuda-graph off"
+            )
+    # Several GPUs are asked for by name: a capture that fails in one process only would leave the others waiting.
+    suits = device.type == "cuda" and config.optimizer == "sgd" and ranks.size == 1
+    return config.cuda_graph == "on" or (config.cuda_graph == "auto" and suits)
+
+
+def _check_sizes(config: TrainConfig, dataset: Dataset, held_out: int, ranks: Ranks) -> None:
+    if ranks.size > 1 and config.batch_size < 4 * ranks.size:
+        raise InputError(
+            f"--batch-size {config.batch_size} is too small for {ranks.size} processes, which share each batch; "
+            f"it must be at least {4 * ranks.size}, four images each"
+        )
+    left = len(dataset.train) - held_out
+    if config.val_fraction and not held_out:
+        raise InputError(
+            f"--val-fraction {config.val_fraction:g} of the {len(dataset.train)} training images is not one image"
+        )
+    if config.batch_size > left:
+        raise InputError(
+            f"--batch-size {config.batch_size} is larger than the {left} training images"
+            + (f" that --val-fraction {config.val_fraction:g} leaves" if held_out else "")
+        )
+    if (config.eval_samples or 0) > len(dataset.test):
+        raise InputError(f"--eval-samples {config.eval_samples} is more than the {len(dataset.test)} test images")
+
+
+def _warn_of_labels(settings: Settings, report: Report) -> None:
+    moved = effective_epsilon_y(settings.epsilon_y, settings.steps)
+    classes = settings.num_classes
+    if moved >= (classes - 1) / classes:
+        report.note(
+            f"warning: --epsilon-y {settings.epsilon_y:g} with --attack-steps {settings.steps} moves labels by "
+            f"{moved:g}: where both images are of one class, the true class is no longer the largest "
+            f"(below {(classes - 1) / classes:g} it is, with {classes} classes)."
+        )
+
+
+def _make_model(config: TrainConfig, classes: tuple[str, ...], report: Report) -> WideResNet:
+    generator = torch.Generator("cpu").manual_seed(derive(config.seed, "weights"))
+    model = WideResNet.drawn(generator, config.depth, config.widen_factor, len(classes))
+    if config.init_from is not None:
+        weights, about = read_weights(config.init_from)
+        own = model.state_dict()
+        wrong = sorted(
+            name
+            for name in own.keys() | weights.keys()
+            if name not in own or name not in weights or own[name].shape != weights[name].shape
+        )
+        if wrong:
+            raise InputError(
+                f"--init-from {config.init_from} does not fit WRN-{config.depth}-{config.widen_factor} with "
+                f"{len(classes)} classes: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}"
+            )
+        model.load_state_dict(_for_classes(weights, about, config, classes, report))
+    return model
+
+
+def _for_classes(
+    weights: dict[str, Tensor], about: About, config: TrainConfig, classes: tuple[str, ...], report: Report
+) -> dict[str, Tensor]:
+    """``weights`` with the last layer's outputs in the order of ``classes``, if they are of the same ones."""
+    if about.normalization not in (None, OURS):
+        raise InputError(f"--init-from {config.init_from}: its network does not take images in [-1, 1], as ours does")
+    if about.classes is not None and len(about.classes) != len(classes):
+        raise InputError(f"--init-from {config.init_from}: it names {len(about.classes)} classes for other outputs")
+    try:
+        found = match(about.classes, len(classes), classes)
+    except InputError as error:  # other classes: what fine-tuning usually is
+        report.note(f"--init-from {config.init_from}: {error}; the last layer's weights begin as they are, by position")
+        return weights
+    if found.note:
+        report.note(f"--init-from {config.init_from}: {found.note}")
+    order = list(found.columns)
+    return {**weights, **{name: weights[name][order] for name in ("fc.weight", "fc.bias")}}

@@ -1,0 +1,275 @@
+"""A training run from its config to its result: what ``python -m fastait.train`` does, as functions."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fastait.config import PLACES, TrainConfig
+from fastait.run_folder.folder import RunFolder
+from fastait.run_folder.weights import contiguous, wide_resnet
+from fastait.runtime.errors import FastaitError, InputError, RunError
+from fastait.runtime.precision import current
+from fastait.runtime.processes import Ranks, join, launched
+from fastait.runtime.report import Report
+from fastait.runtime.settings import as_path, check_names
+from fastait.runtime.signals import StopRequest
+from fastait.training.loop import Loop
+from fastait.training.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        folder: the run folder.
+        model: the trained network, in eval mode.
+        result: what ``result.json`` holds: ``clean``, ``fgsm``, ``pgd20``, ``cw20`` in percent, and their provenance.
+    """
+
+    folder: Path
+    model: nn.Module
+    result: dict[str, Any]
+
+
+def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
+    """Train and evaluate as ``config`` says.
+
+    Under torchrun, one of the processes that do so together. torchrun may start them anew, with the same settings, when
+    one dies or another machine joins: they then go on from the last checkpoint in ``config.out``.
+
+    Args:
+        config: see ``fastait.recipe``.
+        show: print notes, progress bars and the final table.
+
+    Raises:
+        InputError: a setting or a file is not what it must be; found before training starts, nothing is written.
+        RunError: the loss became NaN, a file could not be written, or another process of the run died; the last good
+            checkpoint is kept.
+        Interrupted: a signal that asks for an end (``runtime.signals``); the run has been saved.
+    """
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config must be a TrainConfig, of fastait.recipe for example, got {type(config).__name__}")
+    config.check()
+    config = config.resolved()
+    if launched() and config.out is None:
+        raise InputError("torchrun may start this run anew, so it must be told its folder: --out RUN")
+    with _alone(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
+        report = Report(show and ranks.first)
+        out = config.out or _dated_folder(config)
+        if ranks.from_first(lambda: launched() and RunFolder.begun(out)):
+            return _resume(out, ranks, device, report, lambda saved: _as_asked(out, saved, config))
+        with RunFolder(ranks.from_first(lambda: RunFolder.new(out).path), writes=ranks.first) as folder:
+            prepared = Prepared(config, report, ranks, device)
+            return _go_on(folder, prepared, report, None, lambda: folder.begin(config, prepared.dataset.classes))
+
+
+def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> TrainResult:
+    """Go on with the run in ``path`` from its last checkpoint, or return its result if it is finished.
+
+    Args:
+        path: the run folder.
+        show: as in ``run_training``.
+        changes: settings of ``fastait.config.PLACES`` that are to be others from now on: they say where things lie and
+            how they are loaded and run. ``out`` is a new folder that the run goes on in, with a copy of what it has
+            come to; the old one stays as it is.
+
+    Raises:
+        InputError, RunError, Interrupted: as ``run_training``; InputError also if a change would decide the weights, or
+            the images are others.
+        TypeError: a change is no setting.
+    """
+    path = as_path("path", path)
+    check_names(changes, (field.name for field in fields(TrainConfig)))
+    saved = RunFolder.existing(path).config()
+    config = _changed(path, saved, changes)
+    out = config.out if changes.pop("out", None) is not None else None
+    if out is not None and out.resolve() == path.resolve():
+        out = None
+    with _alone(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
+        report = Report(show and ranks.first)
+
+        def begun_by_an_earlier_start() -> bool:
+            if out is None or not (launched() and RunFolder.begun(out)):
+                return False
+            new = RunFolder(out)
+            _refuse_other_config(new, path, saved.to_json(), new.config())
+            return True
+
+        if ranks.from_first(begun_by_an_earlier_start):
+            path, out = cast(Path, out), None
+        return _resume(path, ranks, device, report, lambda saved: _changed(path, saved, changes), out)
+
+
+def _resume(
+    path: Path,
+    ranks: Ranks,
+    device: str,
+    report: Report,
+    change: Callable[[TrainConfig], TrainConfig],
+    out: Path | None = None,
+) -> TrainResult:
+    """Go on with the run in ``path``, with what ``change`` makes of its settings, in ``out`` or where it lies."""
+    threads = torch.get_num_threads()
+    source = RunFolder(path)
+    with RunFolder(out or path, writes=ranks.first) as folder:
+
+        def read() -> tuple[TrainConfig, dict[str, Any] | None, dict[str, Any] | None]:
+            if out is None:
+                folder.lock()
+            else:
+                RunFolder.new(out)
+            saved = source.config()
+            config = change(saved) if out is None else replace(change(saved), out=out)
+            finished = source.result()
+            checkpoint = None if finished else source.load_checkpoint()
+            before = saved.to_json()
+            if checkpoint is not None:
+                before = TrainConfig().to_json() | checkpoint["config"]
+                _refuse_other_config(source, source.checkpoint_file, before, config)
+            if missing := source.defaults():
+                report.note(f"{source.config_file} lacks settings, which have their defaults: {_listed(missing)}")
+            _say_changes(
+                "is finished, so these have no effect:" if finished else "goes on with", before, config, report
+            )
+            return config, finished, checkpoint
+
+        def settle() -> None:
+            if out is not None:
+                folder.continue_from(source, config)
+            elif config != folder.config() or folder.defaults():
+                folder.change(config)
+
+        config, finished, checkpoint = ranks.from_first(read)
+        if finished is not None:
+            if out is not None:
+                ranks.from_first(settle)
+            report.result(finished, str(folder.path))
+            network = wide_resnet(config.depth, config.widen_factor, source.weights())
+            return TrainResult(folder.path, network, finished)
+        if checkpoint is None:
+            return _go_on(folder, Prepared(config, report, ranks, device), report, None, settle)
+        torch.set_num_threads(checkpoint["environment"]["threads"])
+        try:
+            # The checkpoint's weights replace those that the run began with, which need not be there any more.
+            prepared = Prepared(replace(config, init_from=None), report, ranks, device)
+            return _go_on(folder, prepared, report, checkpoint, settle)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _changed(path: Path, saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    """The settings of the run in ``path`` with ``changes``.
+
+    Raises:
+        InputError: a change is not of its setting's type or out of its range, or decides the weights.
+    """
+    new = replace(saved, **changes)
+    # The loader that is asked for now replaces the one before.
+    if new.dali and new.workers is not None and ("dali" in changes) != ("workers" in changes):
+        new = replace(new, workers=None) if "dali" in changes else replace(new, dali=False)
+    wrong = _deciding(saved.to_json(), new.to_json())
+    if (saved.init_from is None) != (new.init_from is None):
+        wrong.append("init_from")
+    if wrong:
+        what = ", ".join(f"{name} {getattr(new, name)} (the run has {getattr(saved, name)})" for name in wrong)
+        raise InputError(f"--resume {path}: a run goes on with its own settings, but the command changes {what}")
+    new.check()
+    return new.resolved()
+
+
+def _as_asked(path: Path, saved: TrainConfig, asked: TrainConfig) -> TrainConfig:
+    """The settings of the run in ``path``, loaded and run as ``asked``."""
+    _refuse_other_config(RunFolder(path), "the command", asked.to_json(), saved)
+    return replace(saved, **{name: getattr(asked, name) for name in PLACES})
+
+
+def _refuse_other_config(folder: RunFolder, other: Path | str, saved: dict[str, Any], config: TrainConfig) -> None:
+    changed = _deciding(saved, config.to_json())
+    if changed:
+        raise InputError(f"{folder.config_file} is not what {other} was made with: {', '.join(changed)}")
+
+
+def _deciding(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Which settings that a run keeps are not the same."""
+    return sorted(key for key in saved.keys() | found.keys() if key not in PLACES and saved.get(key) != found.get(key))
+
+
+def _say_changes(what: str, before: dict[str, Any], config: TrainConfig, report: Report) -> None:
+    told = [name for name in PLACES if name not in ("out", "init_from")]
+    changed = {name: value for name, value in config.to_json().items() if name in told and before.get(name) != value}
+    if changed:
+        report.note(f"the run {what} " + ", ".join(f"{n} {v} (was {before.get(n)})" for n, v in changed.items()))
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """What torch raises for want of memory, of a compiler or of another process, as one line."""
+    try:
+        yield
+    except FastaitError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        first = text.splitlines()[0] if text else type(error).__name__
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+            raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
+        if "DataLoader worker" in text:
+            raise RunError(
+                f"--workers: {first}; too little (shared) memory may be why, so try fewer, or 0, which a "
+                "--resume takes too; checkpoints, if there were any, are kept"
+            ) from None
+        if isinstance(error, dist.DistError) or "gloo" in text.lower():
+            raise RunError(
+                f"another process of this run is gone ({first}); checkpoints, if there were any, are kept"
+            ) from None
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise RunError(
+                f"--compile: torch.compile failed ({first}); leave --compile out, at a --resume by --no-compile"
+            ) from None
+        raise
+
+
+def _dated_folder(config: TrainConfig) -> Path:
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{config.dataset}-{config.method}"
+
+
+def _go_on(
+    folder: RunFolder,
+    prepared: Prepared,
+    report: Report,
+    checkpoint: dict[str, Any] | None,
+    settle: Callable[[], None],
+) -> TrainResult:
+    """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
+    try:
+        with current(prepared.device), StopRequest() as stop:
+            loop = Loop(folder, prepared, report)
+            if checkpoint is not None:
+                loop.restore(checkpoint)
+            prepared.ranks.from_first(settle)
+            loop.train(stop)
+            result = loop.evaluate(stop)
+    finally:
+        report.finish()
+    report.result(result, str(folder.path))
+    return TrainResult(folder.path, contiguous(prepared.model).eval(), result)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Errors as one line, and no default device of the caller's: a run names its devices."""
+    here = torch.get_default_device().type == "cpu"
+    with _readable_errors(), nullcontext() if here else torch.device("cpu"):
+        yield

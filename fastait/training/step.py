@@ -1,0 +1,270 @@
+"""One training step, the same for every method, written so that a CUDA graph can hold it.
+
+What a step reads and writes besides its batch lies in tensors that stay where they are: weights, gradients, momentum,
+learning rate, BN statistics, the step's number, the noise's counter and the epoch's totals. Nothing is read from the
+device, and no shape depends on data.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fastait.attacks import Noise
+from fastait.data import Shard, to_float
+from fastait.methods import Method, Settings
+from fastait.methods.sample import Partner, Sample, choose_partners, draw_mixing
+from fastait.models import Mixing
+from fastait.runtime.precision import Precision
+from fastait.runtime.processes import Ranks
+from fastait.runtime.randomness import derive
+from fastait.training.compiled import Compiled
+from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
+from fastait.training.optimizer import zero_gradients
+
+NEVER = torch.iinfo(torch.int64).max
+
+
+class Totals:
+    """Sums over an epoch that stay on the device: reading them is the only synchronisation.
+
+    Attributes:
+        loss: float64, the summed loss of the images seen.
+        correct: int64, how many of the images that the last term trained on were classified as their label says.
+        gradients: int64 [3], how many of the attack's input gradients were zero, were NaN, and were computed.
+        first_bad_step: int64 [1], the first step whose loss was NaN or infinite, ``NEVER`` if none was.
+        seen: images seen.
+    """
+
+    def __init__(self, device: torch.device):
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.gradients = torch.zeros(3, dtype=torch.int64, device=device)
+        self.first_bad_step = torch.full((1,), NEVER, dtype=torch.int64, device=device)
+        self.seen = 0
+
+    def tensors(self) -> list[Tensor]:
+        """What a step adds to."""
+        return [self.loss, self.correct, self.gradients, self.first_bad_step]
+
+    def add(self, loss: Tensor, logits: Tensor, y: Tensor, number: Tensor) -> None:
+        """Count one step's batch; ``number``, int64 [1], is the step's. ``seen`` is left to the caller."""
+        self.loss += loss.double() * len(y)
+        self.correct += (logits.argmax(dim=1) == y).sum()
+        bad = torch.where(loss.isfinite(), NEVER, number)
+        torch.minimum(self.first_bad_step, bad, out=self.first_bad_step)
+
+    def bad_step(self) -> int:
+        """The first step whose loss was not finite, or ``NEVER``. Waits for the device."""
+        return int(self.first_bad_step)
+
+    def state(self, ranks: Ranks | None = None) -> dict[str, float | int]:
+        """The sums as numbers, over all processes if ``ranks`` is given, which all must call. Waits for the device."""
+        sums = [float(self.loss), int(self.correct), self.seen, *self.gradients.tolist()]
+        if ranks is not None:
+            sums = ranks.total(sums)
+        names = ("loss", "correct", "seen", "zero_gradients", "nan_gradients", "gradients")
+        return {name: value if name == "loss" else int(value) for name, value in zip(names, sums, strict=True)}
+
+    def load(self, state: dict[str, float | int]) -> None:
+        """Start from the sums of ``state``."""
+        self.loss.fill_(state["loss"])
+        self.correct.fill_(state["correct"])
+        for place, name in enumerate(("zero_gradients", "nan_gradients", "gradients")):
+            self.gradients[place] = state[name]
+        self.seen = int(state["seen"])
+
+    def reset(self) -> None:
+        """Start from nothing, in place. What went wrong stays known."""
+        for tensor in (self.loss, self.correct, self.gradients):
+            tensor.zero_()
+        self.seen = 0
+
+
+class Passes(nn.Module):
+    """Several batches through one network in one call, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batches: list[Tensor], mixings: list[Mixing | None]) -> list[Tensor]:
+        """The logits of each batch, mixed as its own entry says."""
+        return [
+            self.model(x) if mixing is None else self.model(x, mixing)
+            for x, mixing in zip(batches, mixings, strict=True)
+        ]
+
+
+class TrainStep:
+    """Move the images, move the labels, update the weights.
+
+    Args:
+        model: in train mode, on its device.
+        method: ways to move images and ways to move labels.
+        settings: what the method needs to know.
+        optimizer: over the model's parameters, from ``make_optimizer``.
+        precision: of the model's passes.
+        seed: of everything drawn; an image's noise depends on (seed, step, its place in the batch) only.
+        ranks: the processes that share each batch.
+        batch_size: of the batches that are compiled and captured, over all processes; others run eagerly. Needed for
+            ``compile`` and ``graph``.
+        compile: compile the model's passes.
+        graph: capture the step at its first whole batch and replay it from then on.
+        note: called with one line if the step cannot be captured; it then goes on without.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        settings: Settings,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        seed: int,
+        ranks: Ranks = Ranks(),  # noqa: B008, immutable
+        *,
+        batch_size: int | None = None,
+        compile: bool = False,
+        graph: bool = False,
+        note: Callable[[str], None] = lambda text: None,
+    ):
+        self.batch_size = batch_size
+        self.compiled = compile
+        self.graphed = graph
+        self.graph: Graph | None = None
+        self.note = note
+        self.model: nn.Module = Compiled(model) if compile else model
+        self.terms = method.terms
+        self.move_images = [term.image_part() for term in method.terms]
+        self.losses = [term.label_part() for term in method.terms]
+        self.pairs = method.pairs
+        self.settings = settings
+        self.optimizer = optimizer
+        self.precision = precision
+        self.ranks = ranks
+        # Its hooks average the gradients; the attack's passes go by the model itself.
+        self.trained = ranks.data_parallel(Passes(self.model))
+        weight = next(model.parameters())
+        device, self.dtype = weight.device, weight.dtype
+        names: list[tuple[str | int, ...]] = [("noise",), *(("noise", i) for i in range(1, len(method.terms)))]
+        self.starts = [Noise.seeded(derive(seed, *name), device) for name in names]
+        self.partner_noise = Noise.seeded(derive(seed, "partners"), device)
+        self.mixing_noise = Noise.seeded(derive(seed, "mixing"), device)
+        self.number = torch.zeros(1, dtype=torch.int64, device=device)
+        self.totals = Totals(device)
+        self.statistics = [b for b in model.buffers() if b.is_floating_point()]
+
+    def __call__(
+        self,
+        images: Tensor,
+        y: Tensor,
+        step: int,
+        shard: Shard | None = None,
+        unlabeled: Tensor | None = None,
+        unlabeled_shard: Shard | None = None,
+    ) -> None:
+        """Train on a batch as global step ``step``.
+
+        Args:
+            images: uint8 [B, H, W, 3].
+            y: int64 [B].
+            step: counted over all epochs.
+            shard: which part of a batch that is shared by several processes this is; the whole one if None.
+            unlabeled: uint8 [N, H, W, 3], for a method that needs such images.
+            unlabeled_shard: the same of these.
+        """
+        shard = shard or Shard(0, len(y), len(y))
+        shards = [shard]
+        inputs = [images, y]
+        if unlabeled is not None:
+            shards.append(unlabeled_shard or Shard(0, len(unlabeled), len(unlabeled)))
+            inputs.append(unlabeled)
+        whole = all(part.batch == self.batch_size for part in shards)
+        self.number.fill_(step)
+        if self.graphed and whole and self.graph is None:
+            self._capture(inputs, shards)
+        if self.graph is not None and whole and self.graph.takes(*inputs):
+            self.graph.replay(*inputs)
+        elif self.compiled and not whole:
+            with torch.compiler.set_stance("force_eager"):
+                self.compute(inputs, shards)
+        else:
+            self.compute(inputs, shards)
+        self.totals.seen += shard.size
+
+    def _capture(self, inputs: list[Tensor], shards: list[Shard]) -> None:
+        try:
+            self.graph = Graph(
+                lambda *inputs: self.compute(inputs, shards),
+                inputs,
+                self.state(),
+                self.ranks.stream,
+                WARMUP if self.ranks.size == 1 else DISTRIBUTED_WARMUP,
+            )
+        except CaptureError as error:
+            self.graphed = False
+            self.precision.forget_step(self.optimizer)
+            self.note(f"warning: the step cannot be captured as a CUDA graph and runs without one: {error}")
+
+    def compute(self, inputs: Sequence[Tensor], shards: Sequence[Shard]) -> None:
+        """What a CUDA graph holds: ``__call__`` for the step in ``number``, less what only the host needs.
+
+        Args:
+            inputs: images, classes and, where the method needs them, images without classes.
+            shards: of the images, and of those without classes.
+        """
+        images, y = inputs[0], inputs[1]
+        x = to_float(images, self.dtype)
+        partner, mixings = self._draw(y, shards[0])
+        samples, own = [], []
+        for term, noise, mixing in zip(self.terms, self.starts, mixings, strict=True):
+            shard = shards[1] if term.unlabeled else shards[0]
+            noise.seek(self.number, shard.start)
+            counts = self.totals.gradients if shard.size else None
+            batch = to_float(inputs[2], self.dtype) if term.unlabeled else x
+            samples.append(Sample(batch, y, noise, partner, counts, mixing))
+            own.append(shard)
+        with self.precision.autocast():
+            moved = [part(self.model, s, self.settings) for part, s in zip(self.move_images, samples, strict=True)]
+            logits = self.trained([m.images for m in moved], mixings)
+        zero_gradients(self.optimizer)
+        losses, shares = [], []
+        for i, (term, part, shard) in enumerate(zip(self.terms, self.losses, own, strict=True)):
+            sample = replace(samples[i], scores=moved[i].scores, earlier=tuple(logits[:i]))
+            losses.append(term.weight * part(logits[i], sample, self.settings))
+            share = shard.size / shard.batch * self.ranks.size
+            shares.append(losses[i] if self.ranks.size == 1 else losses[i] * share)
+        scaler = self.precision.scaler
+        scaler.scale(_sum(shares)).backward()
+        self.ranks.average(self.statistics, shards[0].size / shards[0].batch)
+        scaler.step(self.optimizer)
+        scaler.update()
+        if shards[0].size:
+            self.totals.add(_sum(losses).detach(), logits[-1].detach(), y, self.number)
+
+    def _draw(self, y: Tensor, shard: Shard) -> tuple[Partner, list[Mixing | None]]:
+        """Who is whose partner in this step, and how each term's pairs are mixed."""
+        self.partner_noise.seek(self.number, shard.start)
+        partner = choose_partners(self.settings.partners if self.pairs else "reversed", y, self.partner_noise)
+        mixings: list[Mixing | None] = []
+        for term in self.terms:
+            if term.mixing is None:
+                mixings.append(None)
+                continue
+            self.mixing_noise.seek(self.number)  # one share for all terms and all processes
+            places = partner(torch.arange(len(y), device=y.device))
+            mixings.append(Mixing(draw_mixing(term.mixing, self.mixing_noise), places))
+        return partner, mixings
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step changes, gradients aside, which every step makes anew."""
+        momentum = [value for state in self.optimizer.state.values() for value in state.values()]
+        model = [*self.model.parameters(), *self.model.buffers()]
+        drawn = [noise.offset for noise in (*self.starts, self.partner_noise, self.mixing_noise)]
+        return [*model, *momentum, *self.precision.tensors(), *drawn, *self.totals.tensors()]
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    return sum(terms[1:], terms[0])

@@ -1,0 +1,282 @@
+"""Several processes: one model, the arithmetic of one process, every image once, and restarts that lose nothing."""
+
+import copy
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import plain
+import pytest
+import torch
+from shard_worker import METHODS, SIZES, network, shards
+from step_inputs import batch, make_step, unlabeled
+
+from fastait import recipe
+from fastait.attacks import ATTACKS
+from fastait.data import BatchPlan, load_dataset, to_float
+from fastait.evaluation import evaluate
+from fastait.runtime.errors import InputError, SaidElsewhere
+from fastait.runtime.processes import Ranks, join
+from fastait.runtime.report import Report
+from fastait.train import main
+from fastait.training.prepare import Prepared
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+MODULES = os.pathsep.join([str(HERE), str(HERE.parent)])
+TINY = ["--image-size", "16", "--eval-samples", "20", "--device", "cpu", "--crop-padding", "1", "--flip"]
+
+
+def torchrun(*argv, **options):
+    environment = {**os.environ, "PYTHONPATH": MODULES, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*TORCHRUN, *argv], capture_output=True, text=True, check=False, env=environment, timeout=300, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes saved."""
+    folder = tmp_path_factory.mktemp("two")
+    done = torchrun(str(HERE / "shard_worker.py"), str(folder))
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_and_statistics_are_equal_on_both(two, method):
+    for name, value in two[0]["trained"][method]["model"].items():
+        assert torch.equal(value, two[1]["trained"][method]["model"][name]), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_are_one_that_is_given_their_shards(two, method):
+    """The same shards, noise and BN statistics per shard, by the plain method in fp64."""
+    model = network()
+    step = make_step(model, method)
+    optimizer = step.optimizer
+    loss_sum = 0.0
+    for number, size in enumerate(SIZES):
+        images, y = batch(number, size, image=9)
+        x = to_float(images, torch.float64)
+        extra = unlabeled(method, images)
+        optimizer.zero_grad(set_to_none=False)
+        statistics = {name: torch.zeros_like(b) for name, b in model.named_buffers()}
+        for shard in shards(size, 2):
+            if not shard.size:
+                continue
+            own = slice(shard.start, shard.start + shard.size)
+            more = None if extra is None else to_float(extra, torch.float64)[own]
+            draws = plain.Draws(number, step.settings.step_size, METHODS[method], more, before=shard.start)
+            part = copy.deepcopy(model).train()
+            part.zero_grad()
+            loss = getattr(plain, method.replace("-", "_"))(part, x[own], y[own], draws)
+            loss.backward()
+            loss_sum += loss.item() * shard.size
+            for mine, its in zip(model.parameters(), part.parameters(), strict=True):
+                mine.grad += its.grad * shard.size / size
+            for name, buffer in part.named_buffers():
+                weight = shard.size / size if buffer.is_floating_point() else 1
+                statistics[name] += (buffer * weight).to(buffer.dtype) if weight != 1 or shard.start == 0 else 0
+        for name, buffer in model.named_buffers():
+            buffer.copy_(statistics[name])
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(two[0]["trained"][method]["model"][name], value, rtol=1e-7, atol=1e-8)
+    for state in two:
+        assert state["trained"][method]["totals"]["seen"] == sum(SIZES)
+        assert state["trained"][method]["totals"]["loss"] == pytest.approx(loss_sum, rel=1e-6)
+
+
+def test_evaluation_is_that_of_one_process(two):
+    images = load_dataset("digits", image_size=8).test.stratified(23)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = evaluate(network().float(), images, tuple(ATTACKS), epsilon=0.1, seed=5, batch_size=5).correct
+    torch.set_num_threads(threads)
+    assert [state["attacked_batches"] for state in two] == [3 * len(alone), 2 * len(alone)]  # none twice
+    for state in two:
+        assert state["outcomes"].keys() == alone.keys()
+        for name, outcome in alone.items():
+            assert torch.equal(state["outcomes"][name], outcome), name
+
+
+def test_they_agree(two):
+    for state in two:
+        assert state["largest"] == [1, 0]
+        assert state["from_first"] == "said by 0"
+
+
+def test_what_is_wrong_in_one_is_said_once(two):
+    wrong, elsewhere = "InputError wrong", "SaidElsewhere 2"
+    assert [state["refused"] for state in two] == [[wrong, wrong, None], [elsewhere, elsewhere, None]]
+    assert [state["one_by_one"] for state in two] == [
+        ["InputError said by 0", elsewhere, None],
+        [elsewhere, "InputError said by 1", None],
+    ]
+
+
+def test_processes_that_find_different_images_do_not_train_together():
+    class Second(Ranks):
+        def from_first(self, call):
+            return "another checksum"
+
+    with pytest.raises(InputError, match="holds other images for some of the 1 processes than for others"):
+        Prepared(recipe("digits", image_size=8), Report(False), Second(), "cpu")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize(("size", "batch_size"), [(103, 20), (40, 40), (41, 40), (7, 20)])
+def test_shards_are_disjoint_and_their_union_is_the_epoch(ranks, size, batch_size):
+    plans = [BatchPlan(1, size, batch_size, 2, True, rank, ranks) for rank in range(ranks)]
+    whole = BatchPlan(1, size, batch_size, 2, True)
+    for epoch in range(2):
+        seen = []
+        for place in range(whole.steps_per_epoch):
+            step = epoch * whole.steps_per_epoch + place
+            own = [plan.shard(step) for plan in plans]
+            batches = [plan.batch(step) for plan in plans]
+            assert sum(shard.size for shard in own) == own[0].batch == len(whole.batch(step).index)
+            assert own[0].size == max(shard.size for shard in own)
+            assert all(shard.start % 4 == 0 for shard in own)
+            index = torch.cat([b.index[: s.size] for b, s in zip(batches, own, strict=True)])
+            flip = torch.cat([b.flip[: s.size] for b, s in zip(batches, own, strict=True)])
+            assert torch.equal(index, whole.batch(step).index)
+            assert torch.equal(flip, whole.batch(step).flip)
+            assert all(len(b.index) == max(s.size, 1) for b, s in zip(batches, own, strict=True))
+            seen.append(index)
+        assert sorted(torch.cat(seen).tolist()) == list(range(size))
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def workers(pid):
+    """The training processes that a torchrun process has now."""
+    found = []
+    for child in children(pid):
+        command = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        if b"fastait.train" in command:
+            found.append(child)
+    return found
+
+
+def epochs(folder):
+    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
+    """torchrun starts the processes anew, which go on from the checkpoint to the weights of an undisturbed run."""
+    argv = ["-m", "fastait.train", *TINY, "--epochs", "5", "--checkpoint-seconds", "0.05"]
+    if victim == 0:
+        whole = torchrun(*argv, "--out", "whole")
+        assert whole.returncode == 0, whole.stderr
+        assert len(re.findall("epoch 5/5", whole.stderr)) == 1  # one process speaks
+    else:
+        argv += ["--dali"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open("log", "w") as log:
+        process = subprocess.Popen(
+            [*TORCHRUN, "--max-restarts", "2", *argv, "--out", "run"], stdout=log, stderr=log, env=environment
+        )
+        deadline = time.monotonic() + 120
+        while not Path("run/checkpoint.pt").exists():
+            assert process.poll() is None, Path("log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert not Path("run/result.json").exists(), "the run ended before it was killed"
+        os.kill(workers(process.pid)[victim], signal.SIGKILL)
+        assert process.wait(timeout=300) == 0, Path("log").read_text()
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["processes"] == 2
+    assert len(epochs("run")) == 5
+    if victim == 0:
+        for ours, theirs in zip(epochs("run"), epochs("whole"), strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+            assert ours["accuracy"] == theirs["accuracy"]
+        assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+        assert result["pgd20"] == json.loads(Path("whole/result.json").read_text())["pgd20"]
+
+
+@pytest.mark.parametrize("to", ["one process", "torchrun"])
+def test_one_interrupt_stops_all_and_saves(to):
+    """SIGTERM to one of two, or to torchrun, which passes it on to every process and their loaders' workers."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    argv = [*TORCHRUN, "-m", "fastait.train", *TINY, "--epochs", "50", "--checkpoint-seconds", "0.1", "--out", "run"]
+    process = subprocess.Popen(
+        [*argv, "--workers", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    while not Path("run/checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(workers(process.pid)[1] if to == "one process" else process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert len(re.findall(r"stopped at step \d+ and saved; go on with: .* --resume run", err)) == 1
+
+
+def test_bad_input_is_said_without_traceback():
+    done = torchrun("-m", "fastait.train", *TINY, "--batch-size", "7", "--out", "run")
+    assert done.returncode != 0
+    assert "--batch-size 7 is too small for 2 processes" in done.stderr
+    assert not Path("run").exists()
+    Path("run").mkdir()
+    Path("run/something").touch()
+    done = torchrun("-m", "fastait.train", *TINY, "--out", "run")
+    assert len(re.findall("error: --out run already holds other files", done.stderr)) == 1
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def launched(monkeypatch, **variables):
+    for name, value in {"WORLD_SIZE": "2", **variables}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_run_that_torchrun_may_start_anew_needs_a_folder(monkeypatch, capsys):
+    launched(monkeypatch)
+    assert main(TINY) == 2
+    assert "it must be told its folder: --out RUN" in capsys.readouterr().err
+
+
+def test_the_same_command_again_goes_on(monkeypatch, capsys):
+    """As when a machine joins or leaves, which torchrun does not count as a restart, and when a job is queued again."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    argv = [*TINY, "--epochs", "1", "--out", "run"]
+    assert main(argv) == 0
+    before = Path("run/model.safetensors").read_bytes()
+    Path("run/result.json").unlink()
+    assert main(argv) == 0
+    assert Path("run/model.safetensors").read_bytes() == before
+    capsys.readouterr()
+    assert main([*argv, "--seed", "1"]) == 2
+    assert "run/config.json is not what the command was made with: seed" in capsys.readouterr().err
+
+
+def test_one_gpu_for_several_processes(monkeypatch):
+    launched(monkeypatch, RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="1")
+    with pytest.raises(InputError, match="each of several processes takes its own GPU"), join("cuda:1"):
+        pass
+
+
+def test_incomplete_variables(monkeypatch):
+    launched(monkeypatch)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not; start"), join("cpu"):
+        pass
+
+
+def test_what_is_said_elsewhere_is_not_repeated(monkeypatch, capsys):
+    def elsewhere(argv):
+        raise SaidElsewhere(2)
+
+    monkeypatch.setattr("fastait.train._main", elsewhere)
+    assert main([]) == 2
+    assert capsys.readouterr() == ("", "")

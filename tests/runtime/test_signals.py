@@ -1,0 +1,112 @@
+"""Which signals ask for an end, and which are left to those who handle them."""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastait.data import BatchPlan, load_dataset
+from fastait.data.loaders.torch import TorchLoader
+from fastait.runtime.signals import ENDS, WARNINGS, StopRequest
+
+ALL = (*ENDS, *WARNINGS)
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """As Python starts, even if a background shell has SIGINT ignored; what a test leaves is put back."""
+    before = {number: signal.getsignal(number) for number in ALL}
+    for number in ALL:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_each_asks_for_an_end(number):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        signal.raise_signal(number)
+        assert stop.number == number
+    assert signal.getsignal(number) == before
+
+
+def test_warnings_come_more_than_once_and_people_mean_it():
+    with StopRequest() as stop:
+        for number in (*WARNINGS, *WARNINGS):
+            signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.number == WARNINGS[0]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_what_is_ignored_stays_ignored(number):
+    signal.signal(number, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_IGN
+        assert stop.number is None
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_callers_handler_stays_and_is_called(number):
+    called = []
+    signal.signal(number, lambda *args: called.append(args[0]))
+    handler = signal.getsignal(number)
+    with StopRequest() as stop:
+        signal.raise_signal(number)
+        assert stop.number is None
+    assert called == [number]
+    assert signal.getsignal(number) == handler
+
+
+def test_a_handler_in_c_stays():
+    with open("trace", "w") as trace:
+        faulthandler.register(signal.SIGUSR1, file=trace)
+        try:
+            with StopRequest() as stop:
+                signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+    assert stop.number is None
+    assert Path("trace").read_text().count("most recent call first") == 2
+
+
+def test_other_threads_touch_nothing():
+    found = []
+
+    def enter():
+        with StopRequest():
+            found.extend(signal.getsignal(number) for number in ALL)
+
+    before = [signal.getsignal(number) for number in ALL]
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == before
+
+
+def test_loader_workers_outlive_every_signal():
+    """Sent to each process, as batch systems do; the workers go on and then end with the loader."""
+    images = load_dataset("digits", image_size=8).train
+    loader = TorchLoader(images, BatchPlan(0, len(images), 64, 0, False), torch.device("cpu"), workers=1)
+    with StopRequest() as stop, contextlib.closing(loader.batches(0, 30)) as batches:
+        next(batches)
+        (worker,) = map(int, Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+        for number in ALL:
+            os.kill(worker, number)
+        assert len(list(batches)) == 29
+        assert stop.number is None
+    assert not Path(f"/proc/{worker}").exists()

@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fastait.runtime.version import __version__
 
 if TYPE_CHECKING:
     from fastait.config import TrainConfig
@@ -28,6 +28,7 @@ _HOME = {
 __all__ = [
     "TrainConfig",
     "WideResNet",
+    "__version__",
     "adversarial_interpolation",
     "evaluate_robustness",
     "load_model",

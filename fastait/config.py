@@ -2,16 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter, Token
+from typing import Any
 
 from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS
 from fastait.runtime.errors import InputError, check_choice
-from fastait.runtime.settings import near_match, normalise
+from fastait.runtime.settings import Ratio, near_match, normalise
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
 IN_PLACE = {
@@ -39,19 +36,37 @@ OPTIMIZERS = ("sgd", "apex")
 CUDA_GRAPH = ("auto", "on", "off")
 
 
-def _parse_fraction(type_: type, tokens: Sequence[Token]) -> float:
-    text = tokens[0].value
-    top, slash, bottom = text.partition("/")
-    try:
-        return float(top) / (float(bottom) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{text!r} is not a number such as 0.03 or 8/255") from None
+GROUPS = {
+    "Data": (
+        "dataset",
+        "data_dir",
+        *PARQUET_SETTINGS,
+        "cache_dir",
+        "unlabeled",
+        "val_fraction",
+        "image_size",
+        "skip_bad_images",
+        "crop_padding",
+        "flip",
+    ),
+    "Network": ("depth", "widen_factor", "init_from"),
+    "Method": (
+        "method",
+        "epsilon",
+        "epsilon_y",
+        "attack_steps",
+        "step_size",
+        "distance",
+        "partners",
+        "partner_features",
+    ),
+    "Optimisation": ("recipe", "epochs", "batch_size", "lr", "milestones", "weight_decay", "optimizer", "seed"),
+    "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
+    "Output": ("out", "resume", "eval_samples", "checkpoint_seconds"),
+}
+"""Under which heading the help page of training has each setting."""
 
 
-Ratio = Annotated[float, Parameter(converter=_parse_fraction)]
-
-
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of one training run; the defaults are the ``digits`` recipe's.

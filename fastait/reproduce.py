@@ -1,11 +1,8 @@
-"""``python -m fastait.reproduce TABLE...``: the paper's tables and figures, made again."""
+"""``fastait reproduce TABLE...``: the paper's tables and figures, made again."""
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from fastait.reproduction.figures import FIGURES
 from fastait.reproduction.systems import SCALES, Choices
@@ -14,14 +11,13 @@ from fastait.runtime import cli
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice
 
-COMMAND = "python -m fastait.reproduce"
+COMMAND = "fastait reproduce"
 SUMMARY = (
     "Make tables and figures of the paper again: train what is missing, measure it, and print each in the paper's "
     "layout, the paper's figures beside ours. What is in --out is not made twice."
 )
 
 
-@Parameter(name="*")
 @dataclass(frozen=True)
 class ReproduceArguments:
     """What to make."""
@@ -29,7 +25,7 @@ class ReproduceArguments:
     names: tuple[str, ...] = ()
     """Tables and figures: table1 to table9, tableA6, figure2 to figure4."""
 
-    list_: Annotated[bool, Parameter(name="--list", negative="")] = field(default=False, kw_only=True)
+    list_: bool = field(default=False, kw_only=True, metadata={"negative": ""})
     """Say what there is to make, and end."""
 
     scale: str = field(default="small", kw_only=True)
@@ -84,7 +80,7 @@ class ReproduceArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return cli.run("fastait.reproduce", _main, argv)
+    return cli.run(COMMAND, _main, argv)
 
 
 def _main(argv: list[str]) -> None:

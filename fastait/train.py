@@ -1,15 +1,15 @@
-"""``python -m fastait.train``: train a network, evaluate it and print the table."""
+"""``fastait train``: train a network, evaluate it and print the table."""
 
 import dataclasses
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fastait.config import TrainConfig
+from fastait.config import GROUPS, TrainConfig
 from fastait.recipes import recipe
 from fastait.runtime import cli
 
-COMMAND = "python -m fastait.train"
+COMMAND = "fastait train"
 SUMMARY = (
     "Train an image classifier that withstands adversarial examples, by adversarial interpolation training, "
     "and evaluate it. Everything the run writes lies in its run folder."
@@ -31,19 +31,19 @@ class TrainArguments(TrainConfig):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return cli.run("fastait.train", _main, argv)
+    return cli.run(COMMAND, _main, argv)
 
 
 def _main(argv: list[str]) -> None:
     # The recipe and the method decide the defaults of the other flags, so they are parsed first.
-    first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY)
+    first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY, GROUPS)
     if first.resume is None:
         defaults = recipe(first.recipe, method=first.method)
     else:
         from fastait.run_folder.folder import RunFolder
 
         defaults = replace(RunFolder.existing(first.resume).config(), out=None)
-    arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY)
+    arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY, GROUPS)
     config = arguments.config()
 
     from fastait.runtime.memory import keep_freed_memory

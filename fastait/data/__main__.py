@@ -1,4 +1,4 @@
-"""``python -m fastait.data NAME``: what a data set holds, as a table and as a picture."""
+"""``fastait data NAME``: what a data set holds, as a table and as a picture."""
 
 import sys
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from fastait.runtime import cli
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import InputError, check_choice
 
-COMMAND = "python -m fastait.data"
+COMMAND = "fastait data"
 SUMMARY = (
     "Show what a data set holds: images per class, their sizes and values, and a picture of samples of every class, as "
     "stored and as the first epoch of a run augments them."
@@ -86,7 +86,7 @@ class DataArguments:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return cli.run("fastait.data", _main, argv)
+    return cli.run(COMMAND, _main, argv)
 
 
 def _main(argv: list[str]) -> None:

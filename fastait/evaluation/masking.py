@@ -19,7 +19,7 @@ from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
-from fastait.evaluation.results import wilson
+from fastait.evaluation.intervals import wilson
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.randomness import derive

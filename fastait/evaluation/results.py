@@ -3,21 +3,16 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastait.attacks.columns import parse
 from fastait.evaluation.evaluate import CLEAN, Outcomes
+from fastait.evaluation.intervals import cell, wilson
+from fastait.evaluation.masking import Check
 from fastait.runtime.console import say, show_table
 from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
-
-if TYPE_CHECKING:
-    from fastait.evaluation.masking import Check
-
-Z = 1.959964
-"""97.5 % of the normal distribution."""
 
 UNION = "all of these"
 """The row of images that withstand every attack of the table that stays in the ball and had all images, and none."""
@@ -67,20 +62,6 @@ class Evaluation:
             for name, correct in self.outcomes.correct.items()
             if name != CLEAN and _in_ball(name) and len(correct) == len(self.outcomes.correct[CLEAN])
         ]
-
-
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % confidence interval of a share, in percent."""
-    share, square = correct / n, Z * Z
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
-
-
-def cell(correct: int, n: int) -> str:
-    """Accuracy in percent with its interval."""
-    low, high = wilson(correct, n)
-    return f"{100 * correct / n:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def rows(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
@@ -203,7 +184,7 @@ def words(evaluations: list[Evaluation]) -> list[str]:
     return found
 
 
-def show(evaluations: list[Evaluation], heading: str, masking: "Mapping[str, list[Check]]", folder: str) -> None:
+def show(evaluations: list[Evaluation], heading: str, masking: Mapping[str, list[Check]], folder: str) -> None:
     """Print the table, what it says, and the signs of masking."""
     header, lines = table(evaluations)
     show_table(header, lines, title=heading)

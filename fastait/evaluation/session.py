@@ -1,4 +1,4 @@
-"""An evaluation from its arguments to its files: what ``python -m fastait.eval`` does."""
+"""An evaluation from its arguments to its files: what ``fastait eval`` does."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from datetime import datetime, timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
 from fastait.attacks.columns import groups, parse, parse_all
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
+from fastait.evaluation.arguments import EvalArguments
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import Loaded, check_robustbench, export_robustbench, read_model
 from fastait.evaluation.entrants import Entrant, make_entrant
@@ -35,9 +35,7 @@ from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.processes import Ranks, join
 from fastait.runtime.report import Report, epsilon_text
 from fastait.runtime.signals import StopRequest
-
-if TYPE_CHECKING:
-    from fastait.eval import EvalArguments
+from fastait.runtime.version import __version__
 
 MASKING_IMAGES = 100
 
@@ -45,7 +43,7 @@ PATIENCE = timedelta(days=7)
 """How long processes wait for one that has more to do; one that has died is noticed at once."""
 
 
-def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Evaluation]:
+def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evaluation]:
     """Measure what ``arguments`` ask for, write it into their folder and show it.
 
     Under torchrun, one of the processes that share the batches.
@@ -78,7 +76,7 @@ def run_evaluation(arguments: "EvalArguments", *, show: bool = True) -> list[Eva
 class _Session:
     def __init__(
         self,
-        arguments: "EvalArguments",
+        arguments: EvalArguments,
         out: Path,
         ranks: Ranks,
         device: torch.device,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastait.evaluation.results import wilson
+from fastait.evaluation.intervals import wilson
 from fastait.reproduction.measure import Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale

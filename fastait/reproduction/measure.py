@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastait import __version__
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.columns import groups, parse_all
 from fastait.config import PLACES, TrainConfig
@@ -29,6 +28,7 @@ from fastait.runtime.hardware import environment
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
+from fastait.runtime.version import __version__
 from fastait.training.prepare import checksum_of_all
 from fastait.training.run import TrainResult, resume_training, run_training
 

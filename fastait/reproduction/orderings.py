@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from fastait.evaluation.results import wilson
+from fastait.evaluation.intervals import wilson
 from fastait.reproduction.measure import Measured
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from fastait import __version__
 from fastait.runtime.console import console, say, surviving_streams
 from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere
+from fastait.runtime.settings import Written, as_written
+from fastait.runtime.version import __version__
 
 try:
     import cyclopts
@@ -21,7 +23,13 @@ Arguments = TypeVar("Arguments")
 HELP_FLAGS = ("--help", "-h")
 
 
-def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> Arguments:
+def parse(
+    command: str,
+    defaults: Arguments,
+    argv: list[str],
+    summary: str,
+    groups: Mapping[str, Collection[str]] | None = None,
+) -> Arguments:
     """Parse ``argv`` into a copy of ``defaults``, a dataclass: a field is a flag, its attribute docstring the help.
 
     Fields that are not ``kw_only`` may also be given without their flag, in order.
@@ -31,12 +39,13 @@ def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> A
         defaults: the values of flags that are not given; the help page shows them.
         argv: without the program's name.
         summary: the help page's first paragraph.
+        groups: the help page's headings and the fields under each; one heading for all if None.
 
     Raises:
         InputError: a flag is unknown, stands twice or has a value that does not fit.
         SystemExit: after the help page or the version was printed.
     """
-    schema: Any = _with_defaults(defaults)
+    schema: Any = _schema(defaults, groups or {})
 
     def collect(arguments):
         return arguments
@@ -54,6 +63,8 @@ def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> A
     app.default(collect)
     try:
         function, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
+    except cyclopts.UnusedCliTokensError as error:
+        raise InputError(f"unexpected argument: {' '.join(error.unused_tokens or ())}") from None
     except cyclopts.CycloptsError as error:
         raise InputError(" ".join(str(error).split())) from None
     if function is not collect:  # the help page and the version are commands of their own
@@ -64,16 +75,45 @@ def parse(command: str, defaults: Arguments, argv: list[str], summary: str) -> A
     return type(defaults)(**{field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)})
 
 
-def _with_defaults(defaults: Any) -> type:
-    """The dataclass of ``defaults`` with its values as the fields' defaults."""
+def _schema(defaults: Any, groups: Mapping[str, Collection[str]]) -> type:
+    """The dataclass of ``defaults`` as cyclopts reads it, with its values as the fields' defaults."""
     cls = type(defaults)
-    values = {
-        field.name: dataclasses.field(default=getattr(defaults, field.name), kw_only=field.kw_only)
-        for field in dataclasses.fields(cls)
+    headings = {
+        name: cyclopts.Group(heading, sort_key=place)
+        for place, (heading, names) in enumerate(groups.items())
+        for name in names
     }
-    annotations = {field.name: field.type for field in dataclasses.fields(cls)}
+    values, annotations = {}, {}
+    for field in dataclasses.fields(cls):
+        default = getattr(defaults, field.name)
+        values[field.name] = dataclasses.field(default=default, kw_only=field.kw_only)
+        how: dict[str, Any] = {"show_default": False if default in (None, ()) else as_written, **field.metadata}
+        if field.name in headings:
+            how["group"] = headings[field.name]
+        if field.kw_only:
+            how["name"] = "--" + field.name.strip("_").replace("_", "-")
+        annotations[field.name] = Annotated[_readable(field.type), cyclopts.Parameter(**how)]
     namespace = {"__doc__": cls.__doc__, "__annotations__": annotations, **values}
     return dataclasses.dataclass(frozen=True)(type(cls.__name__, (cls,), namespace))
+
+
+def _readable(annotation: Any) -> Any:
+    """A field's type with ``Written`` in it told to cyclopts."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        written = next((mark for mark in parts[1:] if isinstance(mark, Written)), None)
+        if written is None:
+            return annotation
+
+        def convert(type_: Any, tokens: Sequence[cyclopts.Token]) -> Any:
+            return written.parse(tokens[0].value)
+
+        return Annotated[parts[0], cyclopts.Parameter(converter=convert, n_tokens=1, consume_multiple=False)]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_readable, parts))]  # noqa: UP007, the parts are known when it runs
+    if origin is tuple:
+        return tuple[tuple(map(_readable, parts))]  # type: ignore[misc]
+    return annotation
 
 
 def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-import fastait
+from fastait.runtime.version import __version__
 
 
 def environment(device: torch.device) -> dict[str, str | int | None]:
     """Versions, hardware and thread count, as recorded in checkpoints and results."""
     return {
-        "fastait": fastait.__version__,
+        "fastait": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str, which weights_only loading refuses
         "cuda": torch.version.cuda,

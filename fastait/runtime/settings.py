@@ -1,6 +1,6 @@
-"""Values of settings as plain Python: paths from strings, numbers from numpy's and torch's.
+"""Values of settings as plain Python: paths from strings, numbers from numpy's and torch's, fractions from texts.
 
-For dataclasses whose fields are ``str``, ``bool``, ``int``, ``float``, ``Path`` or ``tuple[int, ...]``, each also
+For dataclasses whose fields are ``str``, ``bool``, ``int``, ``float``, ``Path`` or tuples of one of these, each also
 ``| None`` or ``Annotated``.
 """
 
@@ -9,12 +9,51 @@ import difflib
 import operator
 import os
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastait.runtime.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """Marks a type, by ``Annotated``, whose values may be written as ``parse`` reads them: it raises a ValueError."""
+
+    parse: Callable[[str], Any]
+
+
+def fraction(text: str) -> float:
+    """The number that ``0.03`` or ``8/255`` is."""
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / (float(bottom) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text!r} is not a number such as 0.03 or 8/255") from None
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    """Several of them, with commas between."""
+    return tuple(map(fraction, text.split(",")))
+
+
+Ratio = Annotated[float, Written(fraction)]
+Numbers = Annotated[tuple[float, ...], Written(fractions)]
+
+
+def as_written(value: Any) -> str:
+    """A number as people write it: 8/255 rather than 0.0313725."""
+    if isinstance(value, tuple):
+        return ", ".join(map(as_written, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    in_255ths = value * 255
+    whole = value and abs(in_255ths - round(in_255ths)) < 1e-6 and in_255ths < 255
+    return f"{round(in_255ths)}/255" if whole else f"{value:g}"
+
 
 _WANTED = {
     str: "a text",

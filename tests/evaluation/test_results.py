@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fastait.evaluation import Outcomes
-from fastait.evaluation.results import UNION, Evaluation, as_csv, as_json, markdown, rows, table, wilson, words
+from fastait.evaluation.intervals import wilson
+from fastait.evaluation.results import UNION, Evaluation, as_csv, as_json, markdown, rows, table, words
 
 
 def outcome(correct, n=100):

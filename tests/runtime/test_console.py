@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastait import cli, resume_training
-from fastait.evaluation.results import cell
+from fastait.evaluation.intervals import cell
 from fastait.reproduction import plan
 from fastait.runtime.console import Survivor, console, say, show_table
 from fastait.runtime.files import write_text

@@ -1,0 +1,46 @@
+"""``fastait COMMAND``, or ``python -m fastait COMMAND``: the commands by one name. Imports nothing that takes time."""
+
+import importlib
+import sys
+
+from fastait.runtime.console import say, surviving_streams
+from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.version import __version__
+
+COMMANDS = {
+    "train": ("fastait.train", "train a network and see how it withstands attacks"),
+    "eval": ("fastait.eval", "measure how models withstand attacks, side by side"),
+    "data": ("fastait.data.__main__", "show what a data set holds, as a table and as a picture"),
+    "reproduce": ("fastait.reproduce", "make the paper's tables and figures again"),
+    "kernels": ("fastait_kernels.report", "compile the operators for every kind of GPU and print what they cost"),
+}
+"""Each command's module, whose ``main(argv)`` returns the exit code, and what it does."""
+
+HELP = f"""\
+fastait {__version__}: fast adversarial interpolation training of robust image classifiers
+
+usage: fastait COMMAND ...
+
+{"".join(f"  {name:10} {what}" + chr(10) for name, (_, what) in COMMANDS.items())}
+fastait COMMAND --help    a command's flags and their defaults
+fastait --version
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    with surviving_streams("fastait"):
+        if name in ("--help", "-h", "--version"):
+            say(__version__ if name == "--version" else HELP.rstrip("\n"))
+            return 0
+        try:
+            check_choice("COMMAND", name, COMMANDS)
+        except InputError as error:
+            say(f"fastait: error: {error}", error=True)
+            return error.exit_code
+    return importlib.import_module(COMMANDS[name][0]).main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -54,7 +54,7 @@ setup(
         "figures": FIGURES,
         "docs": [*TRAIN, *DOCS],
         "test": TEST,
-        "dev": [*TEST, "mypy>=1.15", "ruff>=0.11"],
+        "dev": [*TEST, "build>=1.2", "import-linter>=2.17", "mypy>=1.15", "ruff>=0.11"],
     },
-    entry_points={"console_scripts": ["fastait-train = fastait.train:main"]},
+    entry_points={"console_scripts": ["fastait = fastait.__main__:main"]},
 )

@@ -37,6 +37,7 @@ def _interruptible():
 def _own_folder(tmp_path, monkeypatch):
     """Every test runs in an empty folder and from one random state."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)  # which test runners give their worker processes
     torch.manual_seed(0)
 
 

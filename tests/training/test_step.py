@@ -83,6 +83,7 @@ def test_equals_the_reference_in_lockstep(depth, widen_factor, memory_format):
         new = zip(state_of(fast, step.optimizer), state_of(slow, optimizer), old, strict=True)
         differences.append(max(((a - b).norm() / (b - c).norm()).item() for a, b, c in new))
     assert statistics.median(differences) <= UPDATE_FP32["median"]
+    assert sorted(differences)[len(differences) * 9 // 10 - 1] <= UPDATE_FP32["nine of ten"]
     assert max(differences) <= UPDATE_FP32["each"]
     assert flips <= SIGN_FLIPS_FP32 * pixels
 

@@ -63,7 +63,7 @@ def fired(model, **options):
     return {check.name for check in checks if check.fired}
 
 
-@pytest.mark.parametrize("method", ["madry", "natural"])
+@pytest.mark.parametrize("method", [pytest.param("madry", marks=pytest.mark.slow), "natural"])
 def test_it_is_silent_where_gradients_tell_the_truth(method):
     assert fired(trained.model(method), surrogate=trained.model("adv-interp")) == set()
 
@@ -95,7 +95,11 @@ def test_saturated_logits():
 
 
 @pytest.mark.parametrize(
-    ("method", "sign"), [("natural", "black box against white box"), ("madry", "unbounded attack")]
+    ("method", "sign"),
+    [
+        ("natural", "black box against white box"),
+        pytest.param("madry", "unbounded attack", marks=pytest.mark.slow),
+    ],
 )
 def test_quantized_images(method, sign):
     """Images of the natural network fool its quantised self; noise alone does not fool the one that PGD trained."""

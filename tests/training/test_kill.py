@@ -32,6 +32,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", [[], ["--workers", "1"], ["--dali"]], ids=["resident", "torch", "dali"])
 def test_killed_at_random_moments(whole, loader):
     if loader == ["--dali"]:

@@ -16,10 +16,11 @@ from fastait.data import BatchPlan, load_dataset
 from fastait.evaluation import Outcomes, evaluate, load_model
 from fastait.models import WideResNet
 from fastait.run_folder.folder import RunFolder
+from fastait.runtime import precision
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.signals import StopRequest
-from fastait.training import loop, precision
+from fastait.training import loop
 from fastait.training.loop import Loop
 from fastait.training.step import Totals
 

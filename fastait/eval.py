@@ -2,7 +2,7 @@
 
 import sys
 
-from fastait.evaluation.arguments import GROUPS, EvalArguments
+from fastait.eval_config import GROUPS, EvalArguments
 from fastait.runtime import cli
 
 COMMAND = "fastait eval"

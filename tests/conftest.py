@@ -14,6 +14,24 @@ if not torch.cuda.is_available():
 
 from fastait.models import WideResNet
 
+QUICK = (
+    *("attacks/test_attacks.py", "attacks/test_columns.py", "attacks/test_public.py"),
+    *("data/test_bad_files.py", "data/test_opaque.py", "data/test_parquet.py", "data/test_sources.py"),
+    *("evaluation/test_entrants.py", "evaluation/test_not_finite.py", "evaluation/test_results.py"),
+    *("kernels/test_augment.py", "kernels/test_cross_entropy.py", "kernels/test_linf_step.py"),
+    *("kernels/test_margin_loss.py", "kernels/test_random_start.py", "kernels/test_wrong_arguments.py"),
+    *("methods/", "models/", "run_folder/", "runtime/", "test_house.py", "test_interpolation.py", "test_reference.py"),
+    *("training/test_optimizer.py", "training/test_resume.py"),
+)
+"""What the mark ``quick`` selects: something of everything, under a minute in all on two cores."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        path = item.path.as_posix()
+        if any(f"/tests/{name}" in path for name in QUICK):
+            item.add_marker(pytest.mark.quick)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():

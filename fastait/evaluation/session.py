@@ -18,7 +18,7 @@ from fastait.attacks.autoattack import available
 from fastait.attacks.columns import groups, parse, parse_all
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
-from fastait.evaluation.arguments import EvalArguments
+from fastait.eval_config import EvalArguments
 from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.checkpoints import Loaded, check_robustbench, export_robustbench, read_model
 from fastait.evaluation.entrants import Entrant, make_entrant
@@ -90,6 +90,7 @@ class _Session:
         self.report = report
         self.stop = stop
         columns = parse_all(arguments.names())
+        self.asked = forced(arguments.inputs, arguments.mean, arguments.std)
         paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
         self.loaded = [read_model(path) for path in paths]
         self.configs = [loaded.config for loaded in self.loaded]
@@ -108,12 +109,12 @@ class _Session:
         self.batch_size = arguments.batch_size or default_batch_size(self.entrants[0].model, self.images)
 
     def _entrant(self, loaded: Loaded) -> Entrant:
-        arguments, kind = self.arguments, self.arguments.dataset or self.configs[0].get("dataset")
+        kind = self.arguments.dataset or self.configs[0].get("dataset")
         return make_entrant(
             loaded,
             self.dataset.classes,
             numbered=kind == "parquet" and are_numbers(self.dataset.classes),
-            asked=forced(arguments.inputs, arguments.mean, arguments.std),
+            asked=self.asked,
             images=self.dataset.test,
             device=self.device,
             ranks=self.ranks,

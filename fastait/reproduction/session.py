@@ -1,4 +1,4 @@
-"""Tables and figures from their names to their files: what ``python -m fastait.reproduce`` does."""
+"""Tables and figures from their names to their files: what ``fastait reproduce`` does."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -329,7 +329,7 @@ class Loop:
         if not self.ranks.first:
             return SaidElsewhere(128 + number)
         return Interrupted(
-            f"stopped at step {self.step} and saved; go on with: python -m fastait.train --resume {self.folder.path}",
+            f"stopped at step {self.step} and saved; go on with: fastait train --resume {self.folder.path}",
             number,
         )
 

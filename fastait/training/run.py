@@ -1,4 +1,4 @@
-"""A training run from its config to its result: what ``python -m fastait.train`` does, as functions."""
+"""A training run from its config to its result: what ``fastait train`` does, as functions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,4 +1,4 @@
-"""``python -m fastait.eval``: what it writes, what it goes on with, and one line for everything that is wrong."""
+"""``fastait eval``: what it writes, what it goes on with, and one line for everything that is wrong."""
 
 import csv
 import json

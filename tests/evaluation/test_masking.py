@@ -68,6 +68,7 @@ def test_it_is_silent_where_gradients_tell_the_truth(method):
     assert fired(trained.model(method), surrogate=trained.model("adv-interp")) == set()
 
 
+@pytest.mark.slow
 def test_it_is_silent_where_half_of_the_images_stand():
     """At a large epsilon the stronger attack finds more, and so do restarts; that is no masking."""
     checks = masking_report(trained.model("madry"), trained.digits(24), epsilon=24 / 255)
@@ -94,12 +95,10 @@ def test_saturated_logits():
     assert {"zero gradients", "PGD against AutoAttack"} <= found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "sign"),
-    [
-        ("natural", "black box against white box"),
-        pytest.param("madry", "unbounded attack", marks=pytest.mark.slow),
-    ],
+    [("natural", "black box against white box"), ("madry", "unbounded attack")],
 )
 def test_quantized_images(method, sign):
     """Images of the natural network fool its quantised self; noise alone does not fool the one that PGD trained."""
@@ -107,6 +106,7 @@ def test_quantized_images(method, sign):
     assert {"zero gradients", "loss along the steps", sign} <= found
 
 
+@pytest.mark.slow
 def test_misleading_gradients():
     found = fired(Misleading(trained.model("natural")).eval(), surrogate=trained.model("natural"))
     assert {"unbounded attack", "loss along the steps", "black box against white box"} <= found

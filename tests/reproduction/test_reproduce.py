@@ -51,7 +51,7 @@ def refused(capsys, *argv, code=2):
     err = capsys.readouterr().err
     assert "Traceback" not in err
     line = err.splitlines()[-1]
-    assert line.startswith("fastait.reproduce: error: ")
+    assert line.startswith("fastait reproduce: error: ")
     return line
 
 
@@ -123,7 +123,7 @@ def test_an_interrupted_training_goes_on(work, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "no table is named; python -m fastait.reproduce --list says what there is"),
+        ([], "no table is named; fastait reproduce --list says what there is"),
         (["tabel5"], "Did you mean 'table5'?"),
         (["table1", "--scale", "smal"], "Did you mean 'small'?"),
         (["table1", "--device", "gpu"], "'gpu' is not auto, cpu, cuda or cuda:N"),

@@ -171,7 +171,8 @@ def epochs(folder):
     return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
     """torchrun starts the processes anew, which go on from the checkpoint to the weights of an undisturbed run."""
     argv = ["-m", "fastait.train", *TINY, "--epochs", "5", "--checkpoint-seconds", "0.05"]

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastait.attacks.columns import parse_all
 from fastait.config import DATASETS, IN_PLACE, PARQUET_SETTINGS, check_parquet_settings, flag, parquet_settings
-from fastait.evaluation.normalization import forced
 from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.settings import Numbers, Ratio, fraction
 
@@ -167,6 +165,8 @@ class EvalArguments:
 
     def check(self) -> None:
         """Raise InputError, naming the flag, unless every setting is in its range."""
+        from fastait.attacks.columns import parse_all
+
         if not self.models:
             raise InputError("no model is given; fastait eval RUN... [--attacks pgd20,cw20]")
         self._check_types()
@@ -194,7 +194,6 @@ class EvalArguments:
             if self.dataset in IN_PLACE and self.data_dir is None:
                 raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
             check_parquet_settings(self.dataset, **parquet_settings(self))
-        forced(self.inputs, self.mean, self.std)
         if self.export is not None:
             check_choice("--export", self.export, ("robustbench",))
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fastait import cli, resume_training
+from fastait import resume_training
 from fastait.evaluation.intervals import cell
 from fastait.reproduction import plan
+from fastait.runtime import cli
 from fastait.runtime.console import Survivor, console, say, show_table
 from fastait.runtime.files import write_text
 from fastait.runtime.report import Report

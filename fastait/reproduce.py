@@ -27,7 +27,7 @@ class ReproduceArguments:
     """What to make."""
 
     names: tuple[str, ...] = ()
-    """Tables and figures: table1 to table9, tableA6, figure2 to figure4."""
+    """Tables and figures: table1 to table9, tableA6, figure2 to figure4, front."""
 
     list_: Annotated[bool, Parameter(name="--list", negative="")] = field(default=False, kw_only=True)
     """Say what there is to make, and end."""

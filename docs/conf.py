@@ -1,15 +1,16 @@
 """The manual: ``sphinx-build -W -n --keep-going docs OUT``. Nothing in it is fetched when it is read."""
 
-import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "kernels"), str(HERE)]
 
+from fastait import __version__  # noqa: E402
+
 project = "fastait"
 copyright = "fastait's authors"
-release = re.search(r'__version__ = "([^"]+)"', (HERE.parent / "fastait" / "__init__.py").read_text())[1]
+release = __version__
 extensions = ["flags", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 

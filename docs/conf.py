@@ -24,7 +24,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 nitpick_ignore_regex = [
     # Other projects' pages are not linked to, since the manual is read offline too.
-    ("py:.*", r"(torch|nn|pathlib|collections|typing)\..*|Tensor|Generator|Module|Path"),
+    ("py:.*", r"(torch|nn|os|pathlib|collections|typing)\..*|Tensor|Generator|Module|Path"),
     # Named as users meet them, documented in words.
     ("py:.*", r"fastait\..*|InputError|RunError|Interrupted|InputError, RunError, Interrupted"),
 ]

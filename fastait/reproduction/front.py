@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fastait.data import Dataset
     from fastait.reproduction.drawing import Advance, Models
 
-IMAGES = 200
+IMAGES = 100
 """Test images that are attacked, classes in proportion."""
 
 SHARES = {

@@ -56,7 +56,7 @@ def _small(monkeypatch):
     monkeypatch.setattr(figures, "FEATURE_IMAGES", 24)
     monkeypatch.setattr(drawing, "DPI", 50)
     monkeypatch.setattr(front, "IMAGES", 12)
-    monkeypatch.setattr(front, "SHARES", {"pgd20": (1 / 2, 1)})
+    monkeypatch.setattr(front, "SHARES", {"pgd20": (1,)})
 
 
 def digits():

@@ -101,7 +101,7 @@ def _picture(rows: list[tuple[Any, ...]], epsilon: float, about: str, colours: d
     for attack, style in (("pgd20", {"ls": "-"}), ("autoattack", {"ls": "--", "markerfacecolor": "none"})):
         panel.plot([], [], color=ink, marker="o", lw=1.8, label=ATTACKS[attack], **style)
     panel.set(xlim=(0, 255 * 2 * epsilon), ylim=(0, 102), yticks=range(0, 101, 20))
-    panel.set_xlabel("epsilon, the largest change of a pixel, in 1/255 of the range of pixels", color=ink)
+    panel.set_xlabel("epsilon (Linf) in 1/255 of the range of pixels", color=ink)
     panel.set_ylabel("accuracy in %", color=ink)
     panel.grid(color=colours["grid"], lw=0.6)
     panel.tick_params(colors=ink)
@@ -109,7 +109,7 @@ def _picture(rows: list[tuple[Any, ...]], epsilon: float, about: str, colours: d
         spine.set_color(ink)
         spine.set_visible(side in ("left", "bottom"))
     panel.set_axisbelow(True)
-    panel.legend(loc="upper right", frameon=False, labelcolor=ink, fontsize=9.5, bbox_to_anchor=(1, 0.98))
+    sheet.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=ink, fontsize=9.5)
     sheet.supxlabel(about, fontsize=8, color=ink, x=0.01, ha="left")
     return sheet
 

@@ -1,15 +1,16 @@
 """The manual: ``sphinx-build -W -n --keep-going docs OUT``. Nothing in it is fetched when it is read."""
 
-import re
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "kernels"), str(HERE)]
 
+from fastait import __version__  # noqa: E402
+
 project = "fastait"
 copyright = "fastait's authors"
-release = re.search(r'__version__ = "([^"]+)"', (HERE.parent / "fastait" / "__init__.py").read_text())[1]
+release = __version__
 extensions = ["flags", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 
@@ -23,7 +24,7 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 nitpick_ignore_regex = [
     # Other projects' pages are not linked to, since the manual is read offline too.
-    ("py:.*", r"(torch|nn|pathlib|collections|typing)\..*|Tensor|Generator|Module|Path"),
+    ("py:.*", r"(torch|nn|os|pathlib|collections|typing)\..*|Tensor|Generator|Module|Path"),
     # Named as users meet them, documented in words.
     ("py:.*", r"fastait\..*|InputError|RunError|Interrupted|InputError, RunError, Interrupted"),
 ]

@@ -1,14 +1,24 @@
-"""The paper's figures 2, 3 and 4 as PNG files, each beside the numbers that it shows."""
+"""The figures: the paper's 2, 3 and 4 as PNG files, each beside the numbers that it shows, and the list of all."""
 
-import csv
 import io
-import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fastait.reproduction.drawing import (
+    STEP,
+    about,
+    available,
+    blank_sheet,
+    caption,
+    first_weight,
+    looked_at,
+    plain,
+    write_csv,
+    write_sheet,
+)
+from fastait.reproduction.front import accuracies, front_available
 from fastait.runtime.errors import InputError
 from fastait.runtime.files import write_whole
 from fastait.runtime.randomness import derive
@@ -17,12 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fastait.data import Dataset, ImageSet
-
-    Models = dict[str, nn.Module]
-    Advance = Callable[[], None]
-
-STEP = 1 / 4
-"""Of PGD in figures 2 and 3, as a share of epsilon: 2/255 of 8/255, as in the paper's evaluation."""
+    from fastait.reproduction.drawing import Advance, Models
 
 LOSS_IMAGES, LOSS_STARTS, LOSS_STEPS = 5, 10, 100
 """Of figure 2."""
@@ -46,19 +51,18 @@ COLOURS = (
 MARKERS = "osv^DP"
 """Beside the colours, so that a class can be told without them."""
 
-DPI = 150
-
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the paper's figures.
+    """One of the paper's figures, or the front page's.
 
     Attributes:
         title: what it shows.
         systems: the trained models that it needs, by name.
         draw: (models by system, data set, folder, epsilon, seed, advance) -> the files that were written.
+        available: raises an InputError unless the packages are there that it needs.
 
-    ``draw`` writes ``figureN.png`` and its data into the folder, which exists, the same bytes for the same models,
+    ``draw`` writes its pictures and their data into the folder, which exists, the same bytes for the same models,
     images, epsilon in [0, 1] and seed on one machine. Models map images in [0, 1] to logits, have ``features``, are on
     one device and are left as they were; they are looked at in fp32 and eval mode. ``advance()`` is called after each
     part of the work, and may raise to stop it. Raises InputError if matplotlib is missing or the images do not do.
@@ -67,18 +71,7 @@ class Figure:
     title: str
     systems: tuple[str, ...]
     draw: "Callable[[Models, Dataset, Path, float, int, Advance], list[Path]]"
-
-
-def available() -> None:
-    """Raise an InputError unless matplotlib is there; it says what to install."""
-    try:
-        import matplotlib.backends.backend_agg
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"figures need matplotlib, which cannot be imported ({error}); install it with "
-            "pip install 'fastait[figures]'"
-        ) from None
+    available: Callable[[], None] = available
 
 
 def adversarial_losses(
@@ -109,7 +102,7 @@ def adversarial_losses(
         for step, loss in enumerate(curve, 1)
     ]
 
-    sheet = _sheet(2.2 * len(places) + 0.8, 5.2)
+    sheet = blank_sheet(2.2 * len(places) + 0.8, 5.2)
     axes = sheet.subplots(2, len(places), sharex=True, sharey=True, squeeze=False)
     for row, (system, of_system) in enumerate(losses.items()):
         for column, (place, name) in enumerate(zip(places.tolist(), classes, strict=True)):
@@ -118,20 +111,20 @@ def adversarial_losses(
             panel.set_yscale("log")
             panel.grid(alpha=0.3)
             if row == 0:
-                panel.set_title(f"{_plain(name)} (test image {place})", fontsize=9)
+                panel.set_title(f"{plain(name)} (test image {place})", fontsize=9)
             else:
                 panel.set_xlabel("PGD iteration")
         axes[row, 0].set_ylabel(f"{NAMES[system]}\ncross-entropy")
     sheet.suptitle("Adversarial loss against PGD iterations")
-    _caption(
+    caption(
         sheet,
-        _about(dataset, [models[system] for system in losses], epsilon, seed),
+        about(dataset, [models[system] for system in losses], epsilon, seed),
         f"{LOSS_STARTS} random starts per image, steps of {epsilon_text(STEP * epsilon)}. "
         "Images: the first in the test set that Natural classifies correctly, each of another class. "
         "One logarithmic axis for all panels.",
     )
     columns = ("system", "image", "class", "start", "iteration", "loss")
-    return [_write_sheet(sheet, out / "figure2.png"), _write_csv(columns, rows, out / "figure2.csv")]
+    return [write_sheet(sheet, out / "figure2.png"), write_csv(columns, rows, out / "figure2.csv")]
 
 
 def feature_distributions(
@@ -148,7 +141,7 @@ def feature_distributions(
     available()
     images = _first_classes(dataset.test, FEATURE_CLASSES)
     images = images.stratified(min(FEATURE_IMAGES, len(images)))
-    names = [_plain(name) for name in dataset.classes[:FEATURE_CLASSES]]
+    names = [plain(name) for name in dataset.classes[:FEATURE_CLASSES]]
     if len(images) < 4:
         raise InputError(f"{dataset.name}: figure 3 needs at least 4 test images, there are {len(images)}")
     perplexity = min(PERPLEXITY, (len(images) - 1) / 3)
@@ -164,7 +157,7 @@ def feature_distributions(
         for i, ((x, y), label, said) in enumerate(zip(of_kind, images.labels.tolist(), guesses, strict=True))
     ]
 
-    sheet = _sheet(8.4, 10.8)
+    sheet = blank_sheet(8.4, 10.8)
     axes = sheet.subplots(3, 2, sharex="col", sharey="col")
     for column, system in enumerate(points):
         for row, kind in enumerate(KINDS):
@@ -183,15 +176,15 @@ def feature_distributions(
     legend = sheet.legend(handles, labels, loc="outside right center", frameon=False, markerscale=2)
     legend.set_title("class")
     sheet.suptitle("t-SNE of the penultimate features")
-    _caption(
+    caption(
         sheet,
-        _about(dataset, [models[system] for system in points], epsilon, seed),
+        about(dataset, [models[system] for system in points], epsilon, seed),
         f"{len(images)} test images of {len(names)} classes in each panel. "
         f"One t-SNE per model (column), fitted to all three kinds together, perplexity {perplexity:.3g}: "
         "panels of a column share their axes, panels of a row do not.",
     )
     columns = ("system", "kind", "image", "class", "predicted", "x", "y")
-    return [_write_sheet(sheet, out / "figure3.png"), _write_csv(columns, rows, out / "figure3.csv")]
+    return [write_sheet(sheet, out / "figure3.png"), write_csv(columns, rows, out / "figure3.csv")]
 
 
 def interpolated_images(
@@ -214,10 +207,10 @@ def interpolated_images(
 
     model = models["adv-interp"]
     images = dataset.test.stratified(min(SHOWN_IMAGES, len(dataset.test)))
-    weight = _weight(model)
+    weight = first_weight(model)
     x = images.floats(torch.arange(len(images)), weight.device, weight.dtype)
     interpolated: list[Any] = []
-    with _looked_at(model):
+    with looked_at(model):
         for steps in SHOWN_STEPS:
             generator = torch.Generator(weight.device).manual_seed(derive(seed, "figure4"))
             moved, _ = adversarial_interpolation(
@@ -227,7 +220,7 @@ def interpolated_images(
             advance()
     natural = _pixels(x)
 
-    sheet = _sheet(1.02 * 2 * len(images) + 1.2, 1.02 * (1 + len(SHOWN_STEPS)) + 1.3)
+    sheet = blank_sheet(1.02 * 2 * len(images) + 1.2, 1.02 * (1 + len(SHOWN_STEPS)) + 1.3)
     left, right = sheet.subfigures(1, 2, wspace=0.03)
     left.suptitle("images", fontsize=10)
     budget = epsilon_text(epsilon)
@@ -247,12 +240,12 @@ def interpolated_images(
                 change = (pixels[column] - natural[column]) * amplified + 0.5
                 changes[row, column].imshow(change.clip(0, 1), interpolation="nearest")
     for panel, beside, label in zip(shown[0], changes[0], images.labels.tolist(), strict=True):
-        panel.set_title(_plain(dataset.classes[label]), fontsize=8)
+        panel.set_title(plain(dataset.classes[label]), fontsize=8)
         beside.set_title(" ", fontsize=8)  # so that both blocks' rows stay level
     sheet.suptitle("Natural images and adversarially interpolated ones (Adv-Interp)")
-    _caption(
+    caption(
         sheet,
-        _about(dataset, [model], epsilon, seed),
+        about(dataset, [model], epsilon, seed),
         f"L attack steps of {budget} from one random start. "
         "Partners: the first image and the last, the second and the last but one, and so on.",
     )
@@ -260,29 +253,20 @@ def interpolated_images(
     buffer = io.BytesIO()
     np.savez(buffer, **data)
     write_whole(out / "figure4.npz", buffer.getbuffer())
-    return [_write_sheet(sheet, out / "figure4.png"), out / "figure4.npz"]
+    return [write_sheet(sheet, out / "figure4.png"), out / "figure4.npz"]
 
 
 FIGURES: dict[str, Figure] = {
     "figure2": Figure("adversarial loss against PGD iterations", ("natural", "adv-interp"), adversarial_losses),
     "figure3": Figure("t-SNE of the penultimate features", ("natural", "adv-interp"), feature_distributions),
     "figure4": Figure("adversarially interpolated images", ("adv-interp",), interpolated_images),
+    "front": Figure(
+        "accuracy against epsilon, PGD-20 and AutoAttack",
+        ("natural", "madry", "adv-interp"),
+        accuracies,
+        front_available,
+    ),
 }
-
-
-def _weight(model: "nn.Module") -> "Tensor":
-    """A parameter, whose device and type images are brought to."""
-    return next(model.parameters())
-
-
-@contextmanager
-def _looked_at(model: "nn.Module") -> "Iterator[nn.Module]":
-    """As an evaluation has it: fp32, eval mode, frozen."""
-    from fastait.attacks import frozen
-    from fastait.runtime.precision import full_precision
-
-    with full_precision(_weight(model).device), frozen(model):
-        yield model
 
 
 def _correct_places(model: "nn.Module", images: "ImageSet", count: int) -> "Tensor":
@@ -291,9 +275,9 @@ def _correct_places(model: "nn.Module", images: "ImageSet", count: int) -> "Tens
 
     from fastait.evaluation.batches import default_batch_size
 
-    weight = _weight(model)
+    weight = first_weight(model)
     found: dict[int, int] = {}
-    with _looked_at(model), torch.no_grad():
+    with looked_at(model), torch.no_grad():
         for places in torch.arange(len(images)).split(default_batch_size(model, images)):
             logits = model(images.floats(places, weight.device, weight.dtype))
             labels = images.labels[places]
@@ -314,7 +298,7 @@ def _loss_curves(
 
     from fastait.attacks import Noise, cross_entropy, input_gradient, sign_step
 
-    weight = _weight(model)
+    weight = first_weight(model)
     repeated = places.repeat_interleave(LOSS_STARTS)
     x, y = images.floats(repeated, weight.device, weight.dtype), images.labels[repeated].to(weight.device)
     moved = Noise.seeded(derive(seed, "figure2"), weight.device).start(x, epsilon)
@@ -325,7 +309,7 @@ def _loss_curves(
         curves.append(losses.detach().double().cpu())
         return losses.sum()
 
-    with _looked_at(model):
+    with looked_at(model):
         for _ in range(LOSS_STEPS):
             moved = sign_step(moved, input_gradient(loss, moved), x, STEP * epsilon, epsilon)
             advance()
@@ -349,13 +333,13 @@ def _features(
     from fastait.evaluation.batches import default_batch_size
     from fastait.methods.images import FeatureFn, interpolate
 
-    weight = _weight(model)
+    weight = first_weight(model)
     size = default_batch_size(model, images)
     x, y = images.floats(torch.arange(len(images)), weight.device, weight.dtype), images.labels.to(weight.device)
     noise = Noise.seeded(derive(seed, "figure3"), weight.device)
     to_features = cast(FeatureFn, model.features)
     moved, features, predicted = [], [], []
-    with _looked_at(model):
+    with looked_at(model):
         starts = noise.start(x, epsilon)
         for part in parts(len(x), size):
             start, step_size = starts[part], STEP * epsilon
@@ -386,52 +370,3 @@ def _tsne(features: "Tensor", perplexity: float, seed: int) -> "Tensor":
 def _pixels(x: "Tensor") -> Any:
     """numpy float32 [N, H, W, 3] of images [N, 3, H, W]."""
     return x.float().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _plain(name: str) -> str:
-    """A class's name on a picture: one line, and no dollar signs, which would make mathematics of it."""
-    return " ".join(name.split()).replace("$", r"\$")
-
-
-def _about(dataset: "Dataset", models: "list[nn.Module]", epsilon: float, seed: int) -> str:
-    """What a picture says of how it came about."""
-    from fastait.runtime.report import epsilon_text
-
-    height, width = dataset.test.images.shape[1:3]
-    sizes = sorted({sum(weight.numel() for weight in model.parameters()) for model in models})
-    return (
-        f"{_plain(dataset.name)} at {width}x{height}, networks of {' and '.join(f'{size:,}' for size in sizes)} "
-        f"parameters, fp32 on {_weight(models[0]).device.type}, Linf {epsilon_text(epsilon)}, seed {seed}."
-    )
-
-
-def _sheet(width: float, height: float) -> Any:
-    """A matplotlib figure of this many inches that no global state knows of."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Sheet
-
-    sheet = Sheet((width, height), layout="constrained")
-    FigureCanvasAgg(sheet)
-    return sheet
-
-
-def _caption(sheet: Any, *texts: str) -> None:
-    """Small print below the panels, wrapped to the sheet's width."""
-    lines = textwrap.wrap(" ".join(texts), int(sheet.get_figwidth() * 16))
-    sheet.supxlabel("\n".join(lines), fontsize=8, color="0.3", x=0.01, ha="left")
-
-
-def _write_sheet(sheet: Any, path: Path) -> Path:
-    buffer = io.BytesIO()
-    sheet.savefig(buffer, format="png", dpi=DPI)
-    write_whole(path, buffer.getbuffer())
-    return path
-
-
-def _write_csv(columns: tuple[str, ...], rows: list[tuple[Any, ...]], path: Path) -> Path:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
-    return path

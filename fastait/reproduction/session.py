@@ -51,15 +51,17 @@ def check(names: Iterable[str], choices: Choices) -> None:
 
     Raises:
         InputError: a setting is out of its range, a run was begun with other settings, images without labels are not
-            where they should be or are bad, or matplotlib is missing for a figure.
+            where they should be or are bad, or a package that a figure needs is missing.
     """
     names = list(names)
     if any(name not in TABLES for name in names):
-        from fastait.reproduction.figures import FIGURES, available
+        from fastait.reproduction.figures import FIGURES
 
         for name in names:
             check_choice("TABLE", name, (*TABLES, *FIGURES))
-        available()
+        for name in names:
+            if name in FIGURES:
+                FIGURES[name].available()
     for system in systems_of(names, choices):
         check_system(system, choices)
 

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,19 +19,28 @@ import trained
 from PIL import Image
 from tolerances import BALL_FP32, ELEMENTWISE
 
-from fastait import adversarial_interpolation, reference
+from fastait import adversarial_interpolation, evaluate_robustness, reference
 from fastait.attacks import Noise
 from fastait.data import ImageSet, load_dataset
-from fastait.reproduction import figures
+from fastait.reproduction import drawing, figures, front
 from fastait.reproduction.figures import FIGURES
 from fastait.runtime.errors import InputError
 from fastait.runtime.randomness import derive
 
 os.environ.setdefault("MPLCONFIGDIR", mkdtemp())  # matplotlib keeps its list of fonts there
 
+evaluation = import_module("fastait.evaluation.evaluate")  # the package has a function of that name
+
 CPU = torch.device("cpu")
 EPSILON = 8 / 255
 SEED = 5
+
+FILES = {
+    "figure2": ["figure2.png", "figure2.csv"],
+    "figure3": ["figure3.png", "figure3.csv"],
+    "figure4": ["figure4.png", "figure4.npz"],
+    "front": ["front-light.svg", "front-dark.svg", "front.csv"],
+}
 
 
 @pytest.fixture
@@ -43,7 +54,9 @@ def _small(monkeypatch):
     monkeypatch.setattr(figures, "LOSS_STARTS", 3)
     monkeypatch.setattr(figures, "LOSS_STEPS", 6)
     monkeypatch.setattr(figures, "FEATURE_IMAGES", 24)
-    monkeypatch.setattr(figures, "DPI", 50)
+    monkeypatch.setattr(drawing, "DPI", 50)
+    monkeypatch.setattr(front, "IMAGES", 12)
+    monkeypatch.setattr(front, "SHARES", {"pgd20": (1,)})
 
 
 def digits():
@@ -52,6 +65,8 @@ def digits():
 
 def draw(name, models, folder=".", dataset=None, seed=SEED, advance=lambda: None):
     Path(folder).mkdir(exist_ok=True)
+    if name == "front":
+        models = {**models, "madry": models.get("natural")}  # a third training would tell no more
     return FIGURES[name].draw(models, dataset or digits(), Path(folder), EPSILON, seed, advance)
 
 
@@ -80,13 +95,15 @@ def test_files_are_the_same_each_time(models, name):
     calls = []
     first = draw(name, models, "a", advance=lambda: calls.append(1))
     assert calls
-    assert [path.name for path in first] == [f"{name}.png", f"{name}.npz" if name == "figure4" else f"{name}.csv"]
+    assert [path.name for path in first] == FILES[name]
     assert sorted(path.name for path in Path("a").iterdir()) == sorted(path.name for path in first)
     assert models["natural"].training
     assert all(p.requires_grad for p in models["natural"].parameters())
     assert all(torch.equal(a, b) for a, b in zip(state.values(), models["natural"].state_dict().values(), strict=True))
     again = draw(name, models, "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    if name == "front":
+        return  # its numbers are counts, which another seed may leave as they are
     assert draw(name, models, "c", seed=6)[1].read_bytes() != first[1].read_bytes()
     pixels = np.asarray(Image.open(first[0]).convert("RGB"))
     assert pixels.shape[0] > 200
@@ -226,6 +243,49 @@ def test_the_ends_of_epsilon(models, epsilon):
     FIGURES["figure4"].draw(models, digits(), Path(), epsilon, SEED, lambda: None)
     data = np.load("figure4.npz")
     assert (data["interpolated"] == data["natural"]).all() == (epsilon == 0)
+
+
+def test_the_front_page_shows_what_an_evaluation_finds(models, monkeypatch):
+    """At each attack's own budgets, steps a quarter of them; FGSM stands for AutoAttack, which takes minutes."""
+    monkeypatch.setattr(front, "SHARES", {"pgd20": (1 / 2, 3), "autoattack": (1,)})
+    evaluate = evaluation.evaluate
+    attacked = []
+
+    def quick(model, images, attacks, **settings):
+        attacked.append((attacks, settings["epsilon"], settings["step_size"]))
+        found = evaluate(model, images, [{"autoattack": "fgsm"}.get(name, name) for name in attacks], **settings)
+        return evaluation.Outcomes(
+            {{"fgsm": "autoattack"}.get(name, name): right for name, right in found.correct.items()}
+        )
+
+    monkeypatch.setattr(evaluation, "evaluate", quick)
+    light, dark, table = draw("front", models)
+    assert attacked == 3 * [
+        (["pgd20"], EPSILON / 2, EPSILON / 8),
+        (["pgd20"], EPSILON * 3, EPSILON * 3 / 4),
+        (["autoattack"], EPSILON, EPSILON / 4),
+    ]
+    x, y = trained.tensors(12)
+    for system in ("natural", "adv-interp"):
+        for share, attack, shown in ((1 / 2, "pgd20", "pgd20"), (3, "pgd20", "pgd20"), (1, "fgsm", "autoattack")):
+            step, epsilon = EPSILON * share / 4, EPSILON * share
+            right = evaluate_robustness(models[system], x, y, attack, epsilon=epsilon, step_size=step, seed=SEED)
+            row = (system, shown, f"{epsilon:.8g}", str(int(right.correct[attack].sum())), "12")
+            assert row in [tuple(row.values()) for row in read(table)]
+            clean = (system, shown, "0", str(int(right.correct["clean"].sum())), "12")
+            assert clean in [tuple(row.values()) for row in read(table)]
+    for picture in (light, dark):
+        root = ElementTree.parse(picture).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert not list(root.iter("{http://www.w3.org/2000/svg}text")), "text is outlines, the same on every machine"
+        assert picture.stat().st_size < 60_000
+    assert light.read_bytes() != dark.read_bytes()
+
+
+def test_the_front_page_needs_autoattack(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(InputError, match=r"AutoAttack cannot be imported.*fastait\[autoattack\]"):
+        FIGURES["front"].available()
 
 
 @pytest.mark.parametrize("name", FIGURES)

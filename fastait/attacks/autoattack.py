@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastait.attacks.checks import budget, public
+from fastait.attacks.checks import budget, public, whole
 from fastait.attacks.frozen import frozen
 from fastait.runtime.errors import InputError
 
@@ -68,7 +68,9 @@ def autoattack(
         InputError: pyautoattack is not installed, or the model returns no logits or tells too few classes apart.
         KeyError: ``name`` is none of ``VERSIONS``.
     """
-    epsilon, version = budget(epsilon), VERSIONS[name]
+    epsilon, version, seed = budget(epsilon), VERSIONS[name], whole("seed", seed) % 2**31
+    if not len(x):
+        return x.clone()
     contiguous = x.contiguous()
     with frozen(model), torch.no_grad():
         classes = model(contiguous[:2]).shape[1]

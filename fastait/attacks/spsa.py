@@ -90,7 +90,7 @@ def _estimate(
         v = bits.to(image.dtype) * 2 - 1
         scores = margin(model(torch.cat([image + DELTA * v, image - DELTA * v])), label.expand(2 * many))
         # Where scores are not finite the difference says nothing of the way.
-        rise = (scores[:many] - scores[many:]).nan_to_num(0.0, 0.0, 0.0)
+        rise = (scores[:many] - scores[many:]).to(v.dtype).nan_to_num(0.0, 0.0, 0.0)
         total += torch.tensordot(rise, v, dims=1)
     return total / (2 * DELTA * directions)
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.checks import checked_images, checked_labels, number
+from fastait.attacks.checks import checked_images, checked_labels, classes_of, number
 from fastait.attacks.subject import PROBED
 from fastait.data import FloatSet
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
+from fastait.runtime.precision import full_precision
 
 
 def evaluate_robustness(
@@ -96,11 +97,8 @@ def _checked(model: Any, x: Any, y: Any) -> FloatSet:
     y = checked_labels(y, x).cpu()
     if not len(x):
         raise ValueError("x must hold at least one image, got none")
-    subject = Subject.of(model)
+    subject = Subject.of(model, classes_of(y))
     device, dtype = subject.placement(x)
-    with frozen(subject), torch.no_grad():
-        logits = subject(x[:PROBED].to(device, dtype).contiguous())
-    check_logits(logits)
-    if int(y.max()) >= logits.shape[1]:
-        raise ValueError(f"y must be in [0, {logits.shape[1]}), got {int(y.min())} to {int(y.max())}")
+    with full_precision(device), frozen(subject), torch.no_grad():
+        check_logits(subject(x[:PROBED].to(device, dtype).contiguous()))
     return FloatSet(x, y)

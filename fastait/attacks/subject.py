@@ -70,8 +70,10 @@ class Subject(nn.Module):
                 )
             output = found
         if output.dim() != 2 or len(output) != len(x) or not output.is_floating_point():
-            got = f"{str(output.dtype).removeprefix('torch.')} {list(output.shape)} for {len(x)} images"
-            raise InputError(f"{self.title} returns {got} where logits [B, K] are needed")
+            raise InputError(
+                f"{self.title} returns {tuple(output.shape)} where logits [B, K] are needed: a row for each of {len(x)} "
+                f"images and floating-point; its type is {output.dtype}"
+            )
         if output.shape[1] < self.classes:
             raise ValueError(
                 f"y must be in [0, {output.shape[1]}), the classes that {self.title} tells apart, "

@@ -14,7 +14,7 @@ from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
 from fastait.data import ImageSet
-from fastait.evaluation.batches import channels_last, default_batch_size
+from fastait.evaluation.batches import default_batch_size, memory_format
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
@@ -130,7 +130,7 @@ def evaluate(
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
-        formats = {stack.enter_context(channels_last(network, sample)) for network in models}
+        formats = {memory_format(network, sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]

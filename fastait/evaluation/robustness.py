@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.checks import checked_images, checked_labels, classes_of, number
+from fastait.attacks.checks import checked_images, checked_labels, number
 from fastait.attacks.subject import PROBED
 from fastait.data import FloatSet
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
@@ -97,8 +97,11 @@ def _checked(model: Any, x: Any, y: Any) -> FloatSet:
     y = checked_labels(y, x).cpu()
     if not len(x):
         raise ValueError("x must hold at least one image, got none")
-    subject = Subject.of(model, classes_of(y))
+    subject = Subject.of(model)
     device, dtype = subject.placement(x)
     with full_precision(device), frozen(subject), torch.no_grad():
-        check_logits(subject(x[:PROBED].to(device, dtype).contiguous()))
+        logits = subject(x[:PROBED].to(device, dtype).contiguous())
+    check_logits(logits)
+    if int(y.max()) >= logits.shape[1]:
+        raise ValueError(f"y must be in [0, {logits.shape[1]}), got {int(y.min())} to {int(y.max())}")
     return FloatSet(x, y)

@@ -10,6 +10,20 @@ from fastait import adversarial_interpolation, evaluate_robustness, masking_sign
 from fastait.attacks import ATTACKS, Subject, autoattack, local_search, pgd, spsa
 from fastait.runtime.errors import InputError
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_library():
+    pyautoattack = pytest.importorskip("pyautoattack")
+    plain = pyautoattack.AutoAttack.__init__
+
+    def short(self, *args, **options):
+        plain(self, *args, **options)
+        self.square.n_queries, self.apgd.n_iter = 10, 5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyautoattack.AutoAttack, "__init__", short)
+        yield
+
+
 MODEL, (X, Y) = small.new(), small.images(8)
 WRONG = ["0.03", b"1", True, np.True_, torch.tensor(True), None, [1], torch.ones(1), np.ones(1), 1j]
 
@@ -129,7 +143,7 @@ def test_tensors_that_are_no_logits(shape):
         return SHAPES[shape](MODEL(x))
 
     for call in (pgd, spsa, local_search, autoattack, evaluate_robustness, ATTACKS["cw2-worst"]):
-        with pytest.raises(InputError, match=r"odd returns .* for . images where logits \[B, K\] are needed"):
+        with pytest.raises(InputError, match=r"odd returns \(.*\) where logits \[B, K\] are needed: a row for"):
             call(odd, X, Y, epsilon=0.03)
 
 
@@ -137,6 +151,17 @@ def test_tensors_that_are_no_logits(shape):
 def test_logits_of_another_type(dtype):
     found = evaluate_robustness(lambda x: MODEL(x).to(dtype), X, Y, "spsa-4x2,local-search-2,cw2-best,apgd-ce")
     assert found.accuracy()["apgd-ce"] < 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_every_type(dtype):
+    model, x = small.new().to(dtype), X.to(dtype)
+    for name in ("pgd2", "cw2-best", "spsa-4x2", "local-search-linf-2", "apgd-ce", "square"):
+        moved = ATTACKS[name](model, x, Y, epsilon=8 / 255)
+        assert moved.dtype == dtype
+        assert (moved.double() - x.double()).abs().max() <= 8 / 255 + 1e-7
+        assert moved.min() >= 0
+        assert moved.max() <= 1
 
 
 def test_no_images():

@@ -93,7 +93,7 @@ def autoattack(
 
 
 class _Attacked(nn.Module):
-    """The model as the library may see it: contiguous images of the model's type, finite logits in fp32, as it computes.
+    """The model as the library may see it: contiguous images of the model's type, finite fp32 logits.
 
     The library takes NaN for class 0, so the images that logits are not finite of are kept aside, by the place of the
     image that they are in the ball of.

@@ -30,8 +30,9 @@ class Subject(nn.Module):
     def __init__(self, model: Any, classes: int = 1):
         super().__init__()
         self.classes = classes
-        if not callable(model):
-            raise TypeError(f"the model must be a module or a function of images, got {type(model).__name__}")
+        if not callable(model) or inspect.isclass(model):
+            got = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
+            raise TypeError(f"the model must be a module or a function of images, got {got}")
         self.called: Callable[[Tensor], Any]
         # Not as an attribute: a module would be registered, and a traced one renamed.
         self.__dict__["called"] = model
@@ -71,8 +72,8 @@ class Subject(nn.Module):
             output = found
         if output.dim() != 2 or len(output) != len(x) or not output.is_floating_point():
             raise InputError(
-                f"{self.title} returns {tuple(output.shape)} where logits [B, K] are needed: a row for each of {len(x)} "
-                f"images and floating-point; its type is {output.dtype}"
+                f"{self.title} returns {tuple(output.shape)} where logits [B, K] are needed: a row for each of the "
+                f"{len(x)} images, floating-point; their type is {output.dtype}"
             )
         if output.shape[1] < self.classes:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Robustness of any model on any tensors, as functions for other people's code."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,12 +53,15 @@ def evaluate_robustness(
         InputError: an attack's name is wrong, something that it needs is missing, or the model returns no logits.
     """
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
-    names = [name.strip() for name in attacks.split(",") if name.strip()] if isinstance(attacks, str) else list(attacks)
+    if isinstance(attacks, str):
+        attacks = [name.strip() for name in attacks.split(",") if name.strip()]
+    elif isinstance(attacks, Iterable):
+        attacks = list(attacks)
     with torch.inference_mode(False):
         outcomes = evaluate(
             model,
             _checked(model, x, y),
-            names,
+            attacks,
             epsilon=epsilon,
             step_size=step_size,
             seed=seed,

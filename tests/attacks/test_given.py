@@ -8,7 +8,9 @@ from torch import nn
 
 from fastait import adversarial_interpolation, evaluate_robustness, masking_signs
 from fastait.attacks import ATTACKS, Subject, autoattack, local_search, pgd, spsa
+from fastait.models import WideResNet
 from fastait.runtime.errors import InputError
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_library():
@@ -215,3 +217,22 @@ def test_functions_that_reach_their_model_by_way_of_something():
         lambda x, model=MODEL: model(x),
     ):
         assert any(part is MODEL for part in Subject.of(function).parts)
+
+
+@pytest.mark.parametrize("attacks", [None, 3, [3], b"pgd20"])
+def test_attacks_that_are_no_names(attacks):
+    with pytest.raises(TypeError, match="attacks must be names, such as"):
+        evaluate_robustness(MODEL, X, Y, attacks)
+
+
+@pytest.mark.parametrize(("model", "got"), [(None, "NoneType"), ("net", "str"), (small.Classifier, "the class Cl")])
+def test_what_is_no_model(model, got):
+    for call in (pgd, evaluate_robustness, adversarial_interpolation):
+        with pytest.raises(TypeError, match=f"the model must be a module or a function of images, got {got}"):
+            call(model, X, Y)
+
+
+def test_a_network_of_ours_whose_last_layer_was_replaced():
+    model = WideResNet(10, 1, num_classes=10).eval()
+    model.fc = nn.Sequential(nn.Dropout(), nn.Linear(64, 5))
+    assert adversarial_interpolation(model, X, Y % 5)[1].shape == (8, 5)

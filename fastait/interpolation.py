@@ -3,16 +3,19 @@
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastait.attacks import Noise, Subject, frozen
-from fastait.attacks.checks import budget, checked_images, checked_labels, count, number, readable
+from fastait.attacks.checks import budget, checked_images, checked_labels, count, number, of_array, readable
 from fastait.attacks.subject import PROBED, feature_tensor
 from fastait.methods import images, labels
 from fastait.models import WideResNet
-from fastait.runtime.errors import InputError
+
+ROUNDED = 0.02
+"""What rounding in half precision may change of the sum of a row of soft labels."""
 
 
 def adversarial_interpolation(
@@ -37,7 +40,7 @@ def adversarial_interpolation(
     Args:
         model: has ``forward(x)`` -> logits [B, K] and ``features(x)`` -> features [B, ...], flattened per image.
         x: float [B, C, H, W] in [0, 1], in any layout.
-        y: whole numbers [B], classes, or float [B, K] soft labels whose rows sum to one.
+        y: whole numbers [B], classes, or float [B, K] soft labels whose rows sum to one; a tensor, an array or a list.
         epsilon: radius of the Linf ball and length of a step, in [0, 1].
         epsilon_y: share of the way a label goes towards its target in one step, in [0, 1).
         steps: the paper's L, at least 1.
@@ -76,10 +79,14 @@ def adversarial_interpolation(
 
 def _soft_labels(model: Subject, x: Tensor, y: Any) -> Tensor:
     """float32 [B, K] of classes or soft labels."""
-    if isinstance(y, Tensor) and y.is_floating_point():
+    if not isinstance(y, Tensor):
+        y = of_array("y", np.asarray(y))
+    if y.is_floating_point():
         if y.dim() != 2 or len(y) != len(x):
             raise ValueError(f"soft labels must be [{len(x)}, K], as x has {len(x)} images, got {tuple(y.shape)}")
-        soft = y.detach().float()
+        soft = y.detach().to(x.device, torch.float32)
+        if readable(soft) and not bool(((soft >= 0).all(dim=1) & ((soft.sum(dim=1) - 1).abs() < ROUNDED)).all()):
+            raise ValueError("soft labels must be at least 0 and sum to 1 in each row; softmax(dim=1) makes such")
         return soft.clone() if soft.is_inference() else soft
     classes = checked_labels(y, x)
     num_classes = _num_classes(model, x)
@@ -97,15 +104,13 @@ def _num_classes(model: Subject, x: Tensor) -> int:
     What a model says of itself may be of before its last layer was replaced.
     """
     called = model.called
-    if isinstance(called, WideResNet):
+    if type(called) is WideResNet and isinstance(called.fc, nn.Linear):
         return called.fc.out_features
     now = tuple((id(parameter), parameter.shape) for parameter in model.parameters())
     if isinstance(called, nn.Module) and called in _widths and _widths[called][0] == now:
         return _widths[called][1]
     with frozen(model), torch.no_grad():
         logits = model(x[:PROBED])
-    if logits.dim() != 2:
-        raise InputError(f"the model returns {tuple(logits.shape)} where logits [B, K] are needed")
     if isinstance(called, nn.Module):
         _widths[called] = now, logits.shape[1]
     return logits.shape[1]

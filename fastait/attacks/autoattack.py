@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastait.attacks.checks import budget, public
+from fastait.attacks.checks import budget, public, whole
 from fastait.attacks.frozen import frozen
+from fastait.attacks.gradient import projected
 from fastait.runtime.errors import InputError
 
 VERSIONS: dict[str, dict[str, Any]] = {
@@ -68,14 +69,15 @@ def autoattack(
         InputError: pyautoattack is not installed, or the model returns no logits or tells too few classes apart.
         KeyError: ``name`` is none of ``VERSIONS``.
     """
-    epsilon, version = budget(epsilon), VERSIONS[name]
+    epsilon, version, seed = budget(epsilon), VERSIONS[name], whole("seed", seed) % 2**31
+    if not len(x):
+        return x.clone()
     contiguous = x.contiguous()
     with frozen(model), torch.no_grad():
         classes = model(contiguous[:2]).shape[1]
     available(classes)
     attacked = _Attacked(model, contiguous, epsilon)
-    default = x.dtype if x.dtype == torch.float64 else torch.float32
-    with frozen(model), _callers_world(default), x.device:
+    with frozen(model), _callers_world(torch.float32), x.device:
         from pyautoattack import AutoAttack
 
         attack = AutoAttack(attacked, norm="Linf", eps=epsilon, seed=seed, device=x.device, **version)
@@ -83,15 +85,15 @@ def autoattack(
             attack.apgd.n_restarts = 1  # as the standard version has it
         # With few classes there are fewer than its nine targets.
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
-        moved, _ = attack.run_standard_evaluation(contiguous, y, batch_size=len(x))
-    moved = moved.detach().to(x.dtype)
+        moved, _ = attack.run_standard_evaluation(contiguous.float(), y, batch_size=len(x))
+    moved = projected(moved.detach().to(x.dtype), contiguous, epsilon)
     for place, image in attacked.broken.items():
         moved[place] = image
     return torch.empty_like(x).copy_(moved)
 
 
 class _Attacked(nn.Module):
-    """The model as the library may see it: contiguous images, finite logits.
+    """The model as the library may see it: contiguous images of the model's type, finite fp32 logits.
 
     The library takes NaN for class 0, so the images that logits are not finite of are kept aside, by the place of the
     image that they are in the ball of.
@@ -105,7 +107,8 @@ class _Attacked(nn.Module):
         self.broken: dict[int, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(images.contiguous())
+        images = images.to(self.origins.dtype).contiguous()
+        logits = self.model(images).float()
         finite = logits.isfinite()
         if bool(finite.all()):
             return logits

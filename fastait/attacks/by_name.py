@@ -64,9 +64,12 @@ class _Attacks(dict[str, Attack]):
             surrogate: Any = None,
         ) -> Tensor:
             radius = budget(epsilon)
-            subject, other = Subject.of(model), None if surrogate is None else Subject.of(surrogate)
+            subject = Subject.of(model)
+            other = None if surrogate is None else Subject.of(surrogate, subject.classes)
             draws = _Drawn(x, y, radius, generator)
             step = number("step_size", step_size, 0, above=True)
+            if not len(x):
+                return x.clone()
             batch = AttackedBatch(subject, other, x, y, radius, step, draws, keep_images=True)
             with frozen(subject), frozen(other or subject):
                 return batch.run([column]).images[name]

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastait.attacks.subject import Subject
-from fastait_kernels._support import is_dense
+from fastait.runtime.settings import plain
+from fastait_kernels._support import FLOAT_DTYPES, described, is_dense
 
 Attack = TypeVar("Attack", bound=Callable[..., Any])
 
@@ -24,7 +24,8 @@ def public(attack: Attack) -> Attack:
     def call(model: Any, x: Any, y: Any, *args: Any, **options: Any) -> Any:
         with torch.inference_mode(False):
             x = checked_images(x)
-            return attack(Subject.of(model), x, checked_labels(y, x), *args, **options)
+            y = checked_labels(y, x)
+            return attack(Subject.of(model, classes_of(y)), x, y, *args, **options)
 
     return call  # type: ignore[return-value]
 
@@ -37,10 +38,10 @@ def checked_images(x: Any) -> Tensor:
         ValueError: it has another shape, or values outside of [0, 1], where they can be read without synchronising.
     """
     if isinstance(x, np.ndarray):
-        x = torch.from_numpy(x)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor of images, got {type(x).__name__}")
-    if not x.is_floating_point():
+        x = of_array("x", x)
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        raise TypeError(f"x must be a dense tensor of images, got {described(x)}")
+    if x.dtype not in FLOAT_DTYPES:
         raise TypeError(f"x must be floating-point in [0, 1], got {x.dtype}; divide uint8 images by 255")
     if x.dim() != 4:
         raise ValueError(f"x must be [B, C, H, W], got shape {tuple(x.shape)}")
@@ -67,7 +68,9 @@ def checked_labels(y: Any, x: Tensor) -> Tensor:
         ValueError: they are not one per image, or negative.
     """
     if not isinstance(y, Tensor):
-        y = torch.as_tensor(np.asarray(y))
+        y = of_array("y", np.asarray(y))
+    if y.layout != torch.strided:
+        raise TypeError(f"y must be a dense tensor of classes, got {y.layout}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(
             f"y must be classes, whole numbers [B], got {y.dtype} of shape {tuple(y.shape)}; "
@@ -83,9 +86,15 @@ def checked_labels(y: Any, x: Tensor) -> Tensor:
     return y
 
 
+def classes_of(y: Tensor) -> int:
+    """How many classes there are at least, for there to be those of ``y``; 1 where it cannot be read."""
+    return int(y.max()) + 1 if y.numel() and readable(y) else 1
+
+
 def readable(t: Tensor) -> bool:
     """Whether a value of ``t`` can be read here: not where a graph is captured or a function compiled."""
-    if torch.compiler.is_compiling() or t.is_meta or type(t) not in (Tensor, torch.nn.Parameter):
+    traced = type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__  # a subclass that stands for no values
+    if torch.compiler.is_compiling() or t.is_meta or traced:
         return False
     return not (t.is_cuda and torch.cuda.is_current_stream_capturing())
 
@@ -97,10 +106,7 @@ def number(name: str, value: Any, low: float, high: float = math.inf, *, above: 
         TypeError: it is no number.
         ValueError: it is out of range, NaN or infinite.
     """
-    try:
-        found = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be a number, got {_described(value)}") from None
+    found = _as(float, name, "a number", value)
     if not (math.isfinite(found) and low <= found <= high and (found > low or not above)):
         bracket = "(" if above else "["
         what = (
@@ -117,13 +123,19 @@ def count(name: str, value: Any, least: int = 1) -> int:
         TypeError: it is no whole number.
         ValueError: it is too small.
     """
-    try:
-        found = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {_described(value)}") from None
+    found = whole(name, value)
     if found < least:
         raise ValueError(f"{name} must be at least {least}, got {found}")
     return found
+
+
+def whole(name: str, value: Any) -> int:
+    """``value`` as a Python whole number; numpy's and torch's are taken.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    return _as(int, name, "a whole number", value)
 
 
 def budget(epsilon: Any) -> float:
@@ -131,8 +143,18 @@ def budget(epsilon: Any) -> float:
     return number("epsilon", epsilon, 0, 1)
 
 
-def _described(value: Any) -> str:
-    return f"{type(value).__name__} of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+def _as(kind: Any, name: str, what: str, value: Any) -> Any:
+    try:
+        return plain(kind, value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise TypeError(f"{name} must be {what}, got {described(value)}") from None
+
+
+def of_array(name: str, array: np.ndarray) -> Tensor:
+    """An array as a tensor, whatever its order in memory, its byte order, or whether it may be written to."""
+    if array.dtype.kind not in "iufbc":
+        raise TypeError(f"{name} must be numbers, got {described(array)} of {array.dtype}")
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def _digits(value: Tensor) -> str:

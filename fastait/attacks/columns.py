@@ -17,7 +17,7 @@ worst case of several: an image that one of them has fooled is not attacked by t
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastait.runtime.errors import InputError
@@ -133,8 +133,11 @@ def parse_all(names: Sequence[str]) -> list[Column]:
     """The columns of several names.
 
     Raises:
+        TypeError: they are no sequence of texts.
         InputError: a name is no attack's, or stands twice.
     """
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"attacks must be names, such as 'pgd20' or ('fgsm', 'pgd20'), got {names!r:.60}")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise InputError(f"--attacks: {', '.join(twice)} stands twice")

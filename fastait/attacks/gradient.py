@@ -69,6 +69,11 @@ def sign_step(
     return linf_step(x, grad, origin, step_size, epsilon, counts=counts[:2])
 
 
+def projected(x: Tensor, origin: Tensor, epsilon: float) -> Tensor:
+    """The nearest images to ``x`` in [0, 1] and within ``epsilon`` of ``origin``, like it, as stored in its type."""
+    return linf_step(torch.empty_like(origin).copy_(x), torch.zeros_like(origin), origin, 0.0, epsilon)
+
+
 def parts(images: int, at_most: int | None) -> list[slice]:
     """Cut a batch into the fewest parts of at most ``at_most`` images, as equal as can be; None leaves it whole."""
     if at_most is None or images <= at_most:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastait.attacks.checks import budget, count, public
 from fastait.attacks.frozen import frozen
+from fastait.attacks.gradient import projected
 from fastait.attacks.verdict import RIGHT, verdict
 
 P, R = 10.0, 1.5
@@ -104,6 +105,8 @@ def _search(
         used += len(candidates) + 1
         # Back by the way it came: untouched pixels keep their bits.
         result = torch.where(current == origin, image.reshape(channels, size), current + 0.5).clamp(0, 1)
+        if epsilon is not None:
+            result = projected(result, image.reshape(channels, size), epsilon)
         if verdict(model(result.view(1, channels, height, width)), label) != RIGHT:
             break
         candidates = _neighbours(chosen, height, width)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastait.attacks.checks import budget, count, public
 from fastait.attacks.frozen import frozen
+from fastait.attacks.gradient import projected
 from fastait.attacks.verdict import RIGHT, verdict
 
 DELTA = 0.01
@@ -74,7 +75,7 @@ def spsa(
                 second[row].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
                 mean, square = first[row] / (1 - BETA1**step), second[row] / (1 - BETA2**step)
                 moved[row] += LEARNING_RATE * mean / (square.sqrt() + TINY)
-            moved = torch.where(left[:, None, None, None], _project(moved, x, epsilon), moved)
+            moved = torch.where(left[:, None, None, None], projected(moved, x, epsilon), moved)
             queries += left * (2 * directions + 1)
     return moved, queries
 
@@ -90,10 +91,6 @@ def _estimate(
         v = bits.to(image.dtype) * 2 - 1
         scores = margin(model(torch.cat([image + DELTA * v, image - DELTA * v])), label.expand(2 * many))
         # Where scores are not finite the difference says nothing of the way.
-        rise = (scores[:many] - scores[many:]).nan_to_num(0.0, 0.0, 0.0)
+        rise = (scores[:many] - scores[many:]).to(v.dtype).nan_to_num(0.0, 0.0, 0.0)
         total += torch.tensordot(rise, v, dims=1)
     return total / (2 * DELTA * directions)
-
-
-def _project(moved: Tensor, origin: Tensor, epsilon: float) -> Tensor:
-    return torch.minimum(torch.maximum(moved, origin - epsilon), origin + epsilon).clamp_(0, 1)

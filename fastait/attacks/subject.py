@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,14 +21,18 @@ class Subject(nn.Module):
     model returns, or its ``logits`` where it returns an object with such (Hugging Face's classifiers).
 
     Args:
-        model: a module, or a function of images. Modules that a function belongs to or refers to by name are part of
-            it: they are put into eval mode and frozen while it is attacked.
+        model: a module, or a function of images. Modules that a function belongs to or refers to by name, itself or by
+            functions of its file, lists and dictionaries, are part of it: they are put into eval mode and frozen while
+            it is attacked.
+        classes: how many it must tell apart, at least, since labels name so many.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, classes: int = 1):
         super().__init__()
-        if not callable(model):
-            raise TypeError(f"the model must be a module or a function of images, got {type(model).__name__}")
+        self.classes = classes
+        if not callable(model) or inspect.isclass(model):
+            got = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
+            raise TypeError(f"the model must be a module or a function of images, got {got}")
         self.called: Callable[[Tensor], Any]
         # Not as an attribute: a module would be registered, and a traced one renamed.
         self.__dict__["called"] = model
@@ -36,15 +40,18 @@ class Subject(nn.Module):
         self.title = getattr(model, "__name__", type(model).__name__)
 
     @classmethod
-    def of(cls, model: Any) -> "Subject":
-        """``model`` as a subject; itself if it is one."""
-        return model if isinstance(model, cls) else cls(model)
+    def of(cls, model: Any, classes: int = 1) -> "Subject":
+        """``model`` as a subject; itself if it is one that must tell so many classes apart."""
+        if isinstance(model, cls):
+            return model if model.classes >= classes else cls(model.called, classes)
+        return cls(model, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, K] of images [B, C, H, W] in [0, 1].
 
         Raises:
             InputError: the model returns something else, or cannot take one image alone.
+            ValueError: there are labels of classes that it does not know.
         """
         try:
             output = self.called(x.clone())
@@ -56,11 +63,22 @@ class Subject(nn.Module):
                 ) from None
             raise
         if not isinstance(output, Tensor):
-            output = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", output)
-        if not isinstance(output, Tensor):
+            found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+            if not isinstance(found, Tensor):
+                raise InputError(
+                    f"{self.title} returns {_kind(output)} where logits [B, K] are needed; attack a function that "
+                    "picks them out, such as lambda x: model(x)[0]"
+                )
+            output = found
+        if output.dim() != 2 or len(output) != len(x) or not output.is_floating_point():
             raise InputError(
-                f"{self.title} returns {_kind(output)} where logits [B, K] are needed; attack a function that "
-                "picks them out, such as lambda x: model(x)[0]"
+                f"{self.title} returns {tuple(output.shape)} where logits [B, K] are needed: a row for each of the "
+                f"{len(x)} images, floating-point; their type is {output.dtype}"
+            )
+        if output.shape[1] < self.classes:
+            raise ValueError(
+                f"y must be in [0, {output.shape[1]}), the classes that {self.title} tells apart, "
+                f"got {self.classes - 1}"
             )
         return output
 
@@ -110,24 +128,48 @@ def _kind(value: Any) -> str:
 
 def _modules_of(function: Any) -> list[nn.Module]:
     """The modules that a function belongs to or refers to, each once."""
-    found = {id(module): module for module in _referred(function) if isinstance(module, nn.Module)}
+    found: dict[int, nn.Module] = {}
+    seen: dict[int, Any] = {}
+    waiting = [function]
+    file = _globals_of(function)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, nn.Module):
+            found[id(value)] = value
+        elif id(value) not in seen:
+            seen[id(value)] = value
+            waiting.extend(_referred(value, file))
     return list(found.values())
 
 
-def _referred(function: Any) -> Iterator[Any]:
-    if isinstance(function, functools.partial):
-        yield from (function.func, *function.args, *function.keywords.values())
-        yield from _referred(function.func)
-    elif inspect.ismethod(function):
-        yield function.__self__
-    elif inspect.isfunction(function):
-        try:
-            names = inspect.getclosurevars(function)
-        except ValueError:  # a name of an enclosing function that is not bound yet
-            return
-        for value in (*names.nonlocals.values(), *names.globals.values(), *(function.__defaults__ or ())):
-            yield value
-            if inspect.ismethod(value) or isinstance(value, functools.partial):
-                yield from _referred(value)
-    elif not isinstance(function, nn.Module):
-        yield from vars(function).values() if hasattr(function, "__dict__") else ()
+def _globals_of(function: Any) -> Any:
+    """The names of the file that a callable is defined in."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__globals__", getattr(type(function).__call__, "__globals__", None))
+
+
+def _referred(value: Any, file: Any) -> Iterable[Any]:
+    """What a function, a container or a callable object refers to; functions of other files have too much to say."""
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if inspect.ismethod(value):
+        return (value.__func__, value.__self__, *_attributes(value.__self__))
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return value
+    if not inspect.isfunction(value):
+        return (type(value).__call__, *_attributes(value)) if callable(value) else ()
+    if value.__globals__ is not file:
+        return ()
+    try:
+        names = inspect.getclosurevars(value)
+    except ValueError:  # a name of an enclosing function that is not bound yet
+        return ()
+    return (*names.nonlocals.values(), *names.globals.values(), *(value.__defaults__ or ()))
+
+
+def _attributes(owner: Any) -> list[Any]:
+    held = isinstance(owner, nn.Module) or inspect.isclass(owner) or not hasattr(owner, "__dict__")
+    return [] if held else list(vars(owner).values())

@@ -1,7 +1,5 @@
 """How images are laid out in memory and how many are attacked together, where nobody says."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastait.attacks import Subject, frozen
 from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
-from fastait.runtime.shared import Shared
 
 GPU_BATCH = 500
 
@@ -56,39 +53,21 @@ class _Widest(TorchDispatchMode):
         return output
 
 
-def _lay_out(weight: nn.Parameter) -> Tensor:
-    before = weight.data
-    weight.data = before.contiguous(memory_format=torch.channels_last)
-    return before
+def memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
+    """Channels-last, which convolutions are fastest on, or contiguous for a model that cannot take its images so.
 
-
-def _put_back(weight: nn.Parameter, before: Tensor) -> None:
-    weight.data = before
-
-
-_layouts = Shared(_lay_out, _put_back)
-
-
-@contextmanager
-def channels_last(model: nn.Module, x: Tensor) -> Iterator[torch.memory_format]:
-    """Lay the model's weights out channels-last, which convolutions are fastest in, and put them back afterwards.
-
-    Yields the format that images should have: channels-last, or contiguous for a model that cannot take them so.
+    The weights stay laid out as they are: another thread may be in a pass of the model, which reads them where they
+    lie. A convolution brings them to its images' format itself, which costs little beside a batch.
 
     Args:
         model: in eval mode.
         x: a few images of its kind.
     """
-    weights = _layouts.held([weight for weight in model.parameters() if weight.dim() == 4])
-    with ExitStack() as stack:
-        stack.enter_context(weights)
-        try:
-            with torch.no_grad():
-                model(x.contiguous(memory_format=torch.channels_last))
-            usable = torch.channels_last
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # it calls view() on what only a contiguous image makes viewable
-            stack.close()
-            usable = torch.contiguous_format
-        yield usable
+    try:
+        with torch.no_grad():
+            model(x.contiguous(memory_format=torch.channels_last))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # it calls view() on what only a contiguous image makes viewable
+        return torch.contiguous_format
+    return torch.channels_last

@@ -1,6 +1,5 @@
 """Which images withstand which attacks: fp32, eval mode, one outcome per image and column."""
 
-import operator
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from fastait.attacks import NOT_FINITE, RIGHT, Noise, Subject, frozen, verdict
 from fastait.attacks.batch import AttackedBatch, Found
-from fastait.attacks.checks import budget, count, number
+from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
 from fastait.data import ImageSet
-from fastait.evaluation.batches import channels_last, default_batch_size
+from fastait.evaluation.batches import default_batch_size, memory_format
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
@@ -111,8 +110,9 @@ def evaluate(
     if surrogate is None and any(column.needs_surrogate for column in columns):
         raise InputError("transfer attacks need the model that they are made on: --surrogate RUN, or surrogate=")
     epsilon, step_size = budget(epsilon), number("step_size", step_size, 0, above=True)
-    batch_size, seed = batch_size if batch_size is None else count("batch_size", batch_size), operator.index(seed)
-    model, surrogate = Subject.of(model), None if surrogate is None else Subject.of(surrogate)
+    batch_size, seed = batch_size if batch_size is None else count("batch_size", batch_size), whole("seed", seed)
+    classes = classes_of(images.labels)
+    model, surrogate = Subject.of(model, classes), None if surrogate is None else Subject.of(surrogate, classes)
     device, dtype = where = model.placement(images.images)
     if batch_size is None:
         with full_precision(device):
@@ -128,7 +128,9 @@ def evaluate(
         for network in models:
             stack.enter_context(frozen(network))
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
-        formats = {stack.enter_context(channels_last(network, sample)) for network in models}
+        if surrogate is not None:
+            _check_surrogate(surrogate, sample)
+        formats = {memory_format(network, sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
@@ -168,17 +170,28 @@ def places(images: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in firsts[:-1]] + [slice(firsts[-1], images)]
 
 
-def check_logits(logits: Tensor, classes: int | None = None) -> None:
+def check_logits(logits: Tensor, classes: int | None = None, *, of: str = "the model") -> None:
     """Raise an InputError unless ``logits`` are finite, [B, K], no probabilities, and K is ``classes``."""
     if logits.dim() != 2 or not logits.is_floating_point():
-        raise InputError(f"the model returns {tuple(logits.shape)} where logits [B, K] are needed")
+        raise InputError(f"{of} returns {tuple(logits.shape)} where logits [B, K] are needed")
     if classes is not None and logits.shape[1] != classes:
-        raise InputError(f"the model tells {logits.shape[1]} classes apart, the data set has {classes}")
+        raise InputError(f"{of} tells {logits.shape[1]} classes apart, the data set has {classes}")
     if not bool(logits.isfinite().all()):
-        raise InputError("the model returns NaN or infinity for clean images")
+        raise InputError(f"{of} returns NaN or infinity for clean images")
     rows = logits.sum(dim=1)
     if bool((logits >= 0).all()) and bool((rows - 1).abs().max() < 1e-3):
-        raise InputError("the model returns probabilities; attacks need logits, from before the softmax")
+        raise InputError(f"{of} returns probabilities; attacks need logits, from before the softmax")
+
+
+def _check_surrogate(surrogate: Subject, sample: Tensor) -> None:
+    device, dtype = surrogate.placement(sample)
+    if (device, dtype) != (sample.device, sample.dtype):
+        raise InputError(
+            f"the surrogate is on {device} in {dtype}, the model on {sample.device} in {sample.dtype}; "
+            "bring both to one device and type"
+        )
+    with torch.no_grad():
+        check_logits(surrogate(sample), of="the surrogate")
 
 
 class _Batch:

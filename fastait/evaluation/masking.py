@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradient, sign_step
-from fastait.attacks.checks import count, number
+from fastait.attacks.checks import count, number, whole
 from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
 from fastait.evaluation.batches import default_batch_size
@@ -110,6 +110,7 @@ def masking_report(
         )
         return found.correct
 
+    seed = whole("seed", seed)
     batch_size = default_batch_size(model, images) if batch_size is None else count("batch_size", batch_size)
     pgd = f"pgd{STEPS}"
     base = attack("fgsm", pgd, f"{pgd}-min{RESTARTS}")

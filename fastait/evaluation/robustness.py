@@ -1,7 +1,7 @@
 """Robustness of any model on any tensors, as functions for other people's code."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from fastait.attacks.subject import PROBED
 from fastait.data import FloatSet
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
+from fastait.runtime.precision import full_precision
 
 
 def evaluate_robustness(
@@ -52,12 +53,15 @@ def evaluate_robustness(
         InputError: an attack's name is wrong, something that it needs is missing, or the model returns no logits.
     """
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
-    names = [name.strip() for name in attacks.split(",") if name.strip()] if isinstance(attacks, str) else list(attacks)
+    if isinstance(attacks, str):
+        attacks = [name.strip() for name in attacks.split(",") if name.strip()]
+    elif isinstance(attacks, Iterable):
+        attacks = list(attacks)
     with torch.inference_mode(False):
         outcomes = evaluate(
             model,
             _checked(model, x, y),
-            names,
+            attacks,
             epsilon=epsilon,
             step_size=step_size,
             seed=seed,
@@ -98,7 +102,7 @@ def _checked(model: Any, x: Any, y: Any) -> FloatSet:
         raise ValueError("x must hold at least one image, got none")
     subject = Subject.of(model)
     device, dtype = subject.placement(x)
-    with frozen(subject), torch.no_grad():
+    with full_precision(device), frozen(subject), torch.no_grad():
         logits = subject(x[:PROBED].to(device, dtype).contiguous())
     check_logits(logits)
     if int(y.max()) >= logits.shape[1]:

@@ -86,31 +86,38 @@ class Precision:
 _CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
 _OPERATIONS = (torch.backends.cudnn, ("conv", "rnn")), (torch.backends.mkldnn, ("conv", "rnn", "matmul"))
 _SWITCHES: tuple[tuple[Any, Any], ...] = (
+    (torch.backends.cudnn, torch.backends),  # before what follows it
     *((getattr(backend, name), backend) for backend, names in _OPERATIONS for name in names),
     (torch.backends.cuda.matmul, torch.backends.cudnn),
 )
 """What can be computed in less than fp32, and what each follows where nothing was set for it alone."""
 
 
-def _strict(_: object) -> tuple[list[str], bool | None, str | None]:
-    """Set every switch to fp32; returns what they were, and what torch's older names for two of them said."""
+_Before = tuple[list[str], bool | None, str | None, bool | None]
+
+
+def _strict(_: object) -> _Before:
+    """Set every switch to fp32; returns what they were, and what torch's older names for some of them said."""
     # What follows another is set to follow it again, rather than to what it is now.
     before = ["none" if s.fp32_precision == parent.fp32_precision else s.fp32_precision for s, parent in _SWITCHES]
     convolutions, products = _asked(lambda: torch.backends.cudnn.allow_tf32), _asked(torch.get_float32_matmul_precision)
+    cublas = _asked(lambda: torch.backends.cuda.matmul.allow_tf32)
     # Where only a part is set, torch raises in whatever reads the older names.
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
     for switch, _ in _SWITCHES:
         switch.fp32_precision = "ieee"
-    return before, convolutions, products
+    return before, convolutions, products, cublas
 
 
-def _as_before(_: object, state: tuple[list[str], bool | None, str | None]) -> None:
-    before, convolutions, products = state
+def _as_before(_: object, state: _Before) -> None:
+    before, convolutions, products, cublas = state
     if convolutions is not None:
         torch.backends.cudnn.allow_tf32 = convolutions
     if products is not None:
         torch.set_float32_matmul_precision(products)
+    elif cublas is not None:
+        torch.backends.cuda.matmul.allow_tf32 = cublas
     for (switch, _), value in zip(_SWITCHES, before, strict=True):
         switch.fp32_precision = value
 

@@ -79,12 +79,12 @@ def normalise(settings: Any) -> None:
         if value is None and optional:
             continue
         try:
-            plain = _plain(kind, value)
+            found = plain(kind, value)
         except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: torch, of a tensor without values
             raise InputError(
                 f"{field.name} must be {_WANTED[kind]}{' or None' if optional else ''}, got {_shown(value)}"
             ) from None
-        object.__setattr__(settings, field.name, plain)
+        object.__setattr__(settings, field.name, found)
 
 
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
@@ -108,7 +108,7 @@ def as_path(name: str, value: Any) -> Path:
         InputError: naming ``name``, it is neither.
     """
     try:
-        return _plain(Path, value)
+        return plain(Path, value)
     except (TypeError, ValueError):
         raise InputError(f"{name} must be {_WANTED[Path]}, got {_shown(value)}") from None
 
@@ -123,12 +123,12 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     return get_origin(annotation) or annotation, False
 
 
-def _plain(kind: Any, value: Any) -> Any:
+def plain(kind: Any, value: Any) -> Any:
     """``value`` as a ``kind``; raises what Python raises where it is none."""
     if kind is tuple:
         if isinstance(value, str | bytes | dict | set):
             raise TypeError
-        return tuple(_plain(int, item) for item in value)
+        return tuple(plain(int, item) for item in value)
     if kind is Path:
         path = os.fspath(value)
         if not isinstance(path, str) or "\0" in path:

@@ -317,7 +317,7 @@ def test_names_that_are_none():
         ({"batch_size": -1}, ValueError, "batch_size must be at least 1, got -1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
-        ({"epsilon": torch.ones(3)}, TypeError, r"epsilon must be a number, got Tensor of shape \(3,\)"),
+        ({"epsilon": torch.ones(3)}, TypeError, r"epsilon must be a number, got a tensor.* \[3\]"),
     ],
 )
 def test_numbers_that_are_none(options, error, message):

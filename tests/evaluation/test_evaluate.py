@@ -223,16 +223,23 @@ def test_a_model_that_cannot_be_channels_last():
     assert not model.seen
 
 
-def test_weights_are_where_they_were():
+def test_weights_stay_where_they_are():
+    """Also meanwhile: another thread may be in a convolution of them."""
     model = trained.model("natural").to(memory_format=torch.contiguous_format)
     places = [parameter.data_ptr() for parameter in model.parameters()]
     strides = [parameter.stride() for parameter in model.parameters()]
-    seen = []
-    hook = model.conv1.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].stride()))
+    seen, moved = [], []
+
+    def watch(module, inputs, out):
+        seen.append(inputs[0].stride())
+        moved.append([parameter.data_ptr() for parameter in model.parameters()] != places)
+
+    hook = model.conv1.register_forward_hook(watch)
     contiguous = trained.tensors(4)[0].contiguous()
     evaluate_robustness(model, contiguous, trained.tensors(4)[1], ["pgd2"])
     hook.remove()
-    assert seen[-1][1] == 1  # channels-last meanwhile
+    assert seen[-1][1] == 1  # the images are channels-last
+    assert not any(moved)
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
     assert [parameter.stride() for parameter in model.parameters()] == strides
 

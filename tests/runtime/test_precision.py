@@ -59,7 +59,19 @@ def test_strict_inside_and_as_before_outside(name):
         assert torch.get_float32_matmul_precision() == "highest"
         with torch.backends.cudnn.flags(allow_tf32=True):  # as a model may
             assert torch.backends.cudnn.allow_tf32
+        assert {s.fp32_precision for s in SWITCHES} == {"ieee"}  # for its next pass
+        assert not torch.backends.cudnn.allow_tf32
     assert state() == before
+
+
+@pytest.mark.usefixtures("_put_back")
+def test_an_older_name_that_could_be_read_can_be_read_again():
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.mkldnn.matmul.fp32_precision = "tf32"  # now the name of the line above raises
+    assert torch.backends.cuda.matmul.allow_tf32
+    with full_precision(torch.device("cpu")):
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.usefixtures("_put_back")

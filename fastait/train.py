@@ -40,7 +40,7 @@ def _main(argv: list[str]) -> None:
     if first.resume is None:
         defaults = recipe(first.recipe, method=first.method)
     else:
-        from fastait.run_folder.folder import RunFolder
+        from fastait.checkpoints.folder import RunFolder
 
         defaults = replace(RunFolder.existing(first.resume).config(), out=None)
     arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY, GROUPS)

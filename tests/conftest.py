@@ -20,7 +20,7 @@ QUICK = (
     *("evaluation/test_entrants.py", "evaluation/test_not_finite.py", "evaluation/test_results.py"),
     *("kernels/test_augment.py", "kernels/test_cross_entropy.py", "kernels/test_linf_step.py"),
     *("kernels/test_margin_loss.py", "kernels/test_random_start.py", "kernels/test_wrong_arguments.py"),
-    *("methods/", "models/", "run_folder/", "runtime/", "test_house.py", "test_interpolation.py", "test_reference.py"),
+    *("methods/", "models/", "checkpoints/", "runtime/", "test_house.py", "test_interpolation.py", "test_reference.py"),
     *("training/test_optimizer.py", "training/test_resume.py"),
 )
 """What the mark ``quick`` selects: something of everything, under a minute in all on two cores."""

@@ -10,8 +10,8 @@ import torch
 from conftest import write_folder
 
 import fastait
+from fastait.checkpoints.folder import RunFolder
 from fastait.recipes import RECIPES, recipe
-from fastait.run_folder.folder import RunFolder
 from fastait.train import main
 
 TINY = ["--image-size", "8", "--epochs", "1", "--eval-samples", "10", "--device", "cpu"]
@@ -273,7 +273,7 @@ def test_damaged_result(finished, capsys):
 
 def test_two_processes_in_one_folder(finished, capsys):
     (finished / "result.json").unlink()
-    hold = "import sys; from pathlib import Path; from fastait.run_folder.folder import RunFolder\n"
+    hold = "import sys; from pathlib import Path; from fastait.checkpoints.folder import RunFolder\n"
     hold += "folder = RunFolder(Path('run')); folder.lock(); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastait.checkpoints.classes import Match, are_numbers, match
 from fastait.data import ImageSet
 from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.checkpoints import Loaded
 from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
+from fastait.evaluation.model_files import Loaded
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Ordered
-from fastait.run_folder.classes import Match, are_numbers, match
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks

@@ -16,18 +16,18 @@ from torch import nn
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
 from fastait.attacks.columns import groups, parse, parse_all
+from fastait.checkpoints.classes import are_numbers
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
 from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.checkpoints import Loaded, check_robustbench, export_robustbench, read_model
 from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
+from fastait.evaluation.model_files import Loaded, check_robustbench, export_robustbench, read_model
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
-from fastait.run_folder.classes import are_numbers
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.runtime.files import write_text
 from fastait.runtime.hardware import environment

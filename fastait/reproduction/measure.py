@@ -14,6 +14,7 @@ from torch import nn
 
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.columns import groups, parse_all
+from fastait.checkpoints.folder import RunFolder
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.evaluation.batches import default_batch_size
@@ -21,7 +22,6 @@ from fastait.evaluation.evaluate import evaluate
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
-from fastait.run_folder.folder import RunFolder
 from fastait.runtime.errors import InputError, Interrupted
 from fastait.runtime.files import write_whole
 from fastait.runtime.hardware import environment

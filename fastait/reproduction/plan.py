@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from fastait.checkpoints.folder import RunFolder
 from fastait.config import TrainConfig
-from fastait.evaluation.checkpoints import load_model
 from fastait.evaluation.journal import weights_checksum
+from fastait.evaluation.model_files import load_model
 from fastait.reproduction.measure import Point, journal_folder, points, subject
 from fastait.reproduction.session import check, systems_of
 from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
 from fastait.reproduction.tables import CLEAN, TABLES
-from fastait.run_folder.folder import RunFolder
 from fastait.runtime.console import say, show_table
 from fastait.runtime.hardware import environment
 from fastait.runtime.precision import full_precision, resolve_device

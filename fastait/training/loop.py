@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastait.attacks import ATTACKS
+from fastait.checkpoints.folder import RunFolder
+from fastait.checkpoints.weights import OURS, About
 from fastait.data import ImageSet
 from fastait.evaluation import default_batch_size, evaluate
 from fastait.methods import METHODS
-from fastait.run_folder.folder import RunFolder
-from fastait.run_folder.weights import OURS, About
 from fastait.runtime.errors import FastaitError, Interrupted, RunError, SaidElsewhere
 from fastait.runtime.hardware import differences, environment
 from fastait.runtime.report import Report

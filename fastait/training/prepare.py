@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastait.checkpoints.classes import match
+from fastait.checkpoints.weights import OURS, About, read_weights
 from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
 from fastait.methods import METHODS, Settings
 from fastait.methods.labels import effective_epsilon_y
 from fastait.models import WideResNet
-from fastait.run_folder.classes import match
-from fastait.run_folder.weights import OURS, About, read_weights
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.processes import Ranks

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from fastait.checkpoints.folder import RunFolder
+from fastait.checkpoints.weights import contiguous, wide_resnet
 from fastait.config import PLACES, TrainConfig
-from fastait.run_folder.folder import RunFolder
-from fastait.run_folder.weights import contiguous, wide_resnet
 from fastait.runtime.errors import FastaitError, InputError, RunError
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched

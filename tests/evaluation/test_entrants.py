@@ -11,14 +11,14 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
+from fastait.checkpoints.weights import OURS, About, packed
 from fastait.data import ImageSet
 from fastait.eval import EvalArguments, main
 from fastait.evaluation import load_model
-from fastait.evaluation.checkpoints import read_model
 from fastait.evaluation.entrants import make_entrant
+from fastait.evaluation.model_files import read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized
 from fastait.evaluation.session import run_evaluation
-from fastait.run_folder.weights import OURS, About, packed
 from fastait.runtime.errors import InputError
 from fastait.runtime.processes import Ranks
 

@@ -10,10 +10,10 @@ from tolerances import GRAPH_FP32
 
 from fastait import recipe, resume_training, run_training
 from fastait.attacks import Noise
+from fastait.checkpoints.folder import RunFolder
 from fastait.data import Shard
 from fastait.methods import METHODS, Settings
 from fastait.models import WideResNet
-from fastait.run_folder.folder import RunFolder
 from fastait.runtime.errors import Interrupted
 from fastait.runtime.precision import Precision, native_half
 from fastait.training.optimizer import make_optimizer, set_lr

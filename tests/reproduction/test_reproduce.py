@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import write_folder
 
+from fastait.checkpoints.folder import RunFolder
 from fastait.data import load_dataset
 from fastait.evaluation.journal import FileJournal
 from fastait.reproduce import main
 from fastait.reproduction import measure, systems
-from fastait.run_folder.folder import RunFolder
 from fastait.runtime.errors import InputError
 from fastait.training.step import Totals
 

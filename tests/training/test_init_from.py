@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastait import recipe
+from fastait.checkpoints.weights import OURS, About, packed
 from fastait.models import WideResNet
-from fastait.run_folder.weights import OURS, About, packed
 from fastait.runtime.errors import InputError
 from fastait.runtime.processes import Ranks
 from fastait.runtime.report import Report

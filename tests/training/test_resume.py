@@ -11,7 +11,7 @@ import torch
 from conftest import write_folder
 
 from fastait import recipe, resume_training, run_training
-from fastait.run_folder.folder import RunFolder
+from fastait.checkpoints.folder import RunFolder
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.files import write_whole
 from fastait.train import main
@@ -227,7 +227,7 @@ def test_a_folder_whose_settings_cannot_be_written_is_left_as_it_was(monkeypatch
             raise RunError("No space left on device")
         write_whole(path, data)
 
-    monkeypatch.setattr("fastait.run_folder.folder.write_whole", full)
+    monkeypatch.setattr("fastait.checkpoints.folder.write_whole", full)
     with pytest.raises(RunError, match="No space"):
         run_training(recipe("digits", image_size=8, device="cpu", out="run"))
     assert not Path("run").exists()

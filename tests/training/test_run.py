@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from fastait import recipe, resume_training, run_training
+from fastait.checkpoints.folder import RunFolder
 from fastait.data import BatchPlan, load_dataset
 from fastait.evaluation import Outcomes, evaluate, load_model
 from fastait.models import WideResNet
-from fastait.run_folder.folder import RunFolder
 from fastait.runtime import precision
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.precision import Precision, native_half, resolve_device

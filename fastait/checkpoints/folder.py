@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from fastait.checkpoints.weights import About, load_weights, packed
 from fastait.config import BESIDE, CLASSES, TrainConfig
-from fastait.run_folder.weights import About, load_weights, packed
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastait.run_folder.classes import Match, match, shown
+from fastait.checkpoints.classes import Match, match, shown
 from fastait.runtime.errors import InputError
 
 PETS = ("cat", "dog", "emu")

@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from fastait.checkpoints.weights import About, packed
 from fastait.evaluation import load_model
-from fastait.evaluation.checkpoints import export_robustbench, read_model
+from fastait.evaluation.model_files import export_robustbench, read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization
 from fastait.models import WideResNet
-from fastait.run_folder.weights import About, packed
 from fastait.runtime.errors import InputError, RunError
 
 

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastait.checkpoints.classes import LENGTH, printable, shown
+from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
+from fastait.checkpoints.weights import About, class_names, read_weights, wide_resnet
 from fastait.config import CLASSES
 from fastait.evaluation.normalization import (
     MINUS_ONE_ONE,
@@ -25,9 +28,6 @@ from fastait.evaluation.normalization import (
     forced,
 )
 from fastait.models import WideResNet
-from fastait.run_folder.classes import LENGTH, printable, shown
-from fastait.run_folder.folder import CHECKPOINT_FORMAT, RunFolder
-from fastait.run_folder.weights import About, class_names, read_weights, wide_resnet
 from fastait.runtime.errors import InputError
 from fastait.runtime.files import write_whole
 

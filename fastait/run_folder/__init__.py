@@ -1,1 +1,0 @@
-"""What a run writes: settings, checkpoints, weights and the names of their classes."""

@@ -144,14 +144,14 @@ def read_model(path: str | os.PathLike[str]) -> Loaded:
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such run folder or file of weights")
     content, about = read_weights(path) if path.suffix == ".safetensors" else (_unpickled(path), About())
-    is_checkpoint = isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT
+    checkpoint: Any = content if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else {}
     if os.path.isfile(folder.config_file) and (
         path in (folder.weights_file, folder.best_weights_file, folder.checkpoint_file)
     ):
         config = _config(folder.config_file.read_bytes, folder.config_file)
-    elif is_checkpoint:  # it was taken out of its folder
-        kept = {key: content[key] for key in BESIDE if key in content}
-        config = _config(lambda: json.dumps({**content["config"], **kept}), path)
+    elif checkpoint:  # it was taken out of its folder
+        kept = {key: checkpoint[key] for key in BESIDE if key in checkpoint}
+        config = _config(lambda: json.dumps({**checkpoint["config"], **kept}), path)
     found = _find(content, path)
     network = _wide_resnet(found.state, path)
     classes = about.classes or (tuple(config[CLASSES]) if CLASSES in config else None)
@@ -159,7 +159,7 @@ def read_model(path: str | os.PathLike[str]) -> Loaded:
         raise InputError(
             f"{path} names {len(classes)} classes ({shown(classes)}), its network tells {network.num_classes} apart"
         )
-    normalizations, why = _normalizations(found, about, bool(config) or is_checkpoint)
+    normalizations, why = _normalizations(found, about, bool(config or checkpoint))
     return Loaded(path, network, config, classes, normalizations, why, found.notes)
 
 

@@ -72,7 +72,7 @@ class TrainConfig:
     """Settings of one training run; the defaults are the ``digits`` recipe's.
 
     ``fastait.recipe(name, **overrides)`` gives the published ones. ``check()`` raises InputError at the first setting
-    that cannot be right. Paths may be given as strings, numbers as numpy's or torch's.
+    that cannot be right. Paths may be given as strings, ~ for the home folder, numbers as numpy's or torch's.
 
     Raises:
         InputError: a setting is not of its type.

@@ -175,6 +175,10 @@ class RunFolder:
         saved, config = json.loads(self.config_file.read_bytes()), self.config()
         return {key: value for key, value in config.to_json().items() if key not in saved}
 
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the run's classes, in order; None if it was begun by a version that did not write them."""
+        return tuple(self._beside()[CLASSES]) if CLASSES in self._beside() else None
+
     def change(self, config: TrainConfig) -> None:
         """Write the settings that the run goes on with.
 

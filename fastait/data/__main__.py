@@ -17,6 +17,7 @@ from fastait.recipes import RECIPES
 from fastait.runtime import cli
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.settings import normalise
 
 COMMAND = "fastait data"
 SUMMARY = (
@@ -67,6 +68,9 @@ class DataArguments:
 
     out: Path | None = field(default=None, kw_only=True)
     """The picture's file. [default: NAME.png]"""
+
+    def __post_init__(self) -> None:
+        normalise(self)
 
     def config(self) -> TrainConfig:
         """The settings of a run that would train on the set so."""

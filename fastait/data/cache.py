@@ -24,6 +24,7 @@ from fastait.data.files import is_within
 from fastait.data.names import shown
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
+from fastait.runtime.settings import as_path
 
 CACHE = ".fastait-cache"
 """The name of a folder of what is kept beside its source."""
@@ -54,7 +55,7 @@ class Request:
 def chosen(cache_dir: Path | None) -> Path | None:
     """The folder of caches of their own: ``cache_dir``, or what the environment names; None to keep them beside."""
     named = os.environ.get(VARIABLE)
-    return cache_dir or (Path(named) if named else None)
+    return cache_dir or (as_path(VARIABLE, named) if named else None)
 
 
 def place(kind: str, root: Path, cache_dir: Path | None) -> Path:

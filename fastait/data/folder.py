@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastait.data.decode import Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk
-from fastait.data.names import shown, spelling
+from fastait.data.names import of_folder, shown
 from fastait.runtime.errors import InputError
 
 
@@ -100,7 +100,7 @@ class _Classes:
         found: dict[str, list[Path]] = {}
         for path in here:
             if path.is_dir():
-                found.setdefault(spelling(path.name), []).append(path)
+                found.setdefault(of_folder(path.name), []).append(path)
         if not found:
             raise InputError(f"{shown(part)} holds no class folders; expected {shown(part)}/CLASS/IMAGE")
         self.folders = dict(sorted(found.items()))

@@ -26,6 +26,7 @@ from fastait.data.names import shown
 from fastait.data.parquet import Layout, parquet_splits
 from fastait.data.survey import explain
 from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.settings import as_path
 
 DALI_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000")
 """What both Pillow and DALI decode, to the same pixels; not PPM, whose largest value DALI takes for 255."""
@@ -78,7 +79,8 @@ def load_dataset(
     check_choice("--dataset", name, DATASETS)
     layout = Layout(image_column, label_column, train_files, test_files)
     check_parquet_settings(name, **asdict(layout))
-    root, cache_dir = data_dir and Path(data_dir), cache_dir and Path(cache_dir)
+    root = data_dir and as_path("data_dir", data_dir)
+    cache_dir = cache_dir and as_path("cache_dir", cache_dir)
     splits: tuple[Split | None, Split]
     said: list[str] = []  # once nothing is wrong: an error is the only line
     if name == "digits":
@@ -170,7 +172,7 @@ def load_unlabeled(
     Raises:
         InputError: there are none, or one is unreadable or smaller than ``image_size``.
     """
-    root, cache_dir = Path(root), cache_dir and Path(cache_dir)
+    root, cache_dir = as_path("root", root), cache_dir and as_path("cache_dir", cache_dir)
     cache.refuse_within(cache_dir, (root,))
     split = unlabeled_split(root)
     folder = cache.place("unlabeled", root, cache_dir)

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastait.checkpoints.classes import LENGTH, printable, shown
 from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
 from fastait.checkpoints.weights import About, class_names, read_weights, wide_resnet
-from fastait.config import CLASSES
+from fastait.config import BESIDE, CLASSES
 from fastait.evaluation.normalization import (
     MINUS_ONE_ONE,
     ZERO_ONE,
@@ -143,9 +143,15 @@ def read_model(path: str | os.PathLike[str]) -> Loaded:
     config: dict[str, Any] = {}
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such run folder or file of weights")
-    if path in (folder.weights_file, folder.best_weights_file) and os.path.isfile(folder.config_file):
-        config = _config(folder.config_file)
     content, about = read_weights(path) if path.suffix == ".safetensors" else (_unpickled(path), About())
+    checkpoint: Any = content if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else {}
+    if os.path.isfile(folder.config_file) and (
+        path in (folder.weights_file, folder.best_weights_file, folder.checkpoint_file)
+    ):
+        config = _config(folder.config_file.read_bytes, folder.config_file)
+    elif checkpoint:  # it was taken out of its folder
+        kept = {key: checkpoint[key] for key in BESIDE if key in checkpoint}
+        config = _config(lambda: json.dumps({**checkpoint["config"], **kept}), path)
     found = _find(content, path)
     network = _wide_resnet(found.state, path)
     classes = about.classes or (tuple(config[CLASSES]) if CLASSES in config else None)
@@ -153,8 +159,7 @@ def read_model(path: str | os.PathLike[str]) -> Loaded:
         raise InputError(
             f"{path} names {len(classes)} classes ({shown(classes)}), its network tells {network.num_classes} apart"
         )
-    ours = bool(config) or (isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT)
-    normalizations, why = _normalizations(found, about, ours)
+    normalizations, why = _normalizations(found, about, bool(config or checkpoint))
     return Loaded(path, network, config, classes, normalizations, why, found.notes)
 
 
@@ -193,15 +198,15 @@ def export_robustbench(model: nn.Module, path: Path) -> None:
     write_whole(path, buffer.getbuffer())
 
 
-def _config(path: Path) -> dict[str, Any]:
-    """A run's settings; nothing of another program's ``config.json``."""
+def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
+    """A run's settings, which ``read`` reads from ``path``; nothing of another program's ``config.json``."""
     try:
-        config = dict(json.loads(path.read_bytes()))
+        config = dict(json.loads(read()))
         if not {"recipe", "method", "dataset"} <= config.keys():
             return {}
         if CLASSES in config:
             class_names(config[CLASSES])
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return config
 

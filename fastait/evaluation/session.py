@@ -34,6 +34,7 @@ from fastait.runtime.hardware import environment
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.processes import Ranks, join
 from fastait.runtime.report import Report, epsilon_text
+from fastait.runtime.settings import as_path
 from fastait.runtime.signals import StopRequest
 from fastait.runtime.version import __version__
 
@@ -134,8 +135,8 @@ class _Session:
         data_dir = given.data_dir
         cache_dir = given.cache_dir
         if data_dir is None and config.get("data_dir") and name == config["dataset"]:
-            data_dir = Path(config["data_dir"])
-            cache_dir = cache_dir or (Path(config["cache_dir"]) if config.get("cache_dir") else None)
+            data_dir = as_path("data_dir", config["data_dir"])
+            cache_dir = cache_dir or (as_path("cache_dir", config["cache_dir"]) if config.get("cache_dir") else None)
         layout = parquet_settings(given)
         if name == config.get("dataset"):
             layout = {key: config.get(key) if value is None else value for key, value in layout.items()}

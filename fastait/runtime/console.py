@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 WIDTH = 250
 """Of a table that goes to a file or a pipe."""
 
+LEAST_WIDTH, USUAL_WIDTH = 20, 80
+"""What a terminal is taken to have that says it has fewer columns, and one that says it has none: nobody knows then, as
+in some containers."""
+
 NARROW = 12
 """Words of a table that are shorter than this are not broken."""
 
@@ -151,7 +155,10 @@ def console(*, error: bool = False, quiet: bool = False, **options: Any) -> "Con
 
     stream = sys.stderr if error else sys.stdout
     file: Any = Survivor(getattr(stream, "rich_proxied_file", stream))  # a progress bar stands in for it meanwhile
-    return Console(**{"file": file, "quiet": quiet, "soft_wrap": True, "highlight": False, "emoji": False, **options})
+    made = Console(**{"file": file, "quiet": quiet, "soft_wrap": True, "highlight": False, "emoji": False, **options})
+    if made.width < LEAST_WIDTH:
+        made.width = LEAST_WIDTH if made.width else USUAL_WIDTH
+    return made
 
 
 def show_table(
@@ -179,8 +186,9 @@ def show_table(
     from rich.text import Text
 
     out = console()
-    wide = out.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
-    width = max(1, out.width if wide else WIDTH)
+    said = os.environ.get("COLUMNS", "")
+    wide = out.is_terminal or (said.isdecimal() and int(said))
+    width = out.width if wide else WIDTH
     out = console(width=width)
 
     def show(what: Any) -> None:

@@ -102,7 +102,7 @@ def near_match(name: str, known: Iterable[str]) -> str:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """A path that may be given as a string.
+    """A path that may be given as a string, with the home folder in the place of ~.
 
     Raises:
         InputError: naming ``name``, it is neither.
@@ -130,10 +130,7 @@ def plain(kind: Any, value: Any) -> Any:
             raise TypeError
         return tuple(plain(int, item) for item in value)
     if kind is Path:
-        path = os.fspath(value)
-        if not isinstance(path, str) or "\0" in path:
-            raise TypeError
-        return Path(path)
+        return _path(os.fspath(value))
     if hasattr(value, "shape"):  # numpy's and torch's; one number has no dimension
         if tuple(value.shape):
             raise TypeError
@@ -151,6 +148,19 @@ def plain(kind: Any, value: Any) -> Any:
     if not isinstance(value, Real):
         raise TypeError
     return float(value)
+
+
+def _path(text: Any) -> Path:
+    if not isinstance(text, str) or "\0" in text:
+        raise TypeError
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # it was written down in a locale of more characters than this one
+        text = os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody's home
+        return Path(text)
 
 
 def _shown(value: Any) -> str:

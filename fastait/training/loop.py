@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastait.attacks import ATTACKS
 from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import OURS, About
+from fastait.config import CLASSES
 from fastait.data import ImageSet
 from fastait.evaluation import default_batch_size, evaluate
 from fastait.methods import METHODS
@@ -115,6 +116,7 @@ class Loop:
         self.folder.save_checkpoint(
             {
                 "config": self.config.to_json(),
+                CLASSES: list(self.prepared.dataset.classes),
                 "data": self._data(),
                 "step": self.step,
                 "model": self.prepared.model.state_dict(),

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from fastait.checkpoints.classes import shown
 from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous, wide_resnet
 from fastait.config import PLACES, TrainConfig
@@ -121,7 +122,7 @@ def _resume(
     source = RunFolder(path)
     with RunFolder(out or path, writes=ranks.first) as folder:
 
-        def read() -> tuple[TrainConfig, dict[str, Any] | None, dict[str, Any] | None]:
+        def read() -> tuple[TrainConfig, dict[str, Any] | None, dict[str, Any] | None, dict[str, Any]]:
             if out is None:
                 folder.lock()
             else:
@@ -134,28 +135,33 @@ def _resume(
             if checkpoint is not None:
                 before = TrainConfig().to_json() | checkpoint["config"]
                 _refuse_other_config(source, source.checkpoint_file, before, config)
+            return config, finished, checkpoint, before
+
+        def say(what: str) -> None:
             if missing := source.defaults():
                 report.note(f"{source.config_file} lacks settings, which have their defaults: {_listed(missing)}")
-            _say_changes(
-                "is finished, so these have no effect:" if finished else "goes on with", before, config, report
-            )
-            return config, finished, checkpoint
+            _say_changes(what, before, config, report)
 
         def settle() -> None:
+            if not finished:
+                say("goes on with")
             if out is not None:
                 folder.continue_from(source, config)
             elif config != folder.config() or folder.defaults():
                 folder.change(config)
 
-        config, finished, checkpoint = ranks.from_first(read)
+        config, finished, checkpoint, before = ranks.from_first(read)
         if finished is not None:
+            say("is finished, so these have no effect:")
             if out is not None:
                 ranks.from_first(settle)
             report.result(finished, str(folder.path))
             network = wide_resnet(config.depth, config.widen_factor, source.weights())
             return TrainResult(folder.path, network, finished)
         if checkpoint is None:
-            return _go_on(folder, Prepared(config, report, ranks, device), report, None, settle)
+            prepared = Prepared(config, report, ranks, device)
+            _refuse_other_classes(source, prepared.dataset.classes)
+            return _go_on(folder, prepared, report, None, settle)
         torch.set_num_threads(checkpoint["environment"]["threads"])
         try:
             # The checkpoint's weights replace those that the run began with, which need not be there any more.
@@ -195,6 +201,16 @@ def _refuse_other_config(folder: RunFolder, other: Path | str, saved: dict[str, 
     changed = _deciding(saved, config.to_json())
     if changed:
         raise InputError(f"{folder.config_file} is not what {other} was made with: {', '.join(changed)}")
+
+
+def _refuse_other_classes(folder: RunFolder, found: tuple[str, ...]) -> None:
+    """Of a run that has not come to a checkpoint, which would know its images."""
+    own = folder.classes()
+    if own not in (None, found):
+        raise InputError(
+            f"the data set has changed since the run was begun: its classes are {shown(found)}, then {shown(own)}; "
+            "bring back what it was, or begin a new run"
+        )
 
 
 def _deciding(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:

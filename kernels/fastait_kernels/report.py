@@ -243,9 +243,10 @@ def main(argv: list[str] | None = None) -> int:
         why = "TRITON_INTERPRET=1 is set; unset it" if HAS_TRITON else "triton is not installed"
         _say(f"fastait_kernels.report: error: nothing can be compiled: {why}", sys.stderr)
         return 2
+    if arguments.json and not arguments.json.parent.is_dir():
+        _say(f"fastait_kernels.report: error: --json {arguments.json}: no such folder", sys.stderr)
+        return 2
     rows = compile_all(arguments.target or list(TARGETS))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")
     _say(table(rows), sys.stdout)
     _say(
         "\nloads and stores: instructions x bytes, the masked last block included. B/element: traffic of the unmasked "
@@ -255,6 +256,12 @@ def main(argv: list[str] | None = None) -> int:
         + "; launches of this size are bound by latency, not bandwidth.",
         sys.stdout,
     )
+    if arguments.json:
+        try:
+            arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")
+        except OSError as error:
+            _say(f"fastait_kernels.report: error: --json {arguments.json}: {error.strerror}", sys.stderr)
+            return 1
     return 0
 
 

@@ -1,6 +1,9 @@
 """What is trained and tested on where files and columns are called otherwise, or some are missing."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from conftest import write_folder
@@ -148,3 +151,23 @@ def test_the_command(tmp_path, capsys):
     assert not (root / ".fastait-cache").exists()
     assert main(["digits", "--train-files", "x"]) == 2
     assert "--train-files x is for --dataset parquet, not for digits" in capsys.readouterr().err
+
+
+def test_class_names_do_not_depend_on_the_locale(tmp_path):
+    """Nor do paths that were written down in another one."""
+    root = write_folder(tmp_path / "s\u00e9t", {"d\u00e9": 1, "\N{CAT} cat": 1, "zebra": 1})
+    code = (
+        "import os, sys, json; from fastait import TrainConfig; from fastait.data import load_dataset\n"
+        "assert sys.getfilesystemencoding() == 'ascii'\n"
+        "config = TrainConfig.from_json(json.loads(sys.stdin.read()))\n"
+        "data = load_dataset('folder', config.data_dir, 8)\n"
+        "print(json.dumps([data.checksum, data.classes]))"
+    )
+    config = json.dumps(TrainConfig(dataset="folder", data_dir=root).to_json())
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, input=config, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    data = load_dataset("folder", root, 8)
+    assert json.loads(done.stdout) == [data.checksum, list(data.classes)]
+    assert data.classes == ("d\u00e9", "zebra", "\N{CAT} cat")

@@ -1,6 +1,7 @@
 """Networks from files as networks of a data set: whose classes, and how normalised."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_a_run_knows_its_classes():
     assert load_model(folder)[1]["classes"] == names
     weights_file("lone.safetensors", NAMES)
     assert load_model("lone.safetensors")[1] == {"classes": list(NAMES)}
+
+
+def test_a_checkpoint_knows_its_classes_in_its_run_and_elsewhere(capsys):
+    folder = trained.run("natural").folder
+    shutil.copy(folder / "checkpoint.pt", "lone.pt")
+    digits_folder("others", [f"z{name}" for name in range(10)])
+    for path in (folder / "checkpoint.pt", "lone.pt"):
+        assert load_model(path)[1]["classes"] == [str(digit) for digit in range(10)]
+        assert "knows no 'z0'" in refused(capsys, *argv(path, data_dir="others"))
+    assert main(["lone.pt", "--attacks", "fgsm", "--samples", "8", "--device", "cpu", "--out", "out"]) == 0
 
 
 def test_classes_are_matched_by_name(capsys):

@@ -10,6 +10,7 @@ import pytest
 
 from fastait import resume_training
 from fastait.evaluation.intervals import cell
+from fastait.reproduce import ReproduceArguments
 from fastait.reproduction import plan
 from fastait.runtime import cli
 from fastait.runtime.console import Survivor, console, say, show_table
@@ -167,6 +168,17 @@ def test_every_figure_is_whole_in_a_narrow_terminal(capsys, monkeypatch, table, 
     assert "…" not in out
 
 
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_widths_that_are_none(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    header, lines, options = TABLES["train"]
+    show_table(header, lines, **options)
+    assert "100.0" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.parse("fastait reproduce", ReproduceArguments(), ["--help"], "Summary.")
+    assert max(map(len, capsys.readouterr().out.splitlines())) in (20, 80)
+
+
 def test_a_plan_in_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     jobs = [plan.Job("cifar10-adv-interp", "pgd20, cw20 (8/255, 10000 images)", "missing", 1.234e18, 86400 * 12.5)]
@@ -181,7 +193,7 @@ def test_files_are_utf8_whatever_they_hold():
     assert Path("file").read_bytes() == b"d\xc3\xa9\\udce9"
 
 
-def test_the_kernels_report_survives_too(monkeypatch):
+def test_the_kernels_report_survives_too(capsys, monkeypatch):
     from fastait_kernels import report
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -189,3 +201,15 @@ def test_the_kernels_report_survives_too(monkeypatch):
     assert out.buffer.getvalue() == b"d\\xe9\n"
     report._say("table", None)
     report._say("table", Broken(OSError(28, "No space left on device")))
+    monkeypatch.setattr(report, "HAS_TRITON", True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(report, "compile_all", lambda targets: [])
+    monkeypatch.setattr(report, "table", lambda rows: "table")
+    assert report.main(["--json", "/dev/full"]) == 1
+    assert report.main(["--json", "missing/rows.json"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("table\n")
+    assert [line.split(": ", 2)[2] for line in err.splitlines()] == [
+        "--json /dev/full: No space left on device",
+        "--json missing/rows.json: no such folder",
+    ]

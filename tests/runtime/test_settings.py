@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_folder
 
 from fastait import TrainConfig, recipe, resume_training, run_training
+from fastait.data.__main__ import main as data_main
 from fastait.reproduction.session import reproduce
 from fastait.reproduction.systems import SCALES, Choices
 from fastait.runtime.errors import InputError
@@ -72,6 +74,20 @@ def test_what_is_refused(name, given, message):
     with pytest.raises(InputError, match=message) as error:
         recipe("digits", **{name: given})
     assert "\n" not in str(error.value)
+
+
+def test_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipe("digits", data_dir="~/images").data_dir == tmp_path / "images"
+    assert Choices(SCALES["small"], "~/out").out == tmp_path / "out"
+    assert recipe("digits", out="~nobody-of-this-name/run").out == Path("~nobody-of-this-name/run")
+    with pytest.raises(InputError, match=f"--resume {tmp_path}/RUN: no run there"):
+        resume_training("~/RUN")
+    write_folder(tmp_path / "images", {"a": 1, "b": 1})
+    monkeypatch.setenv("FASTAIT_CACHE", "~/cache")
+    assert data_main(["folder", "--data-dir=~/images", "--image-size", "8", "--out=~/images.png"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "images.png", "cache"}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {"train", "test"}
 
 
 def test_names_that_are_no_settings(tmp_path):

@@ -111,6 +111,24 @@ def test_other_data_are_refused_and_nothing_is_written(begun):
     assert not Path("new").exists()
 
 
+def test_other_classes_before_the_first_checkpoint(begun, capsys):
+    run, weights = begun()
+    (run / "checkpoint.pt").unlink()
+    shutil.copytree("images", "other")
+    for part in ("train", "test"):
+        Path("other", part, "cat").rename(Path("other", part, "zcat"))
+    before = contents(run)
+    for more in ([], ["--out", "new"]):
+        assert main(["--resume", "run", "--data-dir", "other", *more]) == 2
+        *warnings, line = capsys.readouterr().err.splitlines()
+        assert not any("goes on" in warning for warning in warnings)
+        assert "its classes are 'dog', 'zcat', then 'cat', 'dog'; bring back" in line
+    assert contents(run) == before
+    assert not Path("new").exists()
+    shutil.move("images", "moved")
+    assert equal(resume_training("run", data_dir="moved"), weights)
+
+
 def test_the_command_and_an_edited_config(begun, capsys):
     run, weights = begun()
     shutil.move("images", "moved")

@@ -10,6 +10,9 @@ import torch
 from conftest import write_folder
 
 import fastait
+import fastait.data.__main__ as data
+from fastait import eval as evaluation_command
+from fastait import train
 from fastait.checkpoints.folder import RunFolder
 from fastait.recipes import RECIPES, recipe
 from fastait.train import main
@@ -369,3 +372,20 @@ def test_without_the_trainers_packages():
 
 def test_used_run_folder_is_refused_before_data_is_loaded(finished, capsys):
     assert "already holds another run" in refused(capsys, "--recipe", "cifar10", "--out", "run")
+
+
+def test_errors_are_one_line_whatever_paths_are_called(capsys):
+    name = "n\nl\x1b[31m"
+    Path(name).mkdir()
+    Path(name, "file").touch()
+    for module, argv in (
+        (train, ["--epochs", "1", "--out", name]),
+        (train, ["--resume", name]),
+        (train, ["--init-from", name, "--epochs", "1"]),
+        (evaluation_command, [name]),
+        (evaluation_command, [f"{name}/file"]),
+        (data, ["folder", "--data-dir", name]),
+    ):
+        assert module.main(argv) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert r"n\nl\x1b[31m" in line

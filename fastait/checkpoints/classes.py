@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, one_line
 
 SHOWN = 5
 """Names that a message lists at most."""
@@ -101,15 +101,10 @@ def are_numbers(names: Sequence[str] | None) -> bool:
 
 def shown(names: Sequence[str]) -> str:
     """A few of ``names`` for a message of one line, without what a terminal would obey."""
-    texts = [printable(name) for name in names[:SHOWN]]
+    texts = [one_line(name) for name in names[:SHOWN]]
     texts = [f"'{text if len(text) <= LENGTH else text[:LENGTH] + '...'}'" for text in texts]
     more = len(names) - len(texts)
     return ", ".join(texts) + (f" and {more} more" if more else "")
-
-
-def printable(text: str) -> str:
-    """``text`` with what a terminal would obey, line breaks among it, in Python's spelling."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _comparable(own: Sequence[str], wanted: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -9,14 +9,13 @@ import torch
 
 from fastait.config import DATASETS, TrainConfig, parquet_settings
 from fastait.data.dataset import Dataset, ImageSet
-from fastait.data.names import shown
 from fastait.data.picture import picture
 from fastait.data.plan import BatchPlan
 from fastait.data.sources import load_dataset
 from fastait.recipes import RECIPES
 from fastait.runtime import cli
 from fastait.runtime.console import say, show_table
-from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.settings import normalise
 
 COMMAND = "fastait data"
@@ -109,24 +108,24 @@ def _main(argv: list[str]) -> None:
     )
     _show(dataset)
     plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
-    out = arguments.out or Path(f"{shown(dataset.name)}.png")
+    out = arguments.out or Path(f"{one_line(dataset.name)}.png")
     image = picture(dataset, plan)
     try:
         image.save(out)
     except (OSError, ValueError) as error:  # ValueError: an ending that is no image format's
         raise InputError(f"--out {out} cannot be written: {error}") from None
-    say(f"Samples of each class: {shown(out)}", error=True)
+    say(f"Samples of each class: {one_line(out)}", error=True)
 
 
 def _show(dataset: Dataset) -> None:
     parts = [dataset.train, dataset.test]
     counts = [torch.bincount(part.labels, minlength=len(dataset.classes)).tolist() for part in parts]
     lines = [
-        [str(label), shown(name), *(str(count[label]) for count in counts)]
+        [str(label), one_line(name), *(str(count[label]) for count in counts)]
         for label, name in enumerate(dataset.classes)
     ]
     lines.append(["", "all", *(str(len(part)) for part in parts)])
-    title = f"{shown(dataset.name)}: images per class"
+    title = f"{one_line(dataset.name)}: images per class"
     show_table(["label", "class", "train", "test"], lines, title=title, words=(1,))
     sizes = [f"{size} ({count})" for size, count in dataset.sizes.items()]
     others = f" and {len(sizes) - 5} other sizes" if len(sizes) > 5 else ""

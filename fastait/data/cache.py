@@ -21,8 +21,7 @@ from torch import Tensor
 
 from fastait.data.decode import Contents, Decoded, Split, decode, quiet
 from fastait.data.files import is_within
-from fastait.data.names import shown
-from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.errors import InputError, RunError, one_line
 from fastait.runtime.files import PARTIAL, write_whole
 from fastait.runtime.settings import as_path
 
@@ -72,8 +71,8 @@ def refuse_within(cache_dir: Path | None, folders: Collection[Path]) -> None:
     for folder in folders:
         if own is not None and is_within(own, folder):
             raise InputError(
-                f"--cache-dir (or {VARIABLE}) {shown(own)} lies in {shown(folder)}, where every file must be an image; "
-                "choose another folder"
+                f"--cache-dir (or {VARIABLE}) {one_line(own)} lies in {one_line(folder)}, where every file must be an "
+                "image; choose another folder"
             )
 
 

@@ -18,9 +18,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastait.data.files import LASTING, why_no_file
-from fastait.data.names import shown
 from fastait.data.opaque import alpha_of, opaque, transparent_value
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, one_line
 
 CHUNK = 512
 """Images that are read before any of them is waited for."""
@@ -234,8 +233,8 @@ def read_image(
         if isinstance(error, OSError) and error.errno in LASTING:
             raise BadImage(f"cannot be read: {error.strerror}") from None
         if isinstance(error, OSError) and error.errno is not None:  # the system's word, not Pillow's: it may pass
-            raise InputError(f"{shown(source)} cannot be read: {error.strerror}") from None
-        raise BadImage(f"is not a readable image: {shown(error)}") from None
+            raise InputError(f"{one_line(source)} cannot be read: {error.strerror}") from None
+        raise BadImage(f"is not a readable image: {one_line(error)}") from None
     width, height = upright.size
     if min(width, height) < size:
         raise _Small(f"is {width}x{height} pixels, smaller than --image-size {size}")

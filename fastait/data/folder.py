@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fastait.data.decode import Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk
-from fastait.data.names import of_folder, shown
-from fastait.runtime.errors import InputError
+from fastait.data.names import of_folder
+from fastait.runtime.errors import InputError, one_line
 
 
 def folder_splits(
@@ -31,29 +31,31 @@ def folder_splits(
         return _splits(root, needs_train, note)
     except OSError as error:
         raise InputError(
-            f"--data-dir {shown(root)} cannot be read: {error.strerror} ({shown(error.filename)})"
+            f"--data-dir {one_line(root)} cannot be read: {error.strerror} ({one_line(error.filename)})"
         ) from None
 
 
 def _splits(root: Path, needs_train: bool, note: Callable[[str], None]) -> tuple[Split | None, Split]:
     if not root.is_dir():
-        raise InputError(f"--data-dir {shown(root)}: no such folder")
+        raise InputError(f"--data-dir {one_line(root)}: no such folder")
     train, test = root / "train", tested_folder(root)
     if not needs_train and not train.is_dir():
         if test.name in STAND_INS:
-            note(f"{shown(root)} has no folder test, so the test images are those of {test.name}")
+            note(f"{one_line(root)} has no folder test, so the test images are those of {test.name}")
         classes = _Classes(test)
         return None, classes.split("test", root, tuple(classes.folders))
     training = _Classes(train)
     names = tuple(training.folders)
     tested = _Classes(test)
     if test.name in STAND_INS:
-        note(f"{shown(root)} has no folder test, so the test images are those of {test.name}")
+        note(f"{one_line(root)} has no folder test, so the test images are those of {test.name}")
     if len(names) < 2:
-        raise InputError(f"{shown(train)} holds one class only ({shown(names[0])}); a classifier needs at least two")
+        raise InputError(
+            f"{one_line(train)} holds one class only ({one_line(names[0])}); a classifier needs at least two"
+        )
     unseen = [name for name in tested.folders if name not in training.folders]
     if unseen:
-        raise InputError(f"{shown(test)} holds classes that train does not: {', '.join(map(shown, unseen))}")
+        raise InputError(f"{one_line(test)} holds classes that train does not: {', '.join(map(one_line, unseen))}")
     return training.split("train", root, names), tested.split("test", root, names)
 
 
@@ -70,17 +72,17 @@ def unlabeled_split(root: Path) -> Split:
         InputError: there is no such folder, or no file in it.
     """
     if not root.is_dir():
-        raise InputError(f"--unlabeled {shown(root)}: no such folder")
+        raise InputError(f"--unlabeled {one_line(root)}: no such folder")
     try:
         paths = sorted(walk(root))
         if not paths:
-            raise InputError(f"--unlabeled {shown(root)} holds no images")
+            raise InputError(f"--unlabeled {one_line(root)} holds no images")
         source = fingerprint(root, paths)
     except OSError as error:
         raise InputError(
-            f"--unlabeled {shown(root)} cannot be read: {error.strerror} ({shown(error.filename)})"
+            f"--unlabeled {one_line(root)} cannot be read: {error.strerror} ({one_line(error.filename)})"
         ) from None
-    items = [Item(shown(path), 0, path) for path in paths]
+    items = [Item(one_line(path), 0, path) for path in paths]
     return Split("unlabeled", source, lambda: Contents(len(items), ("unlabeled",), items))
 
 
@@ -95,14 +97,14 @@ class _Classes:
     def __init__(self, part: Path):
         self.part = part
         if not part.is_dir():
-            raise InputError(f"{shown(part)}: no such folder; expected {shown(part)}/CLASS/IMAGE")
+            raise InputError(f"{one_line(part)}: no such folder; expected {one_line(part)}/CLASS/IMAGE")
         here = sorted(path for path in part.iterdir() if not path.name.startswith("."))
         found: dict[str, list[Path]] = {}
         for path in here:
             if path.is_dir():
                 found.setdefault(of_folder(path.name), []).append(path)
         if not found:
-            raise InputError(f"{shown(part)} holds no class folders; expected {shown(part)}/CLASS/IMAGE")
+            raise InputError(f"{one_line(part)} holds no class folders; expected {one_line(part)}/CLASS/IMAGE")
         self.folders = dict(sorted(found.items()))
         self.broken = [path for path in here if path.is_symlink() and not path.exists()]
 
@@ -113,9 +115,9 @@ class _Classes:
             folders = self.folders.get(class_name, [])
             found = [path for folder in folders for path in walk(folder)]
             if folders and not found:
-                raise InputError(f"{shown(folders[0])} holds no images")
+                raise InputError(f"{one_line(folders[0])} holds no images")
             files += [(label, path) for path in found]
-        items = [Item(shown(path), label, path) for label, path in files]
+        items = [Item(one_line(path), label, path) for label, path in files]
         # A class more elsewhere gives the same files other labels.
         source = f"{classes!r} {fingerprint(root, [path for _, path in files])}"
         return Split(name, source, lambda: Contents(len(items), classes, items))

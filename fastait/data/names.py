@@ -1,4 +1,4 @@
-"""Names that come with a data set: compared by what they say, shown without what they could do to a terminal."""
+"""Names of classes, compared by what they say."""
 
 import os
 import unicodedata
@@ -12,8 +12,3 @@ def spelling(name: str) -> str:
 def of_folder(name: str) -> str:
     """What the class is called whose images are in a folder called ``name``, whatever the locale calls that."""
     return spelling(os.fsencode(name).decode("utf-8", "surrogateescape"))
-
-
-def shown(text: object) -> str:
-    """``text`` on one line, with control characters, and bytes that are no text, as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

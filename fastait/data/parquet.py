@@ -11,8 +11,8 @@ from typing import Any
 
 from fastait.data.decode import BadImage, Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk, why_no_file
-from fastait.data.names import shown, spelling
-from fastait.runtime.errors import InputError
+from fastait.data.names import spelling
+from fastait.runtime.errors import InputError, one_line
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -76,7 +76,7 @@ def parquet_splits(
     layout = layout or Layout()
     try:
         if not root.is_dir():
-            raise InputError(f"--data-dir {shown(root)}: no such folder")
+            raise InputError(f"--data-dir {one_line(root)}: no such folder")
         next(os.scandir(root), None)  # or an error, which below is of the folders in it alone
         below = walk(root)
         train = _matching(root, below, layout.train_files, "--train-files", TRAIN_FILES)
@@ -84,17 +84,19 @@ def parquet_splits(
         if not test and layout.test_files is None:
             test = _stand_in(below)
             if test:
-                note(f"{shown(root)} holds no {TEST_FILES}, so the test images are those of {shown(test[0].name)}")
+                note(
+                    f"{one_line(root)} holds no {TEST_FILES}, so the test images are those of {one_line(test[0].name)}"
+                )
         if train or needs_train:
             _check_files(root, train, layout.train_files, TRAIN_FILES)
         _check_files(root, test, layout.test_files, TEST_FILES)
         sources = [f"{layout} {skip_bad} {fingerprint(root, found)}" for found in (train, test)]
     except OSError as error:
         raise InputError(
-            f"--data-dir {shown(root)} cannot be read: {error.strerror} ({shown(error.filename)})"
+            f"--data-dir {one_line(root)} cannot be read: {error.strerror} ({one_line(error.filename)})"
         ) from None
     if both := sorted({path.resolve() for path in train} & {path.resolve() for path in test}):
-        note(f"warning: training images are tested on: {', '.join(shown(path.name) for path in both)}")
+        note(f"warning: training images are tested on: {', '.join(one_line(path.name) for path in both)}")
     open_ = _Opener(layout, skip_bad, train or test)
     # Without metadata the training labels alone say how many classes there are, so they are part of both sources.
     return (
@@ -105,7 +107,7 @@ def parquet_splits(
 
 def _matching(root: Path, below: list[Path], pattern: str | None, flag: str, usual: str) -> list[Path]:
     if pattern is not None and (not pattern.strip() or os.path.isabs(pattern)):
-        raise InputError(f"{flag} {shown(pattern)}: not a pattern of files below --data-dir, such as {usual}")
+        raise InputError(f"{flag} {one_line(pattern)}: not a pattern of files below --data-dir, such as {usual}")
     return [path for path in below if PurePath(path.relative_to(root)).match(pattern or usual)]
 
 
@@ -118,22 +120,23 @@ def _stand_in(below: list[Path]) -> list[Path]:
 
 def _check_files(root: Path, found: list[Path], pattern: str | None, usual: str) -> None:
     if not found:
-        raise InputError(f"{shown(root)} holds no {shown(pattern or usual)}, nor does a folder below it")
+        raise InputError(f"{one_line(root)} holds no {one_line(pattern or usual)}, nor does a folder below it")
     for path in found:  # a missing part of a set is never left out
         if (why := why_no_file(path)) is not None:
-            raise InputError(f"{shown(path)} {why}")
+            raise InputError(f"{one_line(path)} {why}")
     folders = sorted({str(path.parent) for path in found})
     if len(folders) > 1 and not re.search(r"[*?\[].*/", pattern or usual):
         raise InputError(
-            f"{shown(pattern or usual)} lies in several folders; give one as --data-dir: "
-            + ", ".join(map(shown, folders))
+            f"{one_line(pattern or usual)} lies in several folders; give one as --data-dir: "
+            + ", ".join(map(one_line, folders))
         )
     for path in found:
         part = re.search(r"(.*)-\d+-of-(\d+)", path.stem)
         whole = part and re.compile(rf"{re.escape(part[1])}-\d+-of-{part[2]}{re.escape(path.suffix)}")
         if part and whole and sum(bool(whole.fullmatch(p.name)) for p in path.parent.iterdir()) != int(part[2]):
             raise InputError(
-                f"{shown(path.parent)} does not hold all {int(part[2])} of {shown(part[1])}-*-of-{part[2]}{path.suffix}"
+                f"{one_line(path.parent)} does not hold all {int(part[2])} of "
+                f"{one_line(part[1])}-*-of-{part[2]}{path.suffix}"
             )
 
 
@@ -151,15 +154,15 @@ class _Opener:
             with _opened(path) as file:
                 count += file.metadata.num_rows
         if not count:
-            raise InputError(f"{shown(files[0])} holds no rows")
+            raise InputError(f"{one_line(files[0])} holds no rows")
         classes = self._classes()
         for path in files:
             with _opened(path) as file:
                 names = _names(file.schema_arrow.metadata or {}, self._columns(file, path)[1])
             if names and names != classes:
                 raise InputError(
-                    f"{shown(path)} names its classes {', '.join(map(shown, names))}, "
-                    f"{shown(self.class_files[0])} {', '.join(map(shown, classes))}"
+                    f"{one_line(path)} names its classes {', '.join(map(one_line, names))}, "
+                    f"{one_line(self.class_files[0])} {', '.join(map(one_line, classes))}"
                 )
         return Contents(count, classes, self._items(files))
 
@@ -172,12 +175,12 @@ class _Opener:
                     for content, number in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
                         inside = content.get("path") if isinstance(content, dict) else None
                         encoded = content.get("bytes") if isinstance(content, dict) else content
-                        name = f"{shown(path)} row {row}" + (f" ({shown(inside)})" if inside else "")
+                        name = f"{one_line(path)} row {row}" + (f" ({one_line(inside)})" if inside else "")
                         yield Item(name, _label(number), encoded or _no_bytes(inside))
                         row += 1
 
     def _columns(self, file: Any, path: Path) -> tuple[str, str]:
-        import pyarrow as pa
+        from pyarrow import types
 
         schema, layout = file.schema_arrow, self.layout
         image = _column(schema, layout.image_column, "--image-column", IMAGE_COLUMNS)
@@ -188,25 +191,26 @@ class _Opener:
                 for name, usual in ((layout.image_column, IMAGE_COLUMNS), (layout.label_column, LABEL_COLUMNS))
             )
             raise InputError(
-                f"{shown(path)} has the columns {shown(', '.join(schema.names))}; needed are {shown(needed)} "
+                f"{one_line(path)} has the columns {one_line(', '.join(schema.names))}; needed are {one_line(needed)} "
                 "(--image-column and --label-column name others)"
             )
         kind = schema.field(image).type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
-        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
+        # Of no type are bytes that no row has: each row then says what it has instead.
+        if not any(is_(kind) for is_ in (types.is_null, types.is_binary, types.is_large_binary, types.is_binary_view)):
             raise InputError(
-                f"{shown(path)}: column {shown(image)} must hold encoded images as bytes, but is "
+                f"{one_line(path)}: column {one_line(image)} must hold encoded images as bytes, but is "
                 f"{schema.field(image).type}"
             )
         kind = schema.field(label).type
-        if pa.types.is_floating(kind) and not self.skip_bad:
+        if types.is_floating(kind) and not self.skip_bad:
             raise InputError(
-                f"{shown(path)}: column {shown(label)} must hold integers, but is {kind} (--skip-bad-images takes its "
-                "whole numbers and leaves the other rows out)"
+                f"{one_line(path)}: column {one_line(label)} must hold integers, but is {kind} (--skip-bad-images "
+                "takes its whole numbers and leaves the other rows out)"
             )
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise InputError(f"{shown(path)}: column {shown(label)} must hold integers, but is {kind}")
+        if not (types.is_integer(kind) or types.is_floating(kind)):
+            raise InputError(f"{one_line(path)}: column {one_line(label)} must hold integers, but is {kind}")
         return image, label
 
     def _classes(self) -> tuple[str, ...]:
@@ -226,7 +230,7 @@ class _Opener:
 
 def _column(schema: Any, name: str | None, flag: str, usual: tuple[str, ...]) -> str | None:
     if name is not None and schema.names.count(name) > 1:
-        raise InputError(f"{flag} {shown(name)}: several columns are called so")
+        raise InputError(f"{flag} {one_line(name)}: several columns are called so")
     return next((n for n in ((name,) if name is not None else usual) if schema.names.count(n) == 1), None)
 
 
@@ -259,5 +263,5 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{shown(path)} is truncated or no parquet file: {' '.join(str(error).split())[:200]}"
+            f"{one_line(path)} is truncated or no parquet file: {' '.join(str(error).split())[:200]}"
         ) from None

@@ -5,8 +5,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from fastait.data.dataset import Dataset, ImageSet
-from fastait.data.names import shown
 from fastait.data.plan import BatchPlan
+from fastait.runtime.errors import one_line
 from fastait_kernels import augment
 
 SAMPLES = 6
@@ -29,7 +29,7 @@ def picture(dataset: Dataset, plan: BatchPlan) -> Image.Image:
     """
     train = dataset.train
     assert isinstance(train, ImageSet)
-    names = [shown(name) for name in dataset.classes[:MOST_CLASSES]]
+    names = [one_line(name) for name in dataset.classes[:MOST_CLASSES]]
     side = train.images.shape[1]
     scale = -(-LEAST_SIDE // side)
     cell, font = side * scale + GAP, ImageFont.load_default(14)

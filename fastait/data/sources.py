@@ -22,10 +22,9 @@ from fastait.data import cache
 from fastait.data.dataset import Dataset, ImageFiles, ImageSet
 from fastait.data.decode import Contents, Decoded, Item, Split, TooSmall
 from fastait.data.folder import folder_splits, tested_folder, unlabeled_split
-from fastait.data.names import shown
 from fastait.data.parquet import Layout, parquet_splits
 from fastait.data.survey import explain
-from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.settings import as_path
 
 DALI_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000")
@@ -134,11 +133,11 @@ def _dataset(
     labels, classes = _labels(train.labels), train.classes
     if len(classes) < 2:
         raise InputError(
-            f"{shown(name)}: the training set has one class only ({shown(classes[0])}); it needs at least two"
+            f"{one_line(name)}: the training set has one class only ({one_line(classes[0])}); it needs at least two"
         )
     empty = [classes[i] for i, count in enumerate(torch.bincount(labels, minlength=len(classes))) if not count]
     if empty:
-        note(f"warning: the training set has no images of {', '.join(map(shown, empty))}")
+        note(f"warning: the training set has no images of {', '.join(map(one_line, empty))}")
     return Dataset(
         name,
         classes,

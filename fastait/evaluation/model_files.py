@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastait.checkpoints.classes import LENGTH, printable, shown
+from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
 from fastait.checkpoints.weights import About, class_names, read_weights, wide_resnet
 from fastait.config import BESIDE, CLASSES
@@ -28,7 +28,7 @@ from fastait.evaluation.normalization import (
     forced,
 )
 from fastait.models import WideResNet
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, one_line
 from fastait.runtime.files import write_whole
 
 STEM = "block1.layer.0.conv1.weight"
@@ -288,7 +288,7 @@ def _tables(content: Any) -> dict[str, dict[str, Tensor]]:
         if not isinstance(value, dict) or id(value) in seen or depth > DEPTH:
             return
         seen.add(id(value))
-        named = {printable(name): item for name, item in value.items() if isinstance(name, str)}
+        named = {one_line(name): item for name, item in value.items() if isinstance(name, str)}
         tensors = {name: item for name, item in named.items() if isinstance(item, Tensor)}
         if tensors:
             found[key] = tensors

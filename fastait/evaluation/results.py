@@ -12,6 +12,7 @@ from fastait.evaluation.evaluate import CLEAN, Outcomes
 from fastait.evaluation.intervals import cell, wilson
 from fastait.evaluation.masking import Check
 from fastait.runtime.console import say, show_table
+from fastait.runtime.errors import one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
 
 UNION = "all of these"
@@ -195,7 +196,7 @@ def show(evaluations: list[Evaluation], heading: str, masking: Mapping[str, list
         say(f"\n{model}: {fired} of {len(checks)} checks point to masked gradients")
         for check in checks:
             say(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}")
-    say(f"Written to {folder}")
+    say(f"Written to {one_line(folder)}")
 
 
 def _excluded(e: Evaluation) -> str:

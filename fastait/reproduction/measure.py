@@ -108,7 +108,7 @@ class Bench:
             write_unlabeled(self.dataset(config.dataset, config.image_size), self.choices.folder / "unlabeled")
         begun, finished = RunFolder.begun(folder.path), folder.result_file.is_file()
         if not finished:
-            self.report.note(f"\n{system}: training {'goes on' if begun else 'begins'}")
+            self.report.note(f"{system}: training {'goes on' if begun else 'begins'}")
         show = self.report.show and not finished
         chosen = {} if finished else {name: getattr(config, name) for name in CHOSEN}
         try:

@@ -12,7 +12,7 @@ from fastait.reproduction.orderings import compare
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import TABLES, Cell, Table
 from fastait.runtime.console import say
-from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.files import write_text
 from fastait.runtime.precision import current
 from fastait.runtime.processes import launched
@@ -43,7 +43,7 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
         else:
             written = _draw(name, bench)
         if show:
-            say(f"Written to {', '.join(map(str, written))}\n")
+            say(f"Written to {', '.join(map(one_line, written))}\n")
 
 
 def check(names: Iterable[str], choices: Choices) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from fastait.runtime.console import console, say, surviving_streams
-from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere
+from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere, one_line
 from fastait.runtime.settings import Written, as_written
 from fastait.runtime.version import __version__
 
@@ -127,7 +127,7 @@ def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None 
         except SaidElsewhere as error:
             return error.exit_code
         except FastaitError as error:
-            say(f"{program}: error: {error}", error=True)
+            say(f"{program}: error: {one_line(error)}", error=True)
             return error.exit_code
         except KeyboardInterrupt:
             say(f"{program}: interrupted", error=True)

@@ -36,6 +36,11 @@ class SaidElsewhere(FastaitError):
         self.exit_code = exit_code
 
 
+def one_line(text: object) -> str:
+    """``text`` on one line: control characters, and bytes of file names that are no text, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     """Raise an InputError with the near match unless ``value`` is one of ``choices``."""
     choices = list(choices)

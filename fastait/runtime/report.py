@@ -11,6 +11,7 @@ from rich.progress import (
 )
 
 from fastait.runtime.console import console, say, show_table
+from fastait.runtime.errors import one_line
 
 COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd20": "PGD-20", "cw20": "CW-20"}
 
@@ -32,7 +33,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """One line that the user should know of."""
-        self.console.print(text, markup=False)
+        self.console.print(one_line(text), markup=False)
 
     def start(self, what: str, total: int, done: int = 0) -> None:
         """Begin a progress bar of ``total`` units; ends the one before."""
@@ -80,7 +81,7 @@ class Report:
         )
         show_table(["method", *COLUMNS.values()], lines, title=title)
         say(AUTOATTACK_CAVEAT)
-        say(f"Run folder: {folder}")
+        say(f"Run folder: {one_line(folder)}")
 
 
 def epsilon_text(epsilon: float) -> str:

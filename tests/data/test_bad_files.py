@@ -169,6 +169,13 @@ def test_labels_in_parquet(tmp_path, bad):
         assert len(data.skipped) == 1
 
 
+def test_no_row_with_bytes(tmp_path):
+    images = [{"bytes": None, "path": "x/1.png"}, {"bytes": None, "path": "x/2.png"}]
+    root = write(tmp_path / "set", [pa.table({"img": images, "label": [0, 1]})], [table([0])])
+    with pytest.raises(InputError, match=r"row 0 \(x/1\.png\) is a path without the image's bytes"):
+        load_dataset("parquet", root, 8)
+
+
 def test_rows_without_bytes(tmp_path):
     images = [{"bytes": png(PIXELS[0]), "path": None}, {"bytes": None, "path": "x/1.png"}, {"bytes": b"", "path": ""}]
     root = write(tmp_path / "set", [pa.table({"img": images, "label": [0, 1, 0]})], [table([0])])

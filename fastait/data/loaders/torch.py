@@ -15,7 +15,6 @@ from fastait.engine.signals import ENDS, WARNINGS
 from fastait.errors import RunError
 from fastait_kernels import augment
 
-
 DEATH_SECONDS = 2.0
 """How long after the connection to a process its end is known at the latest."""
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +14,9 @@ from fastait.data.plan import BatchPlan
 from fastait.runtime.errors import RunError
 from fastait.runtime.signals import ENDS, WARNINGS
 from fastait_kernels import augment
+
+DEATH_SECONDS = 2.0
+"""How long after the connection to a process its end is known at the latest."""
 
 
 class _Steps(Dataset):
@@ -55,8 +59,15 @@ class TorchLoader:
                 batches = iter(loader)
         except OSError as error:
             raise RunError(f"--workers {self.workers} cannot be started: {error.strerror}; try fewer, or 0") from None
-        for images, labels in batches:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        try:
+            for images, labels in batches:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except (EOFError, OSError) as error:  # of the connection to a worker that died
+            time.sleep(DEATH_SECONDS)  # torch's handler of SIGCHLD raises here, with what it died of
+            raise RunError(
+                f"--workers {self.workers}: one of them is gone ({error or 'EOF'}); try fewer, or 0, which a --resume "
+                "takes too; checkpoints, if there were any, are kept"
+            ) from None
 
 
 def _leave_signals(worker: int) -> None:

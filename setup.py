@@ -31,7 +31,7 @@ TEST = [
     "hypothesis>=6.100",
     "pytest>=8",
     "pytest-benchmark>=5",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "sybil>=10",  # runs the manual's Python blocks
 ]
 

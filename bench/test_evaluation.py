@@ -53,7 +53,7 @@ def loop(model, x, y, start, steps, loss, every_iterate):
         return model(moved).argmax(1) == y
 
 
-@pytest.mark.parametrize("count", ["last iterate", "worst case"])
+@pytest.mark.parametrize("count", [pytest.param("last iterate", marks=pytest.mark.slow), "worst case"])
 def test_eval_table_3(benchmark, count):
     """14 columns: PGD and CW with 20 to 1000 steps."""
     steps = STEPS if benchmark.enabled else (2, 3)

@@ -26,11 +26,26 @@ QUICK = (
 """What the mark ``quick`` selects: something of everything, under a minute in all on two cores."""
 
 
+LONG = (
+    *(
+        "evaluation/test_masking.py",
+        "training/test_step.py",
+        "evaluation/test_command.py",
+        "training/test_processes.py",
+    ),
+    *("evaluation/test_evaluate.py", "training/test_run.py", "attacks/test_trajectory.py", "test_cli.py"),
+    *("reproduction/", "training/", "test_examples.py", "kernels/test_ahead_of_time.py", "attacks/", "evaluation/"),
+)
+"""What begins first, so that two processes end together."""
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        path = item.path.as_posix()
-        if any(f"/tests/{name}" in path for name in QUICK):
+        if any(f"/tests/{name}" in item.path.as_posix() for name in QUICK):
             item.add_marker(pytest.mark.quick)
+    items.sort(
+        key=lambda item: next((i for i, n in enumerate(LONG) if f"/tests/{n}" in item.path.as_posix()), len(LONG))
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,24 +1,33 @@
-"""Small networks trained on digits, once per test session: 16x16 pixels, WRN-10-1."""
+"""Small networks trained on digits, once per test session, however many processes it has: 16x16 pixels, WRN-10-1."""
 
+import fcntl
+import os
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir
+from uuid import uuid4
 
 import torch
 
-from fastait import recipe, run_training
+from fastait import recipe, resume_training, run_training
 from fastait.data import load_dataset
 
 EPOCHS = {"natural": 4, "madry": 5, "adv-interp": 5}
 SIZE = 16
+SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
 
 
 @cache
 def run(method, seed=0, size=SIZE):
     """The finished run of ``method``."""
-    folder = Path(mkdtemp()) / method
+    folder = Path(gettempdir()) / f"fastait-tests-{SESSION}" / f"{method}-{seed}-{size}"
+    folder.parent.mkdir(exist_ok=True)
     settings = {"image_size": size, "epochs": EPOCHS[method], "milestones": (EPOCHS[method],), "eval_samples": 10}
-    return run_training(recipe("digits", method=method, seed=seed, device="cpu", out=folder, **settings))
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "result.json").exists():
+            return resume_training(folder)
+        return run_training(recipe("digits", method=method, seed=seed, device="cpu", out=folder, **settings))
 
 
 def model(method, seed=0, size=SIZE):

@@ -63,7 +63,8 @@ def fired(model, **options):
     return {check.name for check in checks if check.fired}
 
 
-@pytest.mark.parametrize("method", [pytest.param("madry", marks=pytest.mark.slow), "natural"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["madry", "natural"])
 def test_it_is_silent_where_gradients_tell_the_truth(method):
     assert fired(trained.model(method), surrogate=trained.model("adv-interp")) == set()
 
@@ -90,6 +91,7 @@ def test_losses_that_are_nan():
     assert masking._loss(torch.full((21,), torch.nan)).fired
 
 
+@pytest.mark.slow
 def test_saturated_logits():
     found = fired(Saturated(trained.model("natural")).eval())
     assert {"zero gradients", "PGD against AutoAttack"} <= found

@@ -207,7 +207,7 @@ def test_a_dead_worker_is_replaced_and_the_run_completed(victim):
         assert result["pgd20"] == json.loads(Path("whole/result.json").read_text())["pgd20"]
 
 
-@pytest.mark.parametrize("to", ["one process", "torchrun"])
+@pytest.mark.parametrize("to", [pytest.param("one process", marks=pytest.mark.slow), "torchrun"])
 def test_one_interrupt_stops_all_and_saves(to):
     """SIGTERM to one of two, or to torchrun, which passes it on to every process and their loaders' workers."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

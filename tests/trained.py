@@ -20,8 +20,8 @@ SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
 @cache
 def run(method, seed=0, size=SIZE):
     """The finished run of ``method``."""
-    folder = Path(gettempdir()) / f"fastait-tests-{SESSION}" / f"{method}-{seed}-{size}"
-    folder.parent.mkdir(exist_ok=True)
+    folder = Path(gettempdir()) / f"fastait-tests-{SESSION}" / f"{seed}-{size}" / method
+    folder.parent.mkdir(parents=True, exist_ok=True)
     settings = {"image_size": size, "epochs": EPOCHS[method], "milestones": (EPOCHS[method],), "eval_samples": 10}
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

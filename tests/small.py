@@ -1,5 +1,6 @@
 """A small classifier of somebody else's, and images that it tells apart."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -28,3 +29,15 @@ def images(count=40):
     x = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return x, new()(x).argmax(1)
+
+
+def short_library(patch, queries=10, iterations=5):
+    """Make pyautoattack's attacks short, for what is not about their strength; skips where it is not installed."""
+    pyautoattack = pytest.importorskip("pyautoattack")
+    plain = pyautoattack.AutoAttack.__init__
+
+    def short(self, *args, **options):
+        plain(self, *args, **options)
+        self.square.n_queries, self.apgd.n_iter, self.apgd_targeted.n_iter = queries, iterations, iterations
+
+    patch.setattr(pyautoattack.AutoAttack, "__init__", short)

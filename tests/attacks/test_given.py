@@ -14,15 +14,8 @@ from fastait.runtime.errors import InputError
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_library():
-    pyautoattack = pytest.importorskip("pyautoattack")
-    plain = pyautoattack.AutoAttack.__init__
-
-    def short(self, *args, **options):
-        plain(self, *args, **options)
-        self.square.n_queries, self.apgd.n_iter = 10, 5
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyautoattack.AutoAttack, "__init__", short)
+        small.short_library(patch)
         yield
 
 

@@ -54,14 +54,7 @@ def test_no_attack_counts_them_as_withstood(kind):
 
 @pytest.mark.filterwarnings("ignore:.*are NaN or infinite:RuntimeWarning")
 def test_the_library_does_not_count_them_as_withstood(monkeypatch):
-    pyautoattack = pytest.importorskip("pyautoattack")
-    plain = pyautoattack.AutoAttack.__init__
-
-    def short(self, *args, **options):
-        plain(self, *args, **options)
-        self.square.n_queries, self.apgd.n_iter = 30, 5
-
-    monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", short)
+    small.short_library(monkeypatch, queries=30)
     x, y = small.images(6)
     found = evaluate_robustness(small.new(Breaking), x.clamp(max=0.99), torch.zeros_like(y), "apgd-ce,square")
     assert found.accuracy() == {"clean": 100.0, "apgd-ce": 0.0, "square": 0.0}

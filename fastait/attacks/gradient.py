@@ -25,6 +25,7 @@ NO_GRADIENT = (
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """A positive multiple of d loss(x) / dx, like ``x`` also in memory; works under ``no_grad``.
 
+    Autocast of a caller's is for the loss alone: each operation is differentiated in the type that it was computed in.
     Under fp16 autocast and for fp16 images the loss is scaled by ``FP16_SCALE`` and the gradient is not scaled back:
     only its sign is wanted, which underflow would turn to zero. Otherwise the multiple is one.
 
@@ -42,6 +43,7 @@ def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             raise InputError(NO_GRADIENT)
         if _carried_in_fp16(x):
             value = value * FP16_SCALE
+    with torch.autocast(x.device.type, enabled=False):
         (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
     if grad is None:
         raise InputError(NO_GRADIENT)

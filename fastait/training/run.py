@@ -270,7 +270,7 @@ def _go_on(
 ) -> TrainResult:
     """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
     try:
-        with current(prepared.device), StopRequest() as stop:
+        with current(prepared.device), torch.autocast(prepared.device.type, enabled=False), StopRequest() as stop:
             loop = Loop(folder, prepared, report)
             if checkpoint is not None:
                 loop.restore(checkpoint)

@@ -365,20 +365,21 @@ def test_out_of_memory_is_one_line(monkeypatch):
         run_training(tiny())
 
 
-@pytest.mark.parametrize("kind", ["dtype", "device"])
+@pytest.mark.parametrize("kind", ["dtype", "device", "autocast"])
 def test_a_callers_defaults_change_no_weights(kind):
-    """Nor are torch's generators touched, numpy's or Python's, also where a finished run is loaded."""
+    """Nor does an autocast; torch's generators, numpy's and Python's are left alone, also by a finished run's loading."""
     settings = {"epochs": 1, "method": "iat-manifold-mixup", "attack_steps": 1, "partners": "random"}
     usual = run_training(tiny(**settings, out="usual")).model.state_dict()
     before = torch.default_generator.get_state(), np.random.get_state()[1].tolist(), random.getstate()
     try:
         if kind == "dtype":
             torch.set_default_dtype(torch.float64)
-        else:
+        elif kind == "device":
             torch.set_default_device("meta")
-        found = [run_training(tiny(**settings)).model, resume_training("run").model]
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+            found = [run_training(tiny(**settings)).model, resume_training("run").model]
         assert torch.get_default_dtype() == (torch.float64 if kind == "dtype" else torch.float32)
-        assert torch.get_default_device().type == ("cpu" if kind == "dtype" else "meta")
+        assert torch.get_default_device().type == ("meta" if kind == "device" else "cpu")
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)

@@ -17,6 +17,7 @@ from fastait.evaluation import default_batch_size, evaluate
 from fastait.methods import METHODS
 from fastait.runtime.errors import FastaitError, Interrupted, RunError, SaidElsewhere
 from fastait.runtime.hardware import differences, environment
+from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.optimizer import restore_optimizer, set_lr
@@ -65,7 +66,7 @@ class Loop:
         self.totals = self.train_step.totals
         self.environment = {
             **environment(prepared.device),
-            "precision": prepared.precision.describe(),
+            "precision": prepared.precision.name,
             "processes": prepared.ranks.size,
         }
         self.seconds_before = 0.0
@@ -342,10 +343,16 @@ class Loop:
             + (f"{len(self.prepared.validation)} held out, " if self.prepared.validation else "")
             + (f"{self.prepared.unlabeled[1].size} without labels, " if self.prepared.unlabeled else "")
             + f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
-            f"{self.prepared.precision.describe()}, {self.environment['device']}, "
+            f"{self._arithmetic()}, {self.environment['device']}, "
             f"{self.prepared.loader.name} loader"
             + (", CUDA graph" if self.prepared.graph else "")
             + (", compiled" if config.compile else "")
             + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")
             + f"; run folder {self.folder.path}"
         )
+
+    def _arithmetic(self) -> str:
+        """What the run computes in, and at its beginning, the only time to choose, what ``--amp`` would make of it."""
+        precision = self.prepared.precision
+        half = native_half(self.prepared.device) if precision.dtype is None and not self.step else None
+        return precision.name if half is None else f"{precision.name} ({HALF_NAMES[half]} with --amp)"

@@ -250,7 +250,9 @@ def test_amp_on_cpus(monkeypatch, capsys, capabilities, expected):
     assert native_half(torch.device("cpu")) == expected
     run = run_training(tiny(epochs=1, amp=True), show=True)
     assert run.result["precision"] == ("bf16" if expected else "fp32")
-    assert ("so the run is fp32" in capsys.readouterr().err) == (expected is None)
+    said = capsys.readouterr().err
+    assert ("so the run is fp32" in said) == (expected is None)
+    assert "with --amp" not in said
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
@@ -367,7 +369,7 @@ def test_out_of_memory_is_one_line(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["dtype", "device", "autocast"])
 def test_a_callers_defaults_change_no_weights(kind):
-    """Nor does an autocast; torch's generators, numpy's and Python's are left alone, also by a finished run's loading."""
+    """Nor does an autocast; the generators of torch, numpy and Python are left alone, also where a run is loaded."""
     settings = {"epochs": 1, "method": "iat-manifold-mixup", "attack_steps": 1, "partners": "random"}
     usual = run_training(tiny(**settings, out="usual")).model.state_dict()
     before = torch.default_generator.get_state(), np.random.get_state()[1].tolist(), random.getstate()

@@ -6,6 +6,7 @@ device, and no shape depends on data.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,7 @@ from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.training.compiled import Compiled
+from fastait.training.convolutions import timed_convolutions
 from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
 from fastait.training.optimizer import zero_gradients
 
@@ -183,15 +185,16 @@ class TrainStep:
             inputs.append(unlabeled)
         whole = all(part.batch == self.batch_size for part in shards)
         self.number.fill_(step)
-        if self.graphed and whole and self.graph is None:
-            self._capture(inputs, shards)
-        if self.graph is not None and whole and self.graph.takes(*inputs):
-            self.graph.replay(*inputs)
-        elif self.compiled and not whole:
-            with torch.compiler.set_stance("force_eager"):
+        with timed_convolutions(self.number.device) if whole else nullcontext():
+            if self.graphed and whole and self.graph is None:
+                self._capture(inputs, shards)
+            if self.graph is not None and whole and self.graph.takes(*inputs):
+                self.graph.replay(*inputs)
+            elif self.compiled and not whole:
+                with torch.compiler.set_stance("force_eager"):
+                    self.compute(inputs, shards)
+            else:
                 self.compute(inputs, shards)
-        else:
-            self.compute(inputs, shards)
         self.totals.seen += shard.size
 
     def _capture(self, inputs: list[Tensor], shards: list[Shard]) -> None:

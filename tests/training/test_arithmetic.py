@@ -1,12 +1,14 @@
 """What a run says that it computes in, on machines that stand-ins tell of."""
 
 import copy
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from step_inputs import batch, make_step
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait import recipe, resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
@@ -90,3 +92,27 @@ def test_a_steps_weights_are_its_own(network):
     for number in range(3):
         alone(*batch(number, image=8), number)
     assert all(torch.equal(a, b) for a, b in zip(within.state(), alone.state(), strict=True))
+
+
+class Casts(TorchDispatchMode):
+    """Counts what is made of each of ``tensors`` in another type."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.names = {id(tensor): name for name, tensor in tensors}
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.name() == "aten::_to_copy" and id(args[0]) in self.names:
+            self.counts[self.names[id(args[0])]] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("method", "passes"), [("natural", 0), ("madry", 3), ("iat-mixup", 3), ("trades", 4)])
+def test_how_often_weights_are_cast(network, method, passes):
+    """Once for all of an update's passes, and in each pass of an attack, whose weights are frozen."""
+    step = make_step(network, method, dtype=torch.bfloat16, steps=3)
+    with Casts(network.named_parameters()) as casts:
+        step(*batch(0, image=8), 0)
+    cast = {name for name, p in network.named_parameters() if p.dim() > 1 or name == "fc.bias"}
+    assert casts.counts == dict.fromkeys(cast, 1 + passes)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastait.runtime.errors import InputError
+from fastait.runtime.hardware import cpu_features
 from fastait.runtime.shared import Shared
 
 T = TypeVar("T")
@@ -40,9 +41,11 @@ def native_half(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    has = torch.cpu.get_capabilities()
-    native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if native else None
+    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.11
+        has = {name for name, there in torch.cpu.get_capabilities().items() if there}
+    else:
+        has = cpu_features()
+    return torch.bfloat16 if has & {"avx512_bf16", "amx_bf16", "bf16"} else None
 
 
 HALF_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -91,17 +94,29 @@ class Precision:
 
 def _fp32_name(device: torch.device) -> str:
     """fp32, or tf32: torch's default for fp32 convolutions on GPUs that have it, NVIDIA's since capability 8.0."""
-    allowed = device.type == "cuda" and torch.version.hip is None and _CONVOLUTIONS.fp32_precision == "tf32"
+    allowed = device.type == "cuda" and torch.version.hip is None and _convolutions_in_tf32()
     return "tf32" if allowed and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
 
 
-_CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-_OPERATIONS = (torch.backends.cudnn, ("conv", "rnn")), (torch.backends.mkldnn, ("conv", "rnn", "matmul"))
-_SWITCHES: tuple[tuple[Any, Any], ...] = (
-    (torch.backends.cudnn, torch.backends),  # before what follows it
-    *((getattr(backend, name), backend) for backend, names in _OPERATIONS for name in names),
-    (torch.backends.cuda.matmul, torch.backends.cudnn),
-)
+def _convolutions_in_tf32() -> bool:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+
+def _switches_of_torch() -> tuple[tuple[Any, Any], ...]:
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    if not hasattr(cudnn, "conv"):
+        return ()  # before torch 2.9 the older names are all there is
+    return (
+        (cudnn, torch.backends),  # before what follows it
+        *((part, cudnn) for part in (cudnn.conv, cudnn.rnn)),
+        *((part, mkldnn) for part in (mkldnn.conv, mkldnn.rnn, mkldnn.matmul)),
+        (torch.backends.cuda.matmul, cudnn),
+    )
+
+
+_SWITCHES = _switches_of_torch()
 """What can be computed in less than fp32, and what each follows where nothing was set for it alone."""
 
 

@@ -286,6 +286,6 @@ def _go_on(
 @contextmanager
 def _alone() -> Iterator[None]:
     """Errors as one line, and no default device of the caller's: a run names its devices."""
-    here = torch.get_default_device().type == "cpu"
+    here = torch.empty(0).device.type == "cpu"  # get_default_device sees no context before torch 2.8
     with _readable_errors(), nullcontext() if here else torch.device("cpu"):
         yield

@@ -21,6 +21,7 @@ from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.optimizer import restore_optimizer, set_lr
+from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
 from fastait.training.step import NEVER, TrainStep
 
@@ -61,6 +62,7 @@ class Loop:
             batch_size=self.config.batch_size,
             compile=self.config.compile,
             graph=prepared.graph,
+            insist=self.config.cuda_graph == "on",
             note=report.note,
         )
         self.totals = self.train_step.totals
@@ -73,6 +75,10 @@ class Loop:
         self.training_seconds: float | None = None
         self.epoch_seconds_before = 0.0
         self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
+
+    def close(self) -> None:
+        """Give back what must not outlive the processes' group, which waits for captured graphs that use it."""
+        self.train_step.close()
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Put every part of the run where the checkpoint has it."""
@@ -140,6 +146,7 @@ class Loop:
         per_epoch = prepared.plan.steps_per_epoch
         last = config.epochs * per_epoch
         rate = None
+        backlog, decisions = Backlog(prepared.device), Decisions(ranks, self.step)
         self.folder.write_metrics(self.history)
         self.report.note(self._headline())
         self.report.start("training", last, self.step)
@@ -148,14 +155,18 @@ class Loop:
             if rate != (rate := config.learning_rate(self.step // per_epoch)):
                 set_lr(prepared.optimizer, rate)
             self.train_step(images, labels, self.step, prepared.plan.shard(self.step), *unlabeled)
+            backlog.add()
             self.step += 1
             if self.step % per_epoch == 0:
                 self._end_epoch()
             if self.step == last:
                 self.training_seconds = self._seconds()
+            if not decisions.due(self.step) and self.step != last:
+                continue
             now = time.monotonic()
             # One clock decides for all processes; a signal may have reached any of them.
-            read, save, number = ranks.largest(
+            read, save, number = decisions.largest(
+                self.step,
                 ranks.first and now - self.last_read >= READ_SECONDS,
                 ranks.first and now - self.last_save >= config.checkpoint_seconds,
                 stop.number or 0,
@@ -183,7 +194,7 @@ class Loop:
     def evaluate(self, stop: StopRequest) -> dict[str, Any]:
         """Write the weights, measure them and write the result."""
         config, prepared = self.config, self.prepared
-        self.train_step.graph = None  # its memory is wanted
+        self.train_step.close()  # its memory is wanted
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)

@@ -1,7 +1,7 @@
 """A training run from its config to its result: what ``fastait train`` does, as functions."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -270,8 +270,12 @@ def _go_on(
 ) -> TrainResult:
     """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
     try:
-        with current(prepared.device), torch.autocast(prepared.device.type, enabled=False), StopRequest() as stop:
-            loop = Loop(folder, prepared, report)
+        with (
+            current(prepared.device),
+            torch.autocast(prepared.device.type, enabled=False),
+            StopRequest() as stop,
+            closing(Loop(folder, prepared, report)) as loop,
+        ):
             if checkpoint is not None:
                 loop.restore(checkpoint)
             prepared.ranks.from_first(settle)

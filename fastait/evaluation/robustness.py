@@ -41,13 +41,15 @@ def evaluate_robustness(
         epsilon: radius of the Linf ball, in (0, 1].
         step_size: of gradient attacks, > 0; FGSM's is epsilon.
         seed: of everything random.
-        batch_size: images at a time; None for what suits the device.
+        batch_size: images at a time; None for what suits the device. Fewer, with a RuntimeWarning, where memory does
+            not suffice.
         surrogate: the model that ``transfer-`` attacks are made on.
 
     Returns:
         Outcomes per image: ``.correct["pgd20"]`` is bool [N], ``.accuracy()`` the percentages.
 
     Raises:
+        OutOfMemory: a single image is too much for the device's memory.
         TypeError: ``x`` is not floating-point or ``y`` no whole numbers.
         ValueError: a shape, a value of ``x`` or ``y``, or a number is out of its range.
         InputError: an attack's name is wrong, something that it needs is missing, or the model returns no logits.
@@ -67,6 +69,7 @@ def evaluate_robustness(
             seed=seed,
             batch_size=batch_size,
             surrogate=surrogate,
+            note=_warn,
         )
     for name, rows in outcomes.not_finite.items():
         warnings.warn(
@@ -92,7 +95,13 @@ def masking_signs(
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
     with torch.inference_mode(False):
         images = _checked(model, x, y)
-        return masking_report(model, images, epsilon=epsilon, seed=seed, batch_size=batch_size, surrogate=surrogate)
+        return masking_report(
+            model, images, epsilon=epsilon, seed=seed, batch_size=batch_size, surrogate=surrogate, note=_warn
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _checked(model: Any, x: Any, y: Any) -> FloatSet:

@@ -1,10 +1,11 @@
-"""How images are laid out in memory and how many are attacked together, where nobody says or memory does not suffice."""
+"""How images are laid out in memory, and how many are attacked together: what fits, and what fits after all."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
@@ -88,12 +89,12 @@ def bytes_per_image(model: Subject, x: Tensor, passes: int = 1) -> int:
 
 def _saved_bytes(model: Subject, x: Tensor) -> int:
     """What a pass of a frozen ``model`` saves for the gradient for ``x``, each piece of memory once."""
-    pieces: dict[int, int] = {}
+    pieces: dict[StorageWeakRef, int] = {}
 
     def pack(saved: Tensor) -> Tensor:
         if saved.layout == torch.strided:
             storage = saved.untyped_storage()
-            pieces[storage.data_ptr()] = storage.nbytes()
+            pieces[StorageWeakRef(storage)] = storage.nbytes()
         return saved
 
     leaf = x.contiguous().detach().requires_grad_()
@@ -147,15 +148,19 @@ class Together:
     def __init__(self, size: int, note: Callable[[str], None] = lambda text: None):
         self.size = self.begun = size
         self._note = note
-        self._said = False
+        self._first = 0  # how many there was no room for at first, until that has been said
 
     @property
     def limit(self) -> int | None:
         """``size`` once memory has not sufficed; None until then."""
         return self.size if self.size < self.begun else None
 
-    def attempt(self, work: Callable[[int], T]) -> T:
+    def attempt(self, work: Callable[[int], T], images: int | None = None) -> T:
         """``work(size)``, again with half of it where it runs out of memory, of which nothing must be left.
+
+        Args:
+            work: at most so many images at a time -> anything.
+            images: how many there are, if ``work`` cannot have taken more.
 
         Raises:
             OutOfMemory: a single image is too much.
@@ -168,17 +173,17 @@ class Together:
                     raise
                 why = first_line(error)
             else:
-                if self.limit is not None and not self._said:
-                    self._said = True
-                    self._note(
-                        f"out of memory with {self.begun} images at a time; {self.size} are taken from here on"
-                    )
+                if self._first:
+                    self._note(f"out of memory with {self._first} images at a time; {self.size} are taken from here on")
+                    self._note, self._first = lambda text: None, 0
                 return result
             # Not in the handler, which holds what the work had made so far.
             release()
-            if self.size == 1:
+            taken = self.size if images is None else min(self.size, images)
+            if taken == 1:
                 raise OutOfMemory(f"out of memory with a single image at a time ({why})")
-            self.size = max(1, _in_fours(self.size // 2))
+            self._first = self._first or taken
+            self.size = _in_fours(taken // 2)
 
     def over(self, places: Tensor, work: Callable[[Tensor], T], at_most: int | None = None) -> Iterator[T]:
         """What ``work`` makes of ``places``, int64 [n], a batch of ``size`` or ``at_most`` of them at a time.
@@ -192,9 +197,19 @@ class Together:
             return len(batch), work(batch)
 
         while len(places):
-            done, result = self.attempt(first)
+            # Of ``at_most`` images a black box may have scored any number at a time.
+            done, result = self.attempt(first, len(places) if at_most is None else None)
             places = places[done:]
             yield result
+
+
+def tried(work: Callable[[Tensor], T], x: Tensor) -> T:
+    """What ``work`` makes of a few images, float [n, C, H, W], or of the first of them where there is no room for all.
+
+    Raises:
+        OutOfMemory: a single image is too much.
+    """
+    return Together(len(x)).attempt(lambda size: work(x[:size]))
 
 
 def batches(images: int, size: int) -> list[slice]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fastait.checkpoints.classes import Match, are_numbers, match
 from fastait.data import ImageSet
-from fastait.evaluation.batches import Together, default_batch_size
+from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
 from fastait.evaluation.model_files import Loaded
@@ -111,7 +111,7 @@ def make_entrant(
         accuracies = [_accuracy(model, few, device, ranks) for model in models]
         best = accuracies.index(max(accuracies))  # the first of equals
         with torch.no_grad(), full_precision(device):
-            check_logits(models[best](few.floats(torch.arange(min(4, len(few))), device)))
+            check_logits(tried(models[best], few.floats(torch.arange(min(4, len(few))), device)))
     except InputError as error:
         raise InputError(f"{loaded.path}: {error}") from None
     chosen = candidates[best]

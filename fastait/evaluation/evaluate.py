@@ -16,7 +16,7 @@ from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
 from fastait.attacks.spsa import AT_A_TIME
 from fastait.data import ImageSet
-from fastait.evaluation.batches import Together, default_batch_size, memory_format, share
+from fastait.evaluation.batches import Together, default_batch_size, memory_format, share, tried
 from fastait.evaluation.journal import Finding
 from fastait.evaluation.known import Known
 from fastait.runtime.errors import InputError
@@ -133,7 +133,7 @@ def evaluate(
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
-        formats = {memory_format(network, sample) for network in models}
+        formats = {tried(partial(memory_format, network), sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
 
         make = partial(_Batch, model, surrogate, images, setting, layout, where)
@@ -196,7 +196,7 @@ def _check_surrogate(surrogate: Subject, sample: Tensor) -> None:
             "bring both to one device and type"
         )
     with torch.no_grad():
-        check_logits(surrogate(sample), of="the surrogate")
+        check_logits(tried(surrogate, sample), of="the surrogate")
 
 
 class _Batch:

@@ -110,18 +110,15 @@ def recorded(folder: Path) -> dict[str, list[Finding]]:
 def _parsed(line: bytes) -> tuple[str, Finding]:
     """A line's unit and what it says; raises something of many kinds where it is none."""
     entry = json.loads(line)
-    unit, found = entry["unit"], entry["found"]
-    if "places" in entry:
-        pieces = [(int(first), int(count)) for first, count in entry["places"]]
-    else:  # of version 0.2, whose units were batches
-        batch = json.loads(unit)
-        pieces = [(int(batch.pop("first")), int(batch.pop("size")))]
-        unit = _key(batch)
+    unit, found = dict(json.loads(entry["unit"])), entry["found"]
+    # Units of version 0.2 were batches.
+    pieces = entry["places"] if "places" in entry else [(unit.pop("first"), unit.pop("size"))]
+    pieces = [(int(first), int(count)) for first, count in pieces]
     images = sum(count for _, count in pieces)
     fits = found and min(map(min, pieces)) >= 0 and all(len(values) == images for values in found.values())
     if not fits:
         raise ValueError("not a number for each place")
-    return unit, (places_of(pieces), {name: [int(v) for v in values] for name, values in found.items()})
+    return _key(unit), (places_of(pieces), {name: [int(v) for v in values] for name, values in found.items()})
 
 
 def weights_checksum(model: nn.Module) -> str:

@@ -16,7 +16,7 @@ from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradien
 from fastait.attacks.checks import count, number, whole
 from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
-from fastait.evaluation.batches import Together, default_batch_size
+from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
 from fastait.evaluation.intervals import wilson
 from fastait.runtime.errors import InputError
@@ -227,7 +227,7 @@ def _classes(model: Subject, images: ImageSet) -> int:
     device, dtype = model.placement(images.images)
     places = torch.arange(min(PROBED, len(images)), device=images.labels.device)
     with frozen(model), torch.no_grad():
-        return model(images.floats(places, device, dtype)).shape[1]
+        return tried(model, images.floats(places, device, dtype)).shape[1]
 
 
 def _losses(

@@ -11,6 +11,7 @@ from fastait.attacks import Subject, frozen
 from fastait.attacks.checks import checked_images, checked_labels, number
 from fastait.attacks.subject import PROBED
 from fastait.data import FloatSet
+from fastait.evaluation.batches import tried
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
 from fastait.runtime.precision import full_precision
@@ -112,7 +113,7 @@ def _checked(model: Any, x: Any, y: Any) -> FloatSet:
     subject = Subject.of(model)
     device, dtype = subject.placement(x)
     with full_precision(device), frozen(subject), torch.no_grad():
-        logits = subject(x[:PROBED].to(device, dtype).contiguous())
+        logits = tried(subject, x[:PROBED].to(device, dtype).contiguous())
     check_logits(logits)
     if int(y.max()) >= logits.shape[1]:
         raise ValueError(f"y must be in [0, {logits.shape[1]}), got {int(y.min())} to {int(y.max())}")

@@ -361,7 +361,8 @@ def _features(
             advance()
         kinds = x, torch.cat(moved), together.attempt(interpolated)
         advance()
-        features, predicted = [], []
+        features: list[Tensor] = []
+        predicted: list[Tensor] = []
         with torch.no_grad():
             for kind in kinds:
 

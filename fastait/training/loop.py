@@ -256,8 +256,8 @@ class Loop:
             return {}
         epsilon = self.config.epsilon
         with said_with(
-            f"while the held-out images were measured after epoch {epoch}; checkpoints, if there were any, are kept: go "
-            f"on by fastait train --resume {self.folder.path}, where there is more memory (--device)"
+            f"it measured the images held out, after epoch {epoch}; checkpoints, if there were any, are kept: go on by "
+            f"fastait train --resume {self.folder.path}, where there is more memory (--device)"
         ):
             outcomes = evaluate(
                 model,

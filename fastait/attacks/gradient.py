@@ -83,3 +83,8 @@ def parts(images: int, at_most: int | None) -> list[slice]:
     count = -(-images // at_most)
     bounds = [images * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def in_parts(model: Callable[[Tensor], Tensor], images: Tensor, at_a_time: int | None) -> Tensor:
+    """``model(images)``, of at most ``at_a_time`` of them together."""
+    return torch.cat([model(images[part]) for part in parts(len(images), at_a_time)])

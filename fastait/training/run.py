@@ -15,7 +15,8 @@ from fastait.checkpoints.classes import shown
 from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous, wide_resnet
 from fastait.config import PLACES, TrainConfig
-from fastait.runtime.errors import FastaitError, InputError, RunError
+from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
+from fastait.runtime.memory import ran_out
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched
 from fastait.runtime.report import Report
@@ -237,9 +238,8 @@ def _readable_errors() -> Iterator[None]:
     except FastaitError:
         raise
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        first = text.splitlines()[0] if text else type(error).__name__
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        text, first = str(error), first_line(error)
+        if ran_out(error):
             raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
         if "DataLoader worker" in text:
             raise RunError(

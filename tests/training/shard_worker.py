@@ -168,12 +168,12 @@ def main(folder):
             seed=5,
             batch_size=5,
             ranks=ranks,
-            advance=done.append,
+            advance=lambda name, images: done.append(images),
         )
         state = {
             "trained": trained,
             "outcomes": outcomes.correct,
-            "attacked_batches": len(done),
+            "attacked_images": sum(done),
             "largest": ranks.largest(ranks.rank, -ranks.rank),
             "refused": [said(partial(ranks.refuse, ranks.rank == wrong, "wrong")) for wrong in (0, 1, 2)],
             "one_by_one": [said(partial(in_turn, ranks, failing)) for failing in (0, 1, 2)],

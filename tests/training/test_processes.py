@@ -101,7 +101,7 @@ def test_evaluation_is_that_of_one_process(two):
     torch.set_num_threads(1)
     alone = evaluate(network().float(), images, tuple(ATTACKS), epsilon=0.1, seed=5, batch_size=5).correct
     torch.set_num_threads(threads)
-    assert [state["attacked_batches"] for state in two] == [3 * len(alone), 2 * len(alone)]  # none twice
+    assert [state["attacked_images"] for state in two] == [12 * len(alone), 11 * len(alone)]  # none twice
     for state in two:
         assert state["outcomes"].keys() == alone.keys()
         for name, outcome in alone.items():

@@ -14,11 +14,13 @@ from PIL import Image
 from fastait import recipe, resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
 from fastait.data import BatchPlan, load_dataset
+from fastait.eval import main as eval_command
 from fastait.evaluation import Outcomes, evaluate, load_model
 from fastait.models import WideResNet
 from fastait.runtime import precision
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.precision import Precision, native_half, resolve_device
+from fastait.runtime.report import COLUMNS
 from fastait.runtime.signals import StopRequest
 from fastait.training import loop
 from fastait.training.loop import Loop
@@ -105,6 +107,65 @@ def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
     model, config = load_model(Path("run/best.safetensors"))
     assert config["val_fraction"] == 0.25
     assert torch.equal(model.fc.weight, shorter.model.fc.weight)
+
+
+def test_an_evaluation_that_runs_out_of_memory_costs_no_training(monkeypatch, capsys):
+    """The weights are there, and to go on is to evaluate."""
+    undisturbed = run_training(tiny(val_fraction=0.25, out=Path("undisturbed")))
+    forward = WideResNet.forward
+
+    def crowded(self, x):
+        if not self.training and Path("run/model.safetensors").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WideResNet, "forward", crowded)
+        for go_on in (lambda: run_training(tiny(val_fraction=0.25)), lambda: resume_training("run")):
+            with pytest.raises(RunError) as error:
+                go_on()
+            assert str(error.value) == (
+                "out of memory with a single image at a time (CUDA out of memory. Tried to allocate 2.00 GiB.); the "
+                "training is finished and its weights are kept in run: evaluate by fastait eval run, or finish by "
+                "fastait train --resume run, where there is more memory (--device)"
+            )
+    assert not Path("run/result.json").exists()
+    for name in ("model", "best"):
+        assert Path(f"run/{name}.safetensors").read_bytes() == Path(f"undisturbed/{name}.safetensors").read_bytes()
+    assert eval_command(["run", "--device", "cpu", "--samples", "10", "--attacks", "fgsm", "--out", "eval"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "add", None)  # no step is taken any more
+        resumed = resume_training("run")
+    assert [resumed.result[name] for name in COLUMNS] == [undisturbed.result[name] for name in COLUMNS]
+    assert resumed.result["best"] == undisturbed.result["best"]
+
+
+def test_measuring_what_is_held_out_runs_out_of_memory(monkeypatch):
+    def crowded(model, images, attacks, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "evaluate", crowded)
+    with pytest.raises(
+        RunError, match=r"out of memory \(MemoryError\); it measured the images held out, after epoch 1; "
+    ):
+        run_training(tiny(val_fraction=0.25))
+
+
+def test_fewer_images_are_validated_at_a_time(monkeypatch, capsys):
+    """Said once in a run of two epochs, and nothing else is different."""
+    settings = {"val_fraction": 0.25, "method": "natural"}
+    undisturbed = run_training(tiny(**settings, out=Path("undisturbed")))
+    forward = WideResNet.forward
+
+    def crowded(self, x):
+        if not self.training and len(x) > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, x)
+
+    monkeypatch.setattr(WideResNet, "forward", crowded)
+    run = run_training(tiny(**settings), show=True)
+    assert capsys.readouterr().err.count("warning: out of memory with 360 images at a time; 180 are taken") == 1
+    assert run.result["best"] == undisturbed.result["best"]
 
 
 def test_what_is_held_out_is_measured():

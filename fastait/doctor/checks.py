@@ -28,7 +28,8 @@ class Job:
     Attributes:
         checks: in order.
         environment: variables of the process beside the user's own; one that is None is removed.
-        alone: whether nothing else may run beside it, since it measures speed.
+        alone: whether nothing else may run beside it, since it looks at threads or measures speed. The others have one
+            thread each.
     """
 
     checks: tuple[Check, ...]
@@ -54,7 +55,8 @@ INSTALLED = Job(
         Check("shared memory", "fastait.doctor.limits:shared_memory", 20, "leave --workers out, or use --workers 0"),
         Check("open files", "fastait.doctor.limits:open_files", 20, "raise the limit: ulimit -n 4096"),
         Check("compiler", "fastait.doctor.limits:compiler", 20, "install gcc and g++, or set CC and CXX"),
-    )
+    ),
+    alone=True,
 )
 
 

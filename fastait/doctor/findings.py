@@ -62,10 +62,16 @@ def skipped(why: str) -> Finding:
 
 
 def ready(setup: Setup) -> "torch.device":
-    """The device of ``setup``, with as many threads as our commands would have; for what computes."""
+    """The device of ``setup``, torch's current one, with as many threads as our commands have; for what computes.
+
+    It concerns the whole process, which is the check's own.
+    """
     import torch
 
     from fastait.runtime.threads import set_threads
 
     set_threads()
-    return torch.device(setup.device)
+    device = torch.device(setup.device)
+    if setup.on_gpu and torch.cuda.is_available():
+        torch.cuda.set_device(device)
+    return device

@@ -18,10 +18,25 @@ PACKAGES = (
 )
 
 VARIABLES = (
-    *("OMP_", "GOMP_", "KMP_", "MKL_", "CUDA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_", "DALI_", "FASTAIT_"),
-    *("LD_PRELOAD", "CC", "CXX", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY"),
+    *(
+        "OMP_",
+        "GOMP_",
+        "KMP_",
+        "MKL_",
+        "OPENBLAS_",
+        "CUDA_",
+        "CUBLAS_",
+        "NCCL_",
+        "GLOO_",
+        "TORCH",
+        "PYTORCH_",
+        "TRITON_",
+    ),
+    *("ATEN_", "DALI_", "FASTAIT_"),
 )
-"""Beginnings of the names of variables that change how a run runs; no others are shown."""
+"""Beginnings of the names of variables that change how a run runs. No others are shown, but for ``OTHERS``."""
+
+OTHERS = ("CC", "CXX", "LD_PRELOAD")
 
 
 def machine(setup: Setup) -> Finding:
@@ -41,7 +56,6 @@ def machine(setup: Setup) -> Finding:
     facts: dict[str, Any] = {
         "platform": platform.platform(),
         **environment(device),
-        "torch_threads": torch.get_num_threads(),
         "packages": versions(),
         "cuda": {
             "torch": torch.version.cuda,
@@ -57,7 +71,7 @@ def machine(setup: Setup) -> Finding:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "compilers": {name: shutil.which(name) for name in ("gcc", "g++", "clang", "clang++")},
-        "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLES)},
+        "variables": {n: os.environ[n] for n in sorted(os.environ) if n.startswith(VARIABLES) or n in OTHERS},
     }
     facts["device_name"], facts["device"] = facts["device"], str(device)
     return ok(_summary(facts), **facts)

@@ -1,6 +1,7 @@
 """Checks in processes of their own: what hangs, dies or talks is a result, and the others are done."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -113,16 +114,20 @@ def test_what_a_check_started_is_ended_with_it(tmp_path):
     results = []
     do_jobs([Job((Check("starts", "starter:starts", 20, ""),))], SETUP, 1, results.append)
     pid = results[0].finding.facts["pid"]
+    assert ends(pid)
+
+
+def ends(pid):
+    """Whether the process is gone soon, or dead while its new parent has not looked yet."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
         except FileNotFoundError:
-            return
-        if state == "Z":  # dead, and its new parent has not looked yet
-            return
+            return True
         time.sleep(0.05)
-    pytest.fail("it lives")
+    return False
 
 
 def test_an_exception_on_the_way_ends_what_runs():
@@ -134,6 +139,25 @@ def test_an_exception_on_the_way_ends_what_runs():
     with pytest.raises(KeyboardInterrupt):
         do_jobs([job("hangs", "good"), job("good")], SETUP, 2, stop)
     assert time.monotonic() - began < 15
+
+
+def test_they_end_with_the_doctor_that_is_killed(tmp_path):
+    code = "import test_jobs as t; t.do_jobs([t.job('hangs')], t.SETUP, 1, print)"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    doctor = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    children = Path(f"/proc/{doctor.pid}/task")
+    deadline = time.monotonic() + 20
+    found = []
+    while not found and time.monotonic() < deadline:
+        found = [int(pid) for task in children.glob("*/children") for pid in task.read_text().split()]
+        time.sleep(0.05)
+    (child,) = found
+    while b"stand_ins:hangs" not in Path(f"/proc/{child}/cmdline").read_bytes():
+        time.sleep(0.05)
+    time.sleep(0.5)  # it says so to the system at its start
+    doctor.kill()
+    doctor.wait()
+    assert ends(child)
 
 
 def test_the_device_that_the_first_finds_is_told_to_the_next():

@@ -22,6 +22,7 @@ from fastait.runtime.processes import Ranks, join, launched
 from fastait.runtime.report import Report
 from fastait.runtime.settings import as_path, check_names
 from fastait.runtime.signals import StopRequest
+from fastait.runtime.threads import usable_cores
 from fastait.training.loop import Loop
 from fastait.training.prepare import Prepared
 
@@ -163,7 +164,8 @@ def _resume(
             prepared = Prepared(config, report, ranks, device)
             _refuse_other_classes(source, prepared.dataset.classes)
             return _go_on(folder, prepared, report, None, settle)
-        torch.set_num_threads(checkpoint["environment"]["threads"])
+        # The bits are those of as many threads as then; where fewer cores are left, speed goes first.
+        torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
         try:
             # The checkpoint's weights replace those that the run began with, which need not be there any more.
             prepared = Prepared(replace(config, init_from=None), report, ranks, device)

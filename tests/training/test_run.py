@@ -262,6 +262,20 @@ def test_resume_restores_threads_and_names_what_differs(capsys):
     assert "threads" not in warning
 
 
+def test_resume_where_fewer_cores_are_left(capsys, monkeypatch):
+    run_training(tiny(epochs=1))
+    folder = RunFolder(Path("run"))
+    state = folder.load_checkpoint()
+    state.pop("format")
+    state["environment"]["threads"] = 64
+    folder.save_checkpoint(state)
+    folder.result_file.unlink()
+    monkeypatch.setattr("fastait.training.run.usable_cores", lambda: 1)
+    threads = torch.get_num_threads()
+    assert resume_training(Path("run"), show=True).result["threads"] == threads == 1
+    assert "threads 1 (was 64)" in capsys.readouterr().err
+
+
 def test_nan_in_the_last_step_before_a_checkpoint(monkeypatch):
     """The loss of that step is finite; the weights after it are not."""
     step = torch.optim.SGD.step

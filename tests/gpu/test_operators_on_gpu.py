@@ -215,6 +215,6 @@ def test_timing_is_printed(capsys):
                 median_us(lambda compiled=compiled, a=arguments: compiled(*a)),
             ]
             print(
-                f"\n{name}, batch {BATCH}, {torch.cuda.get_device_name()}: {figures[0]:.1f} us, eager {figures[1]:.1f} us, "
-                f"torch.compile {figures[2]:.1f} us (medians of 100, launch included)"
+                f"\n{name}, batch {BATCH}, {torch.cuda.get_device_name()}: {figures[0]:.1f} us, "
+                f"eager {figures[1]:.1f} us, torch.compile {figures[2]:.1f} us (medians of 100, launch included)"
             )

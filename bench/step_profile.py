@@ -84,6 +84,7 @@ def kernels(trace, on_gpu=ON_GPU):
         return _leaves(threads)
     for operators in threads.values():
         operators.sort(key=lambda e: e["ts"])
+    begun = defaultdict(list, {thread: [e["ts"] for e in operators] for thread, operators in threads.items()})
     launches = {
         e["args"]["correlation"]: e
         for e in events
@@ -93,27 +94,26 @@ def kernels(trace, on_gpu=ON_GPU):
     for event in events:
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
             launch = launches.get(event["args"].get("correlation"))
-            around = () if launch is None else _around(launch, threads[launch["tid"]])
+            around = () if launch is None else _around(launch, threads[launch["tid"]], begun[launch["tid"]])
             found.append(Kernel(event["name"], event["ts"], event["dur"], around))
     return sorted(found, key=lambda kernel: kernel.start)
 
 
-def _around(launch, operators):
-    """The operators within which ``launch`` was called, the innermost first."""
-    before = bisect.bisect_right([e["ts"] for e in operators], launch["ts"])
-    inside = [
-        e["name"] for e in reversed(operators[max(0, before - 200) : before]) if e["ts"] + e["dur"] >= launch["ts"]
-    ]
-    return tuple(inside)
+def _around(launch, operators, begun):
+    """The operators within which ``launch`` was called, the innermost first; ``begun`` are their beginnings."""
+    before = bisect.bisect_right(begun, launch["ts"])
+    last = operators[max(0, before - 200) : before]
+    return tuple(e["name"] for e in reversed(last) if e["ts"] + e["dur"] >= launch["ts"])
 
 
 def _leaves(threads):
     found = []
     for operators in threads.values():
         operators.sort(key=lambda e: (e["ts"], -e["dur"]))
+        begun = [e["ts"] for e in operators]
         for event, following in zip(operators, [*operators[1:], None], strict=True):
             if following is None or following["ts"] >= event["ts"] + event["dur"]:
-                found.append(Kernel(event["name"], event["ts"], event["dur"], _around(event, operators)))
+                found.append(Kernel(event["name"], event["ts"], event["dur"], _around(event, operators, begun)))
     return sorted(found, key=lambda kernel: kernel.start)
 
 

@@ -2,7 +2,8 @@
 
 ``python one_process_group.py FOLDER CASE SECONDS`` prints a line of JSON; after SECONDS it prints where every thread
 is, and ends. The process believes itself the first of two, but its process group, NCCL's on a GPU, holds it alone: so
-each collective of a step and of its graph is one of NCCL's.
+each collective of a step and of its graph is one of NCCL's. One that has a single process is a copy, and NCCL holds
+nothing of a graph for it: what may wait for ever for a captured collective is seen with two GPUs only, under torchrun.
 """
 
 import faulthandler

@@ -12,7 +12,10 @@ FIRST = ("operators", "unaligned", "fp32", "step", "failed_capture", "evaluation
 """Test files of this folder in their order; others come behind them."""
 
 PYTEST = ("pytest", "numpy", "PIL")
-BENCH = (*PYTEST, "pytest_benchmark", "rich", "sklearn", "torchvision", "safetensors")
+RUNS = (*PYTEST, "rich", "safetensors", "sklearn")
+BENCH = (*RUNS, "pytest_benchmark", "torchvision")
+WITH_RUNS = ("step", "evaluation", "runs", "memory", "processes")
+"""Of the test files, those that train and evaluate by the project's own commands, on scikit-learn's digits."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ def parts(rehearsed: bool) -> dict[str, Part]:
     timed = () if rehearsed else ("--benchmark-only", "-m", "not slow")
     found = [
         Part("doctor", ("-m", "fastait.doctor", "--json"), ("fastait.doctor", "cyclopts", "rich"), answers=True),
-        *(_pytest(name, f"tests/gpu/{files[name].name}") for name in order),
+        *(
+            _pytest(name, f"tests/gpu/{files[name].name}", needs=RUNS if name in WITH_RUNS else PYTEST)
+            for name in order
+        ),
         _pytest(
             "kernels",
             "tests/kernels",

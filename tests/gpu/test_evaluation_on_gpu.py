@@ -16,8 +16,6 @@ from fastait.eval_config import EvalArguments
 from fastait.evaluation import evaluate, evaluate_robustness, masking_signs
 from fastait.evaluation.session import run_evaluation
 
-pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
-
 GRADIENT = ["fgsm", "pgd10", "cw10", "pgd5-zero", "pgd10-worst", "pgd5-best", "pgd3-min3", "cw3-min2", "feature3-min2"]
 GRADIENT += ["transfer-pgd10", "eot2-cw3", "pgd3-worst+cw3-worst", "fgsm-min6"]
 BLACK_BOXES = ["spsa-32x4", "local-search-8", "local-search-linf-8"]

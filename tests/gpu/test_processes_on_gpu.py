@@ -11,7 +11,6 @@ import torch
 from rehearsal import REHEARSED, scaled
 from tolerances import LOSS_OF_AN_EPOCH
 
-pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
 if not torch.distributed.is_available():
     pytest.skip("torch is built without torch.distributed", allow_module_level=True)
 
@@ -69,10 +68,11 @@ def test_replays_with_nccl_are_as_without_a_graph():
 
 
 @pytest.mark.skipif(not REHEARSED and torch.cuda.device_count() < 2, reason="there is one GPU only")
-@pytest.mark.parametrize("case", ["finishes", "signal"])
+@pytest.mark.parametrize("case", ["finishes", "signal", "raises"])
 def test_two_gpus_with_a_graph(case):
+    """The one test in which NCCL does more than copy: it holds what a graph uses from two processes on alone."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     both = run(torchrun, "run", case, seconds=scaled(SECONDS, 150))
     assert len(both) == 2
-    assert {found["ended"] for found in both} <= {"finished", "Interrupted", "SaidElsewhere"}
+    assert {found["ended"] for found in both} <= {"finished", "Interrupted", "SaidElsewhere", "ZeroDivisionError"}
     assert all(found["replays"] >= 20 for found in both)

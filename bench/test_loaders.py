@@ -21,7 +21,7 @@ BATCH = 128
 IMAGES, ROUNDS = 50_000, 3
 """As many images as CIFAR-10 has."""
 
-TRAINED_IMAGES, TRAINED_ROUNDS = (51_200, 5) if ON_GPU else (2_560, 8)
+TRAINED_IMAGES, TRAINED_ROUNDS = (25_600, 5) if ON_GPU else (2_560, 8)
 NETWORK = (28, 10) if ON_GPU else (10, 1)
 
 HAS_DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None

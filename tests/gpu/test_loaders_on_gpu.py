@@ -3,19 +3,17 @@
 import pytest
 import torch
 from conftest import write_folder
+from rehearsal import CPU, DEVICE, nothing_waits, scaled
 
 from fastait.data import BatchPlan, ImageSet, load_dataset, make_loader
 
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA GPU", allow_module_level=True)
-
-CPU, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
+SIZE = scaled(32, 8)
 
 
 @pytest.fixture
 def images():
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (1000, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (1000, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
     return ImageSet(pixels, torch.arange(1000) % 10)
 
 
@@ -37,11 +35,8 @@ def test_the_resident_loader_waits_for_nothing(images):
     loader = make_loader(images, BatchPlan(0, 1000, 128, 4, True), DEVICE, dali=False, workers=None)
     assert loader.name == "resident"
     list(loader.batches(0, 1))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         list(loader.batches(0, 20))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("dali", [False, True])

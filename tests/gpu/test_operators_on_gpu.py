@@ -7,15 +7,15 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
+from rehearsal import DEVICE, nothing_waits, scaled
 from tolerances import ROW
 
 import fastait_kernels as ops
 
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA GPU", allow_module_level=True)
+pytestmark = pytest.mark.usefixtures("_kernels")
 
-DEVICE = torch.device("cuda", 0)
-SHAPE = (128, 3, 32, 32)
+BATCH = scaled(128, 8)
+SHAPE = (BATCH, 3, 32, 32)
 
 
 def images(seed=0):
@@ -25,7 +25,7 @@ def images(seed=0):
 
 
 def labels(seed=0):
-    return torch.randint(0, 10, (128,), generator=torch.Generator(DEVICE).manual_seed(seed), device=DEVICE)
+    return torch.randint(0, 10, (BATCH,), generator=torch.Generator(DEVICE).manual_seed(seed), device=DEVICE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -40,7 +40,7 @@ def test_the_call_runs_the_kernel_and_equals_torch(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("shape", [(3, 1, 1), (128, 1, 1, 1), (128, 3, 1, 1), (1,), ()])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (BATCH, 1, 1, 1), (BATCH, 3, 1, 1), (1,), ()])
 def test_numbers_that_vary_equal_torch(dtype, layout, shape):
     step, start = (importlib.import_module(f"fastait_kernels.{name}") for name in ("linf_step", "random_start"))
     x, grad, origin = (images(i).to(dtype).contiguous(memory_format=layout) for i in range(3))
@@ -90,15 +90,15 @@ def test_capture_and_replay():
     """One graph of every operator: replays draw fresh noise and are otherwise equal to eager calls."""
     x, grad, origin = images(0), images(1) - 0.5, images(2)
     y = labels()
-    logits = torch.randn(128, 10, device=DEVICE, requires_grad=True)
-    features, target = torch.rand(128, 640, device=DEVICE, requires_grad=True), torch.rand(128, 640, device=DEVICE)
+    logits = torch.randn(BATCH, 10, device=DEVICE, requires_grad=True)
+    features, target = torch.rand(BATCH, 640, device=DEVICE, requires_grad=True), torch.rand(BATCH, 640, device=DEVICE)
     data = torch.randint(0, 256, (1000, 32, 32, 3), dtype=torch.uint8, device=DEVICE)
-    index = torch.randint(0, 1000, (128,), device=DEVICE)
-    shift = torch.randint(0, 9, (128, 2), device=DEVICE)
-    flip = torch.rand(128, device=DEVICE) < 0.5
+    index = torch.randint(0, 1000, (BATCH,), device=DEVICE)
+    shift = torch.randint(0, 9, (BATCH, 2), device=DEVICE)
+    flip = torch.rand(BATCH, device=DEVICE) < 0.5
     seed, offset = torch.tensor([5], device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
 
-    channels, each_image = torch.rand(3, 1, 1, device=DEVICE) * 0.1, torch.rand(128, 1, 1, 1, device=DEVICE)
+    channels, each_image = torch.rand(3, 1, 1, device=DEVICE) * 0.1, torch.rand(BATCH, 1, 1, 1, device=DEVICE)
 
     def step():
         loss = (
@@ -142,17 +142,14 @@ def test_capture_and_replay():
 
 def test_nothing_waits_for_the_gpu():
     x, y, numbers = images(), labels(), torch.rand(3, 1, 1, device=DEVICE)
-    logits = torch.randn(128, 10, device=DEVICE, requires_grad=True)
+    logits = torch.randn(BATCH, 10, device=DEVICE, requires_grad=True)
     seed, offset = torch.tensor([5], device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         start = ops.random_start(x, 0.1, seed, offset)
         ops.linf_step_(start, x, x, 0.1, 0.1)
         ops.linf_step_(ops.random_start(x, numbers, seed, offset), x, x, 0.1, numbers, upper=numbers)
         loss = ops.interpolated_cross_entropy(logits, y, y, 0.5) + ops.margin_loss(logits, y)
         loss.backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_torch_computes_on_a_gpu_keeps_the_promises():
@@ -161,16 +158,13 @@ def test_what_torch_computes_on_a_gpu_keeps_the_promises():
     wide = torch.randn(4, 20_000, device=DEVICE)
     y = torch.tensor([0, 1, 20_000, -1], device=DEVICE)
     seed, offset = torch.tensor([5], device=DEVICE), torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         start = ops.random_start(x, 8 / 255, seed, offset)
         moved = ops.linf_step(start, x - 0.5, x, 0.1, 8 / 255)
         losses = [
             ops.margin_loss(wide, y, reduction="none"),
             ops.interpolated_cross_entropy(wide, y, y, 0.5, "none"),
         ]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert (moved - x).abs().max() <= 8 / 255 + 1e-9
     for loss in losses:
         assert loss.isnan().tolist() == [False, False, True, True]
@@ -203,7 +197,7 @@ def median_us(call):
 def test_timing_is_printed(capsys):
     """No bound is asserted: the figures are for whoever reads them, with the GPU's name."""
     x, grad, origin = images(0), images(1) - 0.5, images(2)
-    logits, y = torch.randn(128, 10, device=DEVICE), labels()
+    logits, y = torch.randn(BATCH, 10, device=DEVICE), labels()
     pairs = {
         "linf_step": (lambda: ops.linf_step(x, grad, origin, 2 / 255, 8 / 255), eager_linf, (x, grad, origin)),
         "interpolated_cross_entropy": (
@@ -221,6 +215,6 @@ def test_timing_is_printed(capsys):
                 median_us(lambda compiled=compiled, a=arguments: compiled(*a)),
             ]
             print(
-                f"\n{name}, batch 128, {torch.cuda.get_device_name()}: {figures[0]:.1f} us, eager {figures[1]:.1f} us, "
-                f"torch.compile {figures[2]:.1f} us (medians of 100, launch included)"
+                f"\n{name}, batch {BATCH}, {torch.cuda.get_device_name()}: {figures[0]:.1f} us, "
+                f"eager {figures[1]:.1f} us, torch.compile {figures[2]:.1f} us (medians of 100, launch included)"
             )

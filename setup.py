@@ -10,13 +10,14 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "fastait" / "runtime" / 
 
 TRAIN = [
     "cyclopts>=5",
-    "pillow>=10",
-    "rich>=13",
+    "pillow>=10.4",
+    "rich>=13.6",
     "safetensors>=0.5",
     "scikit-learn>=1.4",
     "torchvision>=0.21",
 ]
-DALI = ["nvidia-dali-cuda130>=2.4"]
+DALI = ["nvidia-dali-cuda130>=2.4"]  # for torch's builds for CUDA 13: what is installed by default from torch 2.11 on
+DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4"]
 PARQUET = ["pyarrow>=17"]
 AUTOATTACK = ["pyautoattack>=0.2"]
 FIGURES = ["matplotlib>=3.8"]
@@ -31,7 +32,7 @@ TEST = [
     "hypothesis>=6.100",
     "pytest>=8",
     "pytest-benchmark>=5",
-    "pytest-xdist>=3.7",
+    "pytest-xdist>=3.8",
     "sybil>=10",  # runs the manual's Python blocks
 ]
 
@@ -42,6 +43,10 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)),
+    ],
     packages=find_packages(include=["fastait*"]) + find_packages("kernels"),
     package_dir={"fastait": "fastait", "fastait_kernels": "kernels/fastait_kernels"},
     package_data={"fastait": ["py.typed"], "fastait_kernels": ["py.typed"]},
@@ -49,6 +54,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "dali": DALI,
+        "dali-cuda12": DALI_CUDA12,
         "parquet": PARQUET,
         "autoattack": AUTOATTACK,
         "figures": FIGURES,

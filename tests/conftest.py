@@ -25,6 +25,8 @@ QUICK = (
 )
 """What the mark ``quick`` selects: something of everything, under a minute in all on two cores."""
 
+OLDEST = (*QUICK, "kernels/", "training/test_run.py")
+"""What the mark ``oldest`` selects: what leans on the versions of torch, triton and numpy."""
 
 LONG = (
     *(
@@ -41,8 +43,9 @@ LONG = (
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if any(f"/tests/{name}" in item.path.as_posix() for name in QUICK):
-            item.add_marker(pytest.mark.quick)
+        for mark, names in (("quick", QUICK), ("oldest", OLDEST)):
+            if any(f"/tests/{name}" in item.path.as_posix() for name in names):
+                item.add_marker(mark)
     items.sort(
         key=lambda item: next((i for i, n in enumerate(LONG) if f"/tests/{n}" in item.path.as_posix()), len(LONG))
     )

@@ -159,7 +159,8 @@ def missing(target: str) -> str | None:
         except Exception as error:  # triton raises no narrower one
             return str(error)
         return None
-    known = f"'{target}'" in _tool(_nvidia_tools() / "ptxas", "--help")
+    # Some versions have one assembler for older cards and another for newer ones.
+    known = any(f"'{target}'" in _tool(ptxas, "--help") for ptxas in _nvidia_tools().glob("ptxas*"))
     return None if known else f"its ptxas does not know {target}"
 
 

@@ -14,7 +14,7 @@ TRAIN = [
     "rich>=13",
     "safetensors>=0.5",
     "scikit-learn>=1.4",
-    "torchvision>=0.28",
+    "torchvision>=0.21",
 ]
 DALI = ["nvidia-dali-cuda130>=2.4"]
 PARQUET = ["pyarrow>=17"]
@@ -45,7 +45,7 @@ setup(
     packages=find_packages(include=["fastait*"]) + find_packages("kernels"),
     package_dir={"fastait": "fastait", "fastait_kernels": "kernels/fastait_kernels"},
     package_data={"fastait": ["py.typed"], "fastait_kernels": ["py.typed"]},
-    install_requires=["torch>=2.13", "numpy>=1.26"],
+    install_requires=["torch>=2.6", "numpy>=1.26"],
     extras_require={
         "train": TRAIN,
         "dali": DALI,

@@ -23,8 +23,10 @@ def _main(argv: list[str]) -> None:
 
     from fastait.evaluation.session import run_evaluation
     from fastait.runtime.memory import keep_freed_memory
+    from fastait.runtime.threads import set_threads
 
     keep_freed_memory()
+    set_threads()
     run_evaluation(arguments)
 
 

@@ -92,8 +92,10 @@ def _main(argv: list[str]) -> None:
     names = list(dict.fromkeys(arguments.names))
 
     from fastait.runtime.memory import keep_freed_memory
+    from fastait.runtime.threads import set_threads
 
     keep_freed_memory()
+    set_threads()
     if arguments.dry_run:
         from fastait.reproduction.plan import show_plan
 

@@ -46,11 +46,14 @@ def _main(argv: list[str]) -> None:
     arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY, GROUPS)
     config = arguments.config()
 
-    from fastait.runtime.memory import keep_freed_memory
-
-    keep_freed_memory()
     if first.resume is None:
         config.check()
+    from fastait.runtime.memory import keep_freed_memory
+    from fastait.runtime.threads import set_threads
+
+    keep_freed_memory()
+    set_threads()
+    if first.resume is None:
         from fastait.training.run import run_training
 
         run_training(config, show=True)

@@ -11,6 +11,7 @@ from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
 from fastait.data.__main__ import DataArguments
+from fastait.doctor.__main__ import DoctorArguments
 from fastait.eval import EvalArguments
 from fastait.recipes import recipe
 from fastait.reproduce import ReproduceArguments
@@ -57,6 +58,7 @@ COMMANDS = {
     "eval": _checked(EvalArguments()),
     "data": lambda argv: cli.parse("fastait data", DataArguments(), argv, "").config().check(),
     "reproduce": _checked(ReproduceArguments(), lambda parsed: not parsed.list_),
+    "doctor": lambda argv: cli.parse("fastait doctor", DoctorArguments(), argv, ""),
     "kernels": _kernels,
 }
 """How each subcommand's arguments are read and checked; nothing is opened or written."""
@@ -115,9 +117,9 @@ def test_command_lines_parse(page):
 
 
 def test_flags_in_sentences_are_flags():
-    known = {"target", "json", "help", "version", "nproc-per-node", "benchmark-only", "shm-size"}
+    known = {"target", "json", "help", "version", "nproc-per-node", "benchmark-only", "shm-size", "cpus"}
     known |= {"part", "budget", "rehearse"}  # tests/gpu/run.py
-    for arguments in (TrainArguments, EvalArguments, DataArguments, ReproduceArguments):
+    for arguments in (TrainArguments, EvalArguments, DataArguments, ReproduceArguments, DoctorArguments):
         names = {field.name.strip("_").replace("_", "-") for field in dataclasses.fields(arguments)}
         known |= names | {f"no-{name}" for name in names}
     for page in PAGES:
@@ -151,7 +153,7 @@ def test_no_page_is_left_out():
 
 def _one_name(text):
     """With the command's name as the manual has it."""
-    return re.sub(r"(?:python -m )?fastait\.(train|eval|data|reproduce)\b", r"fastait \1", text)
+    return re.sub(r"(?:python -m )?fastait\.(train|eval|data|reproduce|doctor)\b", r"fastait \1", text)
 
 
 def messages():

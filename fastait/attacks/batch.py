@@ -71,6 +71,7 @@ class AttackedBatch:
         step_size: of gradient attacks; FGSM's is ``epsilon``.
         draws: where randomness comes from.
         keep_images: whether adversarial images are wanted.
+        at_a_time: images that black boxes score together, at most; None for their own choice.
     """
 
     model: Subject
@@ -81,6 +82,7 @@ class AttackedBatch:
     step_size: float
     draws: Draws
     keep_images: bool = False
+    at_a_time: int | None = None
 
     def run(self, group: Sequence[Column], rows: Tensor | None = None) -> Found:
         """What columns of one group (see ``columns.groups``) come to, on all images or on ``rows``, int64 [n]."""
@@ -132,9 +134,14 @@ class AttackedBatch:
         for i, row in enumerate(rows.tolist()):
             generator, one = self.draws.generator(column, row), slice(i, i + 1)
             if column.kind == "local-search":
-                epsilon = self.epsilon if column.linf else None
                 moved[one], queries[one] = local_search(
-                    self.model, x[one], y[one], rounds=column.steps, epsilon=epsilon, generator=generator
+                    self.model,
+                    x[one],
+                    y[one],
+                    rounds=column.steps,
+                    epsilon=self.epsilon if column.linf else None,
+                    generator=generator,
+                    at_a_time=self.at_a_time,
                 )
             else:
                 moved[one], queries[one] = spsa(
@@ -145,6 +152,7 @@ class AttackedBatch:
                     directions=column.directions,
                     steps=column.steps,
                     generator=generator,
+                    at_a_time=self.at_a_time,
                 )
         return Found({column.name: self.judged(moved, y)}, {column.name: moved}, {column.name: queries})
 

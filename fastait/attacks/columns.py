@@ -90,6 +90,16 @@ class Column:
         return any(part.needs_surrogate for part in self.parts) or (self.ascent is not None and self.ascent.transfer)
 
     @property
+    def passes(self) -> int:
+        """How many passes of an image are held at once for one gradient."""
+        return max([1 if self.ascent is None else self.ascent.eot, *(part.passes for part in self.parts)])
+
+    @property
+    def black_box(self) -> bool:
+        """Whether it asks for scores alone."""
+        return self.kind in ("spsa", "local-search")
+
+    @property
     def needs_library(self) -> bool:
         """Whether pyautoattack runs it."""
         return self.kind == "library" or any(part.needs_library for part in self.parts)

@@ -25,6 +25,7 @@ NO_GRADIENT = (
 def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """A positive multiple of d loss(x) / dx, like ``x`` also in memory; works under ``no_grad``.
 
+    Autocast of a caller's is for the loss alone: each operation is differentiated in the type that it was computed in.
     Under fp16 autocast and for fp16 images the loss is scaled by ``FP16_SCALE`` and the gradient is not scaled back:
     only its sign is wanted, which underflow would turn to zero. Otherwise the multiple is one.
 
@@ -42,6 +43,7 @@ def input_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             raise InputError(NO_GRADIENT)
         if _carried_in_fp16(x):
             value = value * FP16_SCALE
+    with torch.autocast(x.device.type, enabled=False):
         (grad,) = torch.autograd.grad(value, leaf, allow_unused=True)
     if grad is None:
         raise InputError(NO_GRADIENT)
@@ -81,3 +83,8 @@ def parts(images: int, at_most: int | None) -> list[slice]:
     count = -(-images // at_most)
     bounds = [images * i // count for i in range(count + 1)]
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def in_parts(model: Callable[[Tensor], Tensor], images: Tensor, at_a_time: int | None) -> Tensor:
+    """``model(images)``, of at most ``at_a_time`` of them together."""
+    return torch.cat([model(images[part]) for part in parts(len(images), at_a_time)])

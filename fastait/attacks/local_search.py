@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastait.attacks.checks import budget, count, public
 from fastait.attacks.frozen import frozen
-from fastait.attacks.gradient import projected
+from fastait.attacks.gradient import in_parts, projected
 from fastait.attacks.verdict import RIGHT, verdict
 
 P, R = 10.0, 1.5
@@ -31,6 +31,7 @@ def local_search(
     rounds: int = ROUNDS,
     epsilon: float | None = None,
     generator: torch.Generator | None = None,
+    at_a_time: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Greedy search for the pixels whose change lowers the true class's probability most.
 
@@ -48,6 +49,7 @@ def local_search(
         epsilon: radius of the Linf ball, in [0, 1]; None for the published attack.
         generator: source of the first round's candidates and of choices among too many, on ``x``'s device; the global
             one if None.
+        at_a_time: score no more images than this together; None for all of a round's.
 
     Returns:
         (adversarial images like ``x``, in [0, 1]; int64 [B], how many images were scored for each).
@@ -58,11 +60,12 @@ def local_search(
         InputError: the model returns no logits.
     """
     rounds, epsilon = count("rounds", rounds), None if epsilon is None else budget(epsilon)
+    at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
     moved, queries = x.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device)
     with frozen(model), torch.no_grad():
-        standing = verdict(model(x), y) == RIGHT
+        standing = verdict(in_parts(model, x, at_a_time), y) == RIGHT
         for row in torch.nonzero(standing).flatten().tolist():
-            moved[row], used = _search(model, x[row], y[row : row + 1], rounds, epsilon, generator)
+            moved[row], used = _search(model, x[row], y[row : row + 1], rounds, epsilon, generator, at_a_time)
             queries[row] += used
     return moved, queries
 
@@ -74,6 +77,7 @@ def _search(
     rounds: int,
     epsilon: float | None,
     generator: torch.Generator | None,
+    at_a_time: int | None,
 ) -> tuple[Tensor, int]:
     channels, height, width = image.shape
     size = height * width
@@ -93,7 +97,8 @@ def _search(
             probed = torch.minimum(torch.maximum(probed, low[:, candidates]), high[:, candidates])
         probes = current.repeat(len(candidates), 1, 1)
         probes[torch.arange(len(candidates), device=image.device), :, candidates] = probed.T
-        scores = model((probes + 0.5).view(-1, channels, height, width)).softmax(dim=1)[:, int(label)]
+        logits = in_parts(model, (probes + 0.5).view(-1, channels, height, width), at_a_time)
+        scores = logits.softmax(dim=1)[:, int(label)]
         scores = scores.nan_to_num(0.0)  # no probability at all is the lowest
         chosen = candidates[scores.argsort(stable=True)[:PIXELS]]
         changed = R * current[:, chosen]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastait.runtime.places import runs
 from fastait_kernels import random_start
 
 
@@ -45,6 +46,27 @@ class Noise:
     def start(self, x: Tensor, epsilon: float) -> Tensor:
         """x + U(-epsilon, epsilon), like ``x``, not clipped to [0, 1]."""
         return random_start(x, epsilon, self.seed, self.offset, self.before * x[:1].numel())
+
+    def start_at(self, x: Tensor, epsilon: float, offset: int, places: Tensor) -> Tensor:
+        """The start ``offset`` for images that have these places in a set, whatever else is drawn together.
+
+        Args:
+            x: float [B, C, H, W], image after image in memory.
+            epsilon: radius of the ball.
+            offset: which start.
+            places: int64 [B], on the CPU.
+        """
+        found, row = [], 0
+        for first, count in runs(places.tolist()):
+            images = x[row : row + count]
+            lead = first % 4 if x[:1].numel() % 4 else 0
+            if lead:  # numbers come in fours
+                images = torch.empty_strided((lead + count, *x.shape[1:]), x.stride(), dtype=x.dtype, device=x.device)
+                images[:lead], images[lead:] = x[row], x[row : row + count]
+            self.seek(torch.tensor([offset], device=x.device), first - lead)
+            found.append(self.start(images, epsilon)[lead:])
+            row += count
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 ``shape`` in [0, 1), on the seed's device."""

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from fastait.attacks.checks import budget, count, public
 from fastait.attacks.frozen import frozen
-from fastait.attacks.gradient import projected
+from fastait.attacks.gradient import in_parts, projected
 from fastait.attacks.verdict import RIGHT, verdict
 
 DELTA = 0.01
 LEARNING_RATE = 0.01
 BETA1, BETA2, TINY = 0.9, 0.999, 1e-8
 AT_A_TIME = 1024
-"""Images that are scored together."""
+"""Images that are scored together, twice as many as directions are drawn together."""
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -34,6 +34,7 @@ def spsa(
     directions: int = 2048,
     steps: int = 100,
     generator: torch.Generator | None = None,
+    at_a_time: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Adam ascent of the margin along two-sided gradient estimates, projected to the ball.
 
@@ -50,6 +51,7 @@ def spsa(
         directions: v per step, >= 1.
         steps: >= 1.
         generator: source of the directions, on ``x``'s device; the global one if None.
+        at_a_time: score no more images than this together; None for 1,024 of one image's.
 
     Returns:
         (adversarial images like ``x``, within ``epsilon`` of it and in [0, 1]; int64 [B], how many images were scored
@@ -61,16 +63,17 @@ def spsa(
         InputError: the model returns no logits.
     """
     epsilon, directions, steps = budget(epsilon), count("directions", directions), count("steps", steps)
+    at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
     moved, queries = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     with frozen(model), torch.no_grad():
         for step in range(1, steps + 2):
             queries += 1 if step == 1 else 0
-            left = verdict(model(moved), y) == RIGHT
+            left = verdict(in_parts(model, moved, at_a_time), y) == RIGHT
             if step > steps or not bool(left.any()):
                 break
             for row in torch.nonzero(left).flatten().tolist():
-                grad = _estimate(model, moved[row], y[row], directions, generator)
+                grad = _estimate(model, moved[row], y[row], directions, generator, at_a_time)
                 first[row].mul_(BETA1).add_(grad, alpha=1 - BETA1)
                 second[row].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
                 mean, square = first[row] / (1 - BETA1**step), second[row] / (1 - BETA2**step)
@@ -81,7 +84,12 @@ def spsa(
 
 
 def _estimate(
-    model: nn.Module, image: Tensor, label: Tensor, directions: int, generator: torch.Generator | None
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    directions: int,
+    generator: torch.Generator | None,
+    at_a_time: int | None,
 ) -> Tensor:
     total = torch.zeros_like(image)
     pairs = AT_A_TIME // 2
@@ -89,7 +97,8 @@ def _estimate(
         many = min(pairs, directions - begin)
         bits = torch.randint(0, 2, (many, *image.shape), generator=generator, device=image.device)
         v = bits.to(image.dtype) * 2 - 1
-        scores = margin(model(torch.cat([image + DELTA * v, image - DELTA * v])), label.expand(2 * many))
+        logits = in_parts(model, torch.cat([image + DELTA * v, image - DELTA * v]), at_a_time)
+        scores = margin(logits, label.expand(2 * many))
         # Where scores are not finite the difference says nothing of the way.
         rise = (scores[:many] - scores[many:]).to(v.dtype).nan_to_num(0.0, 0.0, 0.0)
         total += torch.tensordot(rise, v, dims=1)

@@ -17,6 +17,7 @@ from fastait.runtime import cli
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.settings import normalise
+from fastait.runtime.threads import set_threads
 
 COMMAND = "fastait data"
 SUMMARY = (
@@ -97,6 +98,7 @@ def _main(argv: list[str]) -> None:
     check_choice("NAME", arguments.dataset, DATASETS)
     config = arguments.config()
     config.check()
+    set_threads()
     dataset = load_dataset(
         config.dataset,
         config.data_dir,

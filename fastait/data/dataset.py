@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastait.data.decode import read_image
+from fastait_kernels._support import to_unit
 
 
 @dataclass(frozen=True)
@@ -101,5 +102,5 @@ class Dataset:
 
 
 def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 [B, H, W, C] -> float [B, C, H, W] in [0, 1], channels-last in memory."""
-    return images.permute(0, 3, 1, 2).to(dtype).div_(255)
+    """uint8 [B, H, W, C] -> float [B, C, H, W] in [0, 1], channels-last in memory, to the same bits on every device."""
+    return to_unit(images.permute(0, 3, 1, 2), dtype)

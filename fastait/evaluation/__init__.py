@@ -1,7 +1,7 @@
 """Robustness of a model, measured: attacks by name, checkpoints of several origins, results, and signs of masking."""
 
 from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate
+from fastait.evaluation.evaluate import CLEAN, Outcomes, check_logits, evaluate, units
 from fastait.evaluation.masking import Check, masking_report
 from fastait.evaluation.model_files import load_model
 from fastait.evaluation.robustness import evaluate_robustness, masking_signs
@@ -17,4 +17,5 @@ __all__ = [
     "load_model",
     "masking_report",
     "masking_signs",
+    "units",
 ]

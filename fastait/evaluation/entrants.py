@@ -10,7 +10,7 @@ from torch import nn
 
 from fastait.checkpoints.classes import Match, are_numbers, match
 from fastait.data import ImageSet
-from fastait.evaluation.batches import default_batch_size
+from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
 from fastait.evaluation.model_files import Loaded
@@ -111,7 +111,7 @@ def make_entrant(
         accuracies = [_accuracy(model, few, device, ranks) for model in models]
         best = accuracies.index(max(accuracies))  # the first of equals
         with torch.no_grad(), full_precision(device):
-            check_logits(models[best](few.floats(torch.arange(min(4, len(few))), device)))
+            check_logits(tried(models[best], few.floats(torch.arange(min(4, len(few))), device)))
     except InputError as error:
         raise InputError(f"{loaded.path}: {error}") from None
     chosen = candidates[best]
@@ -150,12 +150,13 @@ def _model(loaded: Loaded, normalization: Normalization, found: Match, device: t
 def _accuracy(model: nn.Module, images: ImageSet, device: torch.device, ranks: Ranks) -> float:
     """Clean accuracy in percent, the same for all processes: what is assumed must not differ between them."""
 
+    def right(places: torch.Tensor) -> int:
+        logits = model(images.floats(places, device)).cpu()
+        return int(((logits.argmax(dim=1) == images.labels[places]) & logits.isfinite().all(dim=1)).sum())
+
     def measure() -> float:
-        right = 0
         with torch.no_grad(), full_precision(device):
-            for places in torch.arange(len(images)).split(default_batch_size(model, images)):
-                logits = model(images.floats(places, device)).cpu()
-                right += int(((logits.argmax(dim=1) == images.labels[places]) & logits.isfinite().all(dim=1)).sum())
-        return 100 * right / len(images)
+            parts = Together(default_batch_size(model, images)).over(torch.arange(len(images)), right)
+            return 100 * sum(parts) / len(images)
 
     return ranks.from_first(measure)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,11 @@ from fastait.attacks.batch import AttackedBatch, Found
 from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
+from fastait.attacks.spsa import AT_A_TIME
 from fastait.data import ImageSet
-from fastait.evaluation.batches import default_batch_size, memory_format
+from fastait.evaluation.batches import Together, default_batch_size, memory_format, share, tried
+from fastait.evaluation.journal import Finding
+from fastait.evaluation.known import Known
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
@@ -29,12 +33,12 @@ BLACK_BOX_BATCH = 16
 class Journal(Protocol):
     """What remembers the finished batches of an evaluation."""
 
-    def get(self, unit: dict[str, Any]) -> dict[str, list[int]]:
-        """What is known of ``unit``: {column, or "queries of" column: a number per image}."""
+    def get(self, unit: dict[str, Any]) -> list[Finding]:
+        """What is known in the setting ``unit``, the oldest first."""
         ...
 
-    def put(self, unit: dict[str, Any], found: dict[str, list[int]]) -> None:
-        """Remember, so that a kill from here on does not lose it."""
+    def put(self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]]) -> None:
+        """Remember what was found of the images at ``places``, so that a kill from here on does not lose it."""
         ...
 
 
@@ -77,7 +81,8 @@ def evaluate(
     batch_size: int | None = None,
     surrogate: Any = None,
     journal: Journal | None = None,
-    advance: Callable[[str], None] = lambda name: None,
+    advance: Callable[[str, int], None] = lambda name, images: None,
+    note: Callable[[str], None] = lambda text: None,
     ranks: Ranks = Ranks(),  # noqa: B008, immutable
 ) -> Outcomes:
     """Whether each image is classified correctly, clean and under each attack.
@@ -85,7 +90,7 @@ def evaluate(
     Columns that are points of one trajectory are computed together, and an image that no column needs any more leaves
     its batch. Random starts, targets and the choices of black-box attacks are addressed by (seed, place in the set), so
     outcomes of a model that is not random itself do not depend on batches or on what is asked for together; only
-    pyautoattack's choices are those of a batch.
+    pyautoattack's choices are those of a batch. Where memory does not suffice, fewer images are attacked at a time.
 
     Args:
         model: logits [B, K] of images in [0, 1], a module or a function; a module's parameters' device and type are
@@ -98,10 +103,12 @@ def evaluate(
         batch_size: images at a time; None for ``default_batch_size``.
         surrogate: the model that ``transfer-`` attacks are made on.
         journal: what is in it is not computed again.
-        advance: called with a column's name after each batch of its group.
-        ranks: the processes that share the batches; the outcomes are those of one process.
+        advance: called with a column's name and how many images its group is done with, ``units`` in all.
+        note: called with a line for the user, that memory did not suffice.
+        ranks: the processes that share the images; the outcomes are those of one process.
 
     Raises:
+        OutOfMemory: a single image is too much. What is in the journal stays there.
         InputError: an attack's name is wrong, the surrogate or pyautoattack is missing, or the model returns no logits
             for the set's classes.
         ValueError, TypeError: a number is out of its range or none.
@@ -114,15 +121,11 @@ def evaluate(
     classes = classes_of(images.labels)
     model, surrogate = Subject.of(model, classes), None if surrogate is None else Subject.of(surrogate, classes)
     device, dtype = where = model.placement(images.images)
-    if batch_size is None:
-        with full_precision(device):
-            batch_size = default_batch_size(model, images)
-    if images.images[0].numel() % 4 and batch_size % 4:
-        batch_size = max(4, batch_size - batch_size % 4)  # noise is drawn in fours
-    black_boxes = [column.name for column in columns if column.kind in ("spsa", "local-search")]
-    verdicts = {name: torch.zeros(len(images), dtype=torch.int8, device="cpu") for name in (CLEAN, *attacks)}
-    queries = {name: torch.zeros(len(images), dtype=torch.int64, device="cpu") for name in black_boxes}
+    black_boxes = [column.name for column in columns if column.black_box]
+    known = Known((CLEAN, *attacks, *map(_queries_of, black_boxes)), share(len(images), ranks), len(images))
     setting = {"epsilon": epsilon, "step_size": step_size, "seed": seed}
+    for finding in () if journal is None else journal.get(setting):
+        known.add(*finding)
     models = [model] if surrogate is None else [model, surrogate]
     with full_precision(device), ExitStack() as stack:
         for network in models:
@@ -130,44 +133,46 @@ def evaluate(
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
-        formats = {memory_format(network, sample) for network in models}
+        formats = {tried(partial(memory_format, network), sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
+
+        make = partial(_Batch, model, surrogate, images, setting, layout, where)
+
+        @cache
+        def size(passes: int) -> int:
+            return batch_size or min(default_batch_size(network, images, passes) for network in models)
+
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
             # A black box takes its images one by one, and as long for a few as a gradient attack for many.
-            size = min(batch_size, BLACK_BOX_BATCH) if names[0] in queries else batch_size
-            for place in places(len(images), size)[ranks.rank :: ranks.size]:
-                unit = {**setting, "first": place.start, "size": place.stop - place.start}
-                known = {} if journal is None else journal.get(unit)
-                missing = [column for column in group if column.name not in known]
-                if missing or (not group and CLEAN not in known):
-                    batch = _Batch(model, surrogate, images, place, setting, layout, where)
-                    found = batch.run(missing) if group else batch.clean()
-                    lists = {name: values.tolist() for name, values in found.verdicts.items()}
-                    lists |= {_queries_of(name): values.tolist() for name, values in found.queries.items()}
+            alone = names[0] in black_boxes
+            at_most = min(size(1), BLACK_BOX_BATCH) if alone else None
+            together = Together(AT_A_TIME if alone else size(max([1, *(column.passes for column in group)])), note)
+            lacking = known.lacking([*names, _queries_of(names[0])] if alone else names)
+            if before := len(known.own) - sum(len(places) for _, places in lacking):
+                advance(names[-1], before)
+            for unknown, places in lacking:
+                wanted = [column for column in group if column.name in unknown] or group
+
+                def attack(places: Tensor, wanted: list[Column] = wanted, together: Together = together) -> Finding:
+                    return make(places, together.limit).finding(wanted)
+
+                for done, lists in together.over(places, attack, at_most):
                     if journal is not None:
-                        journal.put(unit, lists)
-                    known = {**known, **lists}
-                for name in names:
-                    verdicts[name][place] = torch.tensor(known[name], dtype=torch.int8, device="cpu")
-                    if name in queries:
-                        queries[name][place] = torch.tensor(known[_queries_of(name)], device="cpu")
-                advance(names[-1])
-    verdicts = {name: ranks.merge(found) for name, found in verdicts.items()}
+                        journal.put(setting, done, lists)
+                    known.add(done, lists)
+                    advance(names[-1], len(done))
+    verdicts = {name: known.merged(name, ranks) for name in (CLEAN, *attacks)}
     return Outcomes(
         {name: found == RIGHT for name, found in verdicts.items()},
-        {name: ranks.merge(counts) for name, counts in queries.items()},
+        {name: known.merged(_queries_of(name), ranks) for name in black_boxes},
         {name: found == NOT_FINITE for name, found in verdicts.items() if bool((found == NOT_FINITE).any())},
     )
 
 
-def places(images: int, size: int) -> list[slice]:
-    """Cut so many images into batches of ``size``. The last is smaller, or larger by one image that would be alone:
-
-    a model that normalises by the batch has nothing to say of it.
-    """
-    firsts = range(0, images - (images > size and images % size == 1), size)
-    return [slice(first, first + size) for first in firsts[:-1]] + [slice(firsts[-1], images)]
+def units(images: int, attacks: Sequence[str], ranks: Ranks = Ranks()) -> int:  # noqa: B008, immutable
+    """How many images ``evaluate`` tells ``advance`` of in all: this process's, clean and for each group of columns."""
+    return len(share(images, ranks)) * (1 + len(groups(parse_all(attacks))))
 
 
 def check_logits(logits: Tensor, classes: int | None = None, *, of: str = "the model") -> None:
@@ -191,7 +196,7 @@ def _check_surrogate(surrogate: Subject, sample: Tensor) -> None:
             "bring both to one device and type"
         )
     with torch.no_grad():
-        check_logits(surrogate(sample), of="the surrogate")
+        check_logits(tried(surrogate, sample), of="the surrogate")
 
 
 class _Batch:
@@ -202,36 +207,44 @@ class _Batch:
         model: Subject,
         surrogate: Subject | None,
         images: ImageSet,
-        place: slice,
         setting: dict[str, Any],
         layout: torch.memory_format,
         where: tuple[torch.device, torch.dtype],
+        places: Tensor,
+        at_a_time: int | None,
     ):
-        self.models = [model] if surrogate is None else [model, surrogate]
+        self.model, self.surrogate = model, surrogate
         self.images = images
-        self.place = place
+        self.places = places
+        self.first = int(places[0])
+        self.setting = setting
         self.seed: int = setting["seed"]
         self.layout = layout
         self.device, self.dtype = where
-        x = self._floats(torch.arange(place.start, place.stop, device=images.labels.device))
-        y = images.labels[place].to(self.device)
-        self.attacked = AttackedBatch(model, surrogate, x, y, setting["epsilon"], setting["step_size"], self)
+        self.at_a_time = at_a_time
+        self.x, self.y = self._floats(places), images.labels[places].to(self.device)
 
     def _floats(self, places: Tensor) -> Tensor:
         return self.images.floats(places, self.device, self.dtype).contiguous(memory_format=self.layout)
 
-    def clean(self) -> Found:
-        """Verdicts on the images themselves."""
-        self._reseed(CLEAN)
-        attacked = self.attacked
-        with torch.no_grad():
-            logits = attacked.model(attacked.x)
-        check_logits(logits)
-        return Found({CLEAN: verdict(logits, attacked.y)})
+    def finding(self, group: Sequence[Column]) -> Finding:
+        """What columns of one group come to, or the images themselves where there are none."""
+        found = self._attacked().run(group) if group else self._clean()
+        lists = {name: values.tolist() for name, values in found.verdicts.items()}
+        lists |= {_queries_of(name): values.tolist() for name, values in found.queries.items()}
+        return self.places.tolist(), lists
 
-    def run(self, group: Sequence[Column]) -> Found:
-        """What one group's columns come to."""
-        return self.attacked.run(group)
+    def _attacked(self) -> AttackedBatch:
+        # Not kept: two that know each other would hold their images until Python looks for such.
+        budgets = self.setting["epsilon"], self.setting["step_size"]
+        return AttackedBatch(self.model, self.surrogate, self.x, self.y, *budgets, self, at_a_time=self.at_a_time)
+
+    def _clean(self) -> Found:
+        self._reseed(CLEAN)
+        with torch.no_grad():
+            logits = self.model(self.x)
+        check_logits(logits)
+        return Found({CLEAN: verdict(logits, self.y)})
 
     def begin(self, column: Column) -> None:
         """See ``Draws``."""
@@ -240,27 +253,28 @@ class _Batch:
     def start(self, restart: int) -> Tensor:
         """See ``Draws``."""
         noise = Noise.seeded(derive(self.seed, "evaluation"), self.device)
-        noise.seek(torch.tensor([restart], device=self.device), self.place.start)
         # Noise follows the order in memory, which must not be the models' to decide.
-        x = self.attacked.x.contiguous(memory_format=torch.channels_last)
-        return noise.start(x, self.attacked.epsilon).contiguous(memory_format=self.layout)
+        x = self.x.contiguous(memory_format=torch.channels_last)
+        start = noise.start_at(x, self.setting["epsilon"], restart, self.places)
+        return start.contiguous(memory_format=self.layout)
 
     def targets(self, restart: int) -> Tensor:
         """See ``Draws``."""
-        return self._floats(targets(self.images.labels, self.seed, restart)[self.place])
+        return self._floats(targets(self.images.labels, self.seed, restart)[self.places])
 
     def generator(self, column: Column, row: int) -> torch.Generator:
         """See ``Draws``."""
-        seed = derive(self.seed, column.name, self.place.start + row)
+        seed = derive(self.seed, column.name, int(self.places[row]))
         return torch.Generator(self.device).manual_seed(seed)
 
     def seed_of(self, column: Column) -> int:
         """See ``Draws``."""
-        return derive(self.seed, column.name, self.place.start) % 2**31
+        return derive(self.seed, column.name, self.first) % 2**31
 
     def _reseed(self, name: str) -> None:
-        for model in self.models:
-            model.reseed(derive(self.seed, "defence", name, self.place.start))
+        for model in (self.model, self.surrogate):
+            if model is not None:
+                model.reseed(derive(self.seed, "defence", name, self.first))
 
 
 def _queries_of(name: str) -> str:

@@ -1,8 +1,14 @@
-"""What has been computed, a line per batch, so that a killed evaluation goes on where it was."""
+"""What has been computed, a line per batch, so that a killed evaluation goes on where it was.
+
+A line is {"unit": a model, images and a setting as JSON; "places": [[first, count], ...] of the batch in the images;
+"found": {column: a number for each place}}. What is known of an image does not depend on the batches that it was
+measured in: later lines add to earlier ones, and win where they disagree.
+"""
 
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,10 @@ from torch import nn
 
 from fastait.data import ImageSet
 from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.places import places_of, runs
+
+Finding = tuple[list[int], dict[str, list[int]]]
+"""Places in a set of images, and what was found of each: {column, or "queries of" column: a number per place}."""
 
 
 class FileJournal:
@@ -25,25 +35,15 @@ class FileJournal:
     """
 
     def __init__(self, folder: Path, rank: int = 0):
-        self._known: dict[str, dict[str, list[int]]] = {}
         self._path = folder / f"progress-{rank}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(folder.glob("progress-*.jsonl")):
-                for line in path.read_bytes().split(b"\n"):
-                    self._take(line)
+            self._known = recorded(folder)
             self._file = open(self._path, "ab")  # noqa: SIM115
             if self._file.tell() and not self._path.read_bytes().endswith(b"\n"):
                 self._file.write(b"\n")
         except OSError as error:
             raise InputError(f"--out {folder} cannot be used: {error.strerror}") from None
-
-    def _take(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-            self._known.setdefault(entry["unit"], {}).update(entry["found"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
 
     def close(self) -> None:
         """End writing."""
@@ -53,20 +53,21 @@ class FileJournal:
         """The journal of one model on one set of images, which ``subject`` identifies."""
         return ModelJournal(self, subject)
 
-    def get(self, unit: dict[str, Any]) -> dict[str, list[int]]:
+    def get(self, unit: dict[str, Any]) -> list[Finding]:
         """See ``Journal``."""
-        return dict(self._known.get(_key(unit), {}))
+        return list(self._known.get(_key(unit), ()))
 
-    def put(self, unit: dict[str, Any], found: dict[str, list[int]]) -> None:
+    def put(self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]]) -> None:
         """See ``Journal``.
 
         Raises:
             RunError: the disk is full; what was written before is unharmed.
         """
         key, numbers = _key(unit), {name: [int(v) for v in values] for name, values in found.items()}
-        self._known.setdefault(key, {}).update(numbers)
+        self._known.setdefault(key, []).append((list(places), numbers))
+        line = {"unit": key, "places": runs(places), "found": numbers}
         try:
-            self._file.write(json.dumps({"unit": key, "found": numbers}).encode() + b"\n")
+            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -80,13 +81,44 @@ class ModelJournal:
         self._journal = journal
         self._subject = subject
 
-    def get(self, unit: dict[str, Any]) -> dict[str, list[int]]:
+    def get(self, unit: dict[str, Any]) -> list[Finding]:
         """See ``Journal``."""
         return self._journal.get({**self._subject, **unit})
 
-    def put(self, unit: dict[str, Any], found: dict[str, list[int]]) -> None:
+    def put(self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]]) -> None:
         """See ``Journal``."""
-        self._journal.put({**self._subject, **unit}, found)
+        self._journal.put({**self._subject, **unit}, places, found)
+
+
+def recorded(folder: Path) -> dict[str, list[Finding]]:
+    """{a unit as JSON: what the journals in ``folder`` have of it, the oldest line of each file first}.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    known: dict[str, list[Finding]] = {}
+    for path in sorted(folder.glob("progress-*.jsonl")):
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                unit, finding = _parsed(line)
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+                continue
+            known.setdefault(unit, []).append(finding)
+    return known
+
+
+def _parsed(line: bytes) -> tuple[str, Finding]:
+    """A line's unit and what it says; raises something of many kinds where it is none."""
+    entry = json.loads(line)
+    unit, found = dict(json.loads(entry["unit"])), entry["found"]
+    # Units of version 0.2 were batches.
+    pieces = entry["places"] if "places" in entry else [(unit.pop("first"), unit.pop("size"))]
+    pieces = [(int(first), int(count)) for first, count in pieces]
+    images = sum(count for _, count in pieces)
+    fits = found and min(map(min, pieces)) >= 0 and all(len(values) == images for values in found.values())
+    if not fits:
+        raise ValueError("not a number for each place")
+    return _key(unit), (places_of(pieces), {name: [int(v) for v in values] for name, values in found.items()})
 
 
 def weights_checksum(model: nn.Module) -> str:

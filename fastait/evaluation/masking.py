@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradient, sign_step
 from fastait.attacks.checks import count, number, whole
 from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
-from fastait.evaluation.batches import default_batch_size
+from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
 from fastait.evaluation.intervals import wilson
 from fastait.runtime.errors import InputError
@@ -76,6 +75,7 @@ def masking_report(
     outcomes: Outcomes | None = None,
     journal: Callable[[ImageSet], Journal] | None = None,
     advance: Callable[[str], None] = lambda name: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Check]:
     """Check a model for signs of masked gradients; none of them firing is no proof of their absence.
 
@@ -89,8 +89,10 @@ def masking_report(
         outcomes: of the same images, where they have been attacked already; ``autoattack`` in it is used.
         journal: gives the journal of a set of images; what is in it is not computed again.
         advance: called with the name of each finished check.
+        note: called with a line for the user, that memory did not suffice.
 
     Raises:
+        OutOfMemory: a single image is too much.
         InputError: the model returns no logits, or gives its images no gradient.
         ValueError, TypeError: a number is out of its range or none.
     """
@@ -107,15 +109,17 @@ def masking_report(
             batch_size=batch_size,
             surrogate=surrogate,
             journal=None if journal is None else journal(images),
+            note=note,
         )
         return found.correct
 
     seed = whole("seed", seed)
-    batch_size = default_batch_size(model, images) if batch_size is None else count("batch_size", batch_size)
+    batch_size = batch_size if batch_size is None else count("batch_size", batch_size)
     pgd = f"pgd{STEPS}"
     base = attack("fgsm", pgd, f"{pgd}-min{RESTARTS}")
     classes = _classes(model, images)
-    losses, zeros, broken = _losses(model, images, epsilon, seed, batch_size)
+    together = Together(batch_size or default_batch_size(model, images), note)
+    losses, zeros, broken = _losses(model, images, epsilon, seed, together)
     checks: list[Callable[[], Check | None]] = [
         lambda: _one_step(base["fgsm"], base[pgd]),
         lambda: _budgets(base[pgd], epsilon, lambda e: attack(pgd, epsilon=e), classes),
@@ -223,34 +227,36 @@ def _classes(model: Subject, images: ImageSet) -> int:
     device, dtype = model.placement(images.images)
     places = torch.arange(min(PROBED, len(images)), device=images.labels.device)
     with frozen(model), torch.no_grad():
-        return model(images.floats(places, device, dtype)).shape[1]
+        return tried(model, images.floats(places, device, dtype)).shape[1]
 
 
 def _losses(
-    model: Subject, images: ImageSet, epsilon: float, seed: int, batch_size: int
+    model: Subject, images: ImageSet, epsilon: float, seed: int, together: Together
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mean cross-entropy at each iterate of PGD, [STEPS + 1]; which images have no gradient at all, and which one
     that is not a number somewhere, bool [N] each."""
     device, dtype = model.placement(images.images)
-    sums, zeros, broken = torch.zeros(STEPS + 1, dtype=torch.float64, device="cpu"), [], []
+
+    def ascend(places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = images.floats(places, device, dtype), images.labels[places].to(device)
+
+        def loss(leaf: Tensor) -> Tensor:
+            return cross_entropy(model(leaf), y).sum()
+
+        grad = input_gradient(loss, x).flatten(1)
+        losses = []
+        moved = Noise.seeded(derive(seed, "masking", 0), device).start_at(x, epsilon, 0, places).clamp(0, 1)
+        for step in range(STEPS + 1):
+            with torch.no_grad():
+                losses.append(cross_entropy(model(moved), y).double().cpu())
+            if step < STEPS:
+                moved = sign_step(moved, input_gradient(loss, moved), x, 2.5 * epsilon / STEPS, epsilon)
+        return torch.stack(losses), (grad == 0).all(dim=1).cpu(), (~grad.isfinite()).any(dim=1).cpu()
+
     with full_precision(device), frozen(model):
-        for first in range(0, len(images), batch_size):
-            places = torch.arange(first, min(first + batch_size, len(images)), device=images.labels.device)
-            x, y = images.floats(places, device, dtype), images.labels[places].to(device)
-
-            def loss(leaf: Tensor, y: Tensor = y) -> Tensor:
-                return cross_entropy(model(leaf), y).sum()
-
-            grad = input_gradient(loss, x).flatten(1)
-            zeros.append((grad == 0).all(dim=1))
-            broken.append((~grad.isfinite()).any(dim=1))
-            moved = Noise.seeded(derive(seed, "masking", first), device).start(x, epsilon).clamp(0, 1)
-            for step in range(STEPS + 1):
-                with torch.no_grad():
-                    sums[step] += F.cross_entropy(model(moved), y, reduction="sum").double().cpu()
-                if step < STEPS:
-                    moved = sign_step(moved, input_gradient(loss, moved), x, 2.5 * epsilon / STEPS, epsilon)
-    return sums / len(images), torch.cat(zeros).cpu(), torch.cat(broken).cpu()
+        parts = list(together.over(torch.arange(len(images), device="cpu"), ascend))
+    losses, zeros, broken = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
+    return losses.mean(dim=1), zeros, broken
 
 
 def _loss(losses: Tensor) -> Check:

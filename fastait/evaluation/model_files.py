@@ -51,10 +51,10 @@ ELSEWHERE = "a network of another architecture can be evaluated from Python: fas
 
 NUMPY_SCALARS: list[Any] = [
     np.dtype,
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
 ]
-"""What an accuracy beside the weights may have been saved as."""
+"""What an accuracy beside the weights may have been saved as, by numpy 1 or 2."""
 
 _SAFE_GLOBALS = threading.Lock()
 """torch keeps one list of them for all threads."""

@@ -11,6 +11,7 @@ from fastait.attacks import Subject, frozen
 from fastait.attacks.checks import checked_images, checked_labels, number
 from fastait.attacks.subject import PROBED
 from fastait.data import FloatSet
+from fastait.evaluation.batches import tried
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
 from fastait.runtime.precision import full_precision
@@ -41,13 +42,15 @@ def evaluate_robustness(
         epsilon: radius of the Linf ball, in (0, 1].
         step_size: of gradient attacks, > 0; FGSM's is epsilon.
         seed: of everything random.
-        batch_size: images at a time; None for what suits the device.
+        batch_size: images at a time; None for what suits the device. Fewer, with a RuntimeWarning, where memory does
+            not suffice.
         surrogate: the model that ``transfer-`` attacks are made on.
 
     Returns:
         Outcomes per image: ``.correct["pgd20"]`` is bool [N], ``.accuracy()`` the percentages.
 
     Raises:
+        OutOfMemory: a single image is too much for the device's memory.
         TypeError: ``x`` is not floating-point or ``y`` no whole numbers.
         ValueError: a shape, a value of ``x`` or ``y``, or a number is out of its range.
         InputError: an attack's name is wrong, something that it needs is missing, or the model returns no logits.
@@ -67,6 +70,7 @@ def evaluate_robustness(
             seed=seed,
             batch_size=batch_size,
             surrogate=surrogate,
+            note=_warn,
         )
     for name, rows in outcomes.not_finite.items():
         warnings.warn(
@@ -92,7 +96,13 @@ def masking_signs(
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
     with torch.inference_mode(False):
         images = _checked(model, x, y)
-        return masking_report(model, images, epsilon=epsilon, seed=seed, batch_size=batch_size, surrogate=surrogate)
+        return masking_report(
+            model, images, epsilon=epsilon, seed=seed, batch_size=batch_size, surrogate=surrogate, note=_warn
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _checked(model: Any, x: Any, y: Any) -> FloatSet:
@@ -103,7 +113,7 @@ def _checked(model: Any, x: Any, y: Any) -> FloatSet:
     subject = Subject.of(model)
     device, dtype = subject.placement(x)
     with full_precision(device), frozen(subject), torch.no_grad():
-        logits = subject(x[:PROBED].to(device, dtype).contiguous())
+        logits = tried(subject, x[:PROBED].to(device, dtype).contiguous())
     check_logits(logits)
     if int(y.max()) >= logits.shape[1]:
         raise ValueError(f"y must be in [0, {logits.shape[1]}), got {int(y.min())} to {int(y.max())}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +16,13 @@ from torch import nn
 
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
-from fastait.attacks.columns import groups, parse, parse_all
+from fastait.attacks.columns import parse, parse_all
 from fastait.checkpoints.classes import are_numbers
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
-from fastait.evaluation.batches import default_batch_size
 from fastait.evaluation.entrants import Entrant, make_entrant
-from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate
+from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.model_files import Loaded, check_robustbench, export_robustbench, read_model
@@ -31,6 +31,7 @@ from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, sh
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.runtime.files import write_text
 from fastait.runtime.hardware import environment
+from fastait.runtime.memory import said_with
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.processes import Ranks, join
 from fastait.runtime.report import Report, epsilon_text
@@ -60,6 +61,7 @@ def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evalu
         current(resolve_device(device)),
         _determinism(arguments.deterministic),
         StopRequest() as stop,
+        said_with(f"finished batches are kept, go on with the same command and --out {out}, or take another --device"),
     ):
         report = Report(show and ranks.first)
         try:
@@ -107,7 +109,7 @@ class _Session:
         if arguments.export == "robustbench":
             for entrant in self.entrants:
                 check_robustbench(entrant.normalized, f"{entrant.path}, {entrant.why}")
-        self.batch_size = arguments.batch_size or default_batch_size(self.entrants[0].model, self.images)
+        self.note = cache(lambda text: report.note(f"warning: {text}"))  # once, if several evaluations say the same
 
     def _entrant(self, loaded: Loaded) -> Entrant:
         kind = self.arguments.dataset or self.configs[0].get("dataset")
@@ -178,10 +180,7 @@ class _Session:
             self._say("the surrogate", self.surrogate)
         names = arguments.names()
         work = self._work(names)
-        total = sum(
-            (1 + len(groups(parse_all(attacks)))) * -(-len(images) // (self.batch_size * self.ranks.size))
-            for images, attacks in work
-        )
+        total = sum(units(len(images), attacks, self.ranks) for images, attacks in work)
         total *= len(self.entrants) * len(arguments.epsilon)
         done = 0
         self.report.start("evaluating", total)
@@ -198,9 +197,9 @@ class _Session:
             noise = arguments.input_noise
             model = one.model if noise is None else RandomSignNoise(one.model, noise).eval()
 
-            def advance(column: str, name: str = name) -> None:
+            def advance(column: str, images: int, name: str = name) -> None:
                 nonlocal done
-                done += 1
+                done += images
                 self.report.update(done, f"{name}: {column}")
                 self._stop_if_asked()
 
@@ -215,10 +214,11 @@ class _Session:
                             epsilon=epsilon,
                             step_size=arguments.step_size,
                             seed=arguments.seed,
-                            batch_size=self.batch_size,
+                            batch_size=arguments.batch_size,
                             surrogate=surrogate,
                             journal=journal.of(**subject, images=images_checksum(images)),
                             advance=advance,
+                            note=self.note,
                             ranks=self.ranks,
                         )
                     except InputError as error:
@@ -241,7 +241,7 @@ class _Session:
     def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str]]]:
         """Which images are attacked how."""
         few = self.arguments.black_box_samples
-        black_box = [name for name in names if parse(name).kind in ("spsa", "local-search")]
+        black_box = [name for name in names if parse(name).black_box]
         if few is None or few >= len(self.images) or not black_box:
             return [(self.images, names)]
         rest = [name for name in names if name not in black_box]
@@ -279,11 +279,12 @@ class _Session:
             few,
             epsilon=self.arguments.epsilon[0],
             seed=self.arguments.seed,
-            batch_size=self.batch_size,
+            batch_size=self.arguments.batch_size,
             surrogate=None if self.surrogate is None else self.surrogate.model,
             outcomes=outcomes if few is self.images else None,
             journal=lambda images: journal.of(**subject, images=images_checksum(images)),
             advance=advance,
+            note=self.note,
         )
 
     def _write(self, found: list[Evaluation], masking: dict[str, list[Check]]) -> None:

@@ -273,15 +273,18 @@ def _correct_places(model: "nn.Module", images: "ImageSet", count: int) -> "Tens
     """int64: the first images that are classified correctly, each of another class, ``count`` at most."""
     import torch
 
-    from fastait.evaluation.batches import default_batch_size
+    from fastait.evaluation.batches import Together, default_batch_size
 
     weight = first_weight(model)
     found: dict[int, int] = {}
+
+    def right(places: "Tensor") -> list[int]:
+        logits = model(images.floats(places, weight.device, weight.dtype))
+        return places[logits.argmax(dim=1).cpu() == images.labels[places]].tolist()
+
     with looked_at(model), torch.no_grad():
-        for places in torch.arange(len(images)).split(default_batch_size(model, images)):
-            logits = model(images.floats(places, weight.device, weight.dtype))
-            labels = images.labels[places]
-            for place in places[logits.argmax(dim=1).cpu() == labels].tolist():
+        for of_batch in Together(default_batch_size(model, images)).over(torch.arange(len(images)), right):
+            for place in of_batch:
                 found.setdefault(int(images.labels[place]), place)
             if len(found) >= count:
                 break
@@ -329,31 +332,46 @@ def _features(
     """(float [kinds, N, D], int64 [kinds, N]) on the CPU: features and predictions of the three kinds of images."""
     import torch
 
-    from fastait.attacks import Noise, ascend, parts
-    from fastait.evaluation.batches import default_batch_size
+    from fastait.attacks import Noise, ascend
+    from fastait.evaluation.batches import Together, default_batch_size
     from fastait.methods.images import FeatureFn, interpolate
 
     weight = first_weight(model)
-    size = default_batch_size(model, images)
+    together = Together(default_batch_size(model, images))
     x, y = images.floats(torch.arange(len(images)), weight.device, weight.dtype), images.labels.to(weight.device)
     noise = Noise.seeded(derive(seed, "figure3"), weight.device)
     to_features = cast(FeatureFn, model.features)
-    moved, features, predicted = [], [], []
+
+    def attacked(places: "Tensor") -> "Tensor":
+        start, step_size = starts[places], STEP * epsilon  # indexed, a start is a copy, which the attack may write over
+        return ascend(model, x[places], y[places], start, epsilon=epsilon, step_size=step_size, steps=20)
+
+    def interpolated(at_a_time: int) -> "Tensor":
+        noise.seek(torch.tensor([1], device=weight.device))
+        return interpolate(
+            model, to_features, x, epsilon=epsilon, step_size=epsilon, steps=1, noise=noise, at_a_time=at_a_time
+        )
+
     with looked_at(model):
         starts = noise.start(x, epsilon)
-        for part in parts(len(x), size):
-            start, step_size = starts[part], STEP * epsilon
-            moved.append(ascend(model, x[part], y[part], start, epsilon=epsilon, step_size=step_size, steps=20))
+        everything = torch.arange(len(x), device=x.device)
+        moved = []
+        for part in together.over(everything, attacked):
+            moved.append(part)
             advance()
-        interpolated = interpolate(
-            model, to_features, x, epsilon=epsilon, step_size=epsilon, steps=1, noise=noise, at_a_time=size
-        )
+        kinds = x, torch.cat(moved), together.attempt(interpolated)
         advance()
+        features: list[Tensor] = []
+        predicted: list[Tensor] = []
         with torch.no_grad():
-            for kind in (x, torch.cat(moved), interpolated):
-                pieces = kind.split(size)
-                features.append(torch.cat([to_features(piece).flatten(1).cpu() for piece in pieces]))
-                predicted.append(torch.cat([model(piece).argmax(dim=1).cpu() for piece in pieces]))
+            for kind in kinds:
+
+                def passed(places: "Tensor", kind: "Tensor" = kind) -> "tuple[Tensor, Tensor]":
+                    return to_features(kind[places]).flatten(1).cpu(), model(kind[places]).argmax(dim=1).cpu()
+
+                of_kind = zip(*together.over(everything, passed), strict=True)
+                for whole, found in zip((features, predicted), of_kind, strict=True):
+                    whole.append(torch.cat(found))
                 advance()
     return torch.stack(features), torch.stack(predicted)
 

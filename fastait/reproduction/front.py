@@ -65,7 +65,7 @@ def accuracies(
                     epsilon=budget,
                     step_size=STEP * budget,
                     seed=seed,
-                    advance=lambda name: advance(),
+                    advance=lambda name, images: advance(),
                 )
                 if (system, attack) not in [row[:2] for row in rows]:
                     rows.append((system, attack, 0.0, int(outcomes.correct[CLEAN].sum()), len(images)))

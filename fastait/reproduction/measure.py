@@ -13,18 +13,17 @@ from PIL import Image
 from torch import nn
 
 from fastait.attacks import RandomSignNoise
-from fastait.attacks.columns import groups, parse_all
 from fastait.checkpoints.folder import RunFolder
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
-from fastait.evaluation.batches import default_batch_size
-from fastait.evaluation.evaluate import evaluate
+from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 from fastait.runtime.errors import InputError, Interrupted
 from fastait.runtime.files import write_whole
 from fastait.runtime.hardware import environment
+from fastait.runtime.memory import said_with
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
@@ -86,6 +85,7 @@ class Bench:
         network: a system's network, on the device.
         dataset: by name and image size.
         checksum: of a system's weights.
+        warn: says a line, once if several evaluations say the same.
 
     Raises:
         InputError: there is no such device.
@@ -99,6 +99,7 @@ class Bench:
         self.trained = cache(self._trained)
         self.network = cache(self._network)
         self.dataset = cache(self._dataset)
+        self.warn = cache(lambda text: report.note(f"warning: {text}"))
         self.checksum = cache(lambda system: weights_checksum(self.network(system)))
 
     def _trained(self, system: str) -> TrainResult:
@@ -145,17 +146,17 @@ class Bench:
         for point in asked:
             for system in filter(None, (point.system, point.surrogate)):
                 self.network(system)
-        batches = {point: self._batches(point, attacks) for point, attacks in asked.items()}
         done = 0
         found: dict[Cell, Measured] = {}
-        self.report.start(heading, sum(batches.values()))
+        self.report.start(heading, sum(units(len(self.images(point)), attacks) for point, attacks in asked.items()))
         try:
-            with StopRequest() as stop, current(self.device):
+            advice = f"finished batches are kept, go on with the same command and --out {self.choices.out}"
+            with StopRequest() as stop, current(self.device), said_with(advice):
                 for point, attacks in asked.items():
 
-                    def advance(attack: str, point: Point = point) -> None:
+                    def advance(attack: str, images: int, point: Point = point) -> None:
                         nonlocal done
-                        done += 1
+                        done += images
                         self.report.update(done, f"{heading}: {point.system}, {attack}")
                         if stop.number is not None:
                             raise self.interrupted(stop.number)
@@ -169,11 +170,6 @@ class Bench:
         finally:
             self.report.finish()
         return found
-
-    def _batches(self, point: Point, attacks: list[str]) -> int:
-        images = self.images(point)
-        size = default_batch_size(self.network(point.system), images)
-        return (1 + len(groups(parse_all(attacks)))) * -(-len(images) // size)
 
     def _evaluate(self, point: Point, attacks: list[str], advance: Any) -> dict[str, torch.Tensor]:
         network, images = self.network(point.system), self.images(point)
@@ -197,6 +193,7 @@ class Bench:
                 images=images_checksum(images),
             ),
             advance=advance,
+            note=self.warn,
         ).correct
 
     @cached_property

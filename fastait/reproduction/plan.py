@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from fastait.checkpoints.folder import RunFolder
 from fastait.config import TrainConfig
-from fastait.evaluation.journal import weights_checksum
+from fastait.evaluation.journal import recorded, weights_checksum
 from fastait.evaluation.model_files import load_model
 from fastait.reproduction.measure import Point, journal_folder, points, subject
 from fastait.reproduction.session import check, systems_of
@@ -114,16 +113,13 @@ class Plan:
             "step_size": self.choices.scale.step_size,
             "seed": self.choices.seed,
         }
-        known: dict[str, dict[int, int]] = {}
-        for path in journal_folder(self.choices).glob("progress-*.jsonl"):
-            for line in path.read_bytes().split(b"\n"):
-                with suppress(ValueError, KeyError, TypeError):
-                    entry = json.loads(line)
-                    unit = json.loads(entry["unit"])
-                    if wanted.items() <= unit.items():
-                        for attack in entry["found"]:
-                            known.setdefault(attack, {})[unit["first"]] = unit["size"]
-        return {attack: sum(sizes.values()) for attack, sizes in known.items()}
+        known: dict[str, set[int]] = {}
+        for unit, findings in recorded(journal_folder(self.choices)).items():
+            if wanted.items() <= json.loads(unit).items():
+                for places, found in findings:
+                    for attack in found:
+                        known.setdefault(attack, set()).update(places)
+        return {attack: len(places) for attack, places in known.items()}
 
     def _checksum(self, system: str) -> str | None:
         folder = self.choices.run(system)

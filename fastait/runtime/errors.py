@@ -20,6 +20,10 @@ class RunError(FastaitError, RuntimeError):
     """Something went wrong during a run: the loss became NaN, the disk is full. Exit code 1."""
 
 
+class OutOfMemory(RunError):
+    """Memory did not suffice for the least that can be done at a time."""
+
+
 class Interrupted(FastaitError):
     """A signal stopped the run, which has been saved. Exit code 128 + the signal's number."""
 
@@ -39,6 +43,11 @@ class SaidElsewhere(FastaitError):
 def one_line(text: object) -> str:
     """``text`` on one line: control characters, and bytes of file names that are no text, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or what it is called where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:

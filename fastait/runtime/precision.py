@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastait.runtime.errors import InputError
+from fastait.runtime.hardware import cpu_features
 from fastait.runtime.shared import Shared
 
 T = TypeVar("T")
@@ -40,9 +41,15 @@ def native_half(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    has = torch.cpu.get_capabilities()
-    native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if native else None
+    if hasattr(torch.cpu, "get_capabilities"):  # from torch 2.11
+        has = {name for name, there in torch.cpu.get_capabilities().items() if there}
+    else:
+        has = cpu_features()
+    return torch.bfloat16 if has & {"avx512_bf16", "amx_bf16", "bf16"} else None
+
+
+HALF_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""What the 16-bit types are called."""
 
 
 class Precision:
@@ -50,20 +57,28 @@ class Precision:
 
     Attributes:
         dtype: the 16-bit type, or None for fp32 throughout.
+        name: fp32, tf32, bf16 or fp16: what convolutions are computed in.
         scaler: scales the loss for fp16 and passes everything through otherwise.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None):
         self.device_type = device.type
         self.dtype = dtype
+        self.name = _fp32_name(device) if dtype is None else HALF_NAMES[dtype]
         # With SGD(fused=True) it decides on the device whether a step counts, so a graph can hold it.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         # Makes its tensors, which it otherwise does in a step.
         self.scaler.scale(torch.zeros((), dtype=torch.float32, device=device))
 
-    def autocast(self) -> AbstractContextManager:
-        """Mixed precision for the model's passes, or a context that does nothing."""
-        return torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Mixed precision for the model's passes, or none, whatever autocast there is around."""
+        try:
+            with torch.autocast(self.device_type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+                yield
+        finally:
+            # torch does so only where there is no other around: the next step would go on with this one's weights.
+            torch.clear_autocast_cache()
 
     def forget_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Put the scaler's host side between two steps again, after one that ended in an exception."""
@@ -76,20 +91,32 @@ class Precision:
         """What a step changes of it."""
         return [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []  # type: ignore
 
-    def describe(self) -> str:
-        """fp32, tf32 (torch's default for fp32 convolutions on current GPUs), bf16 or fp16."""
-        if self.dtype is None:
-            return "fp32" if self.device_type == "cpu" or _CONVOLUTIONS.fp32_precision != "tf32" else "tf32"
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+def _fp32_name(device: torch.device) -> str:
+    """fp32, or tf32: torch's default for fp32 convolutions on GPUs that have it, NVIDIA's since capability 8.0."""
+    allowed = device.type == "cuda" and torch.version.hip is None and _convolutions_in_tf32()
+    return "tf32" if allowed and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
 
 
-_CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-_OPERATIONS = (torch.backends.cudnn, ("conv", "rnn")), (torch.backends.mkldnn, ("conv", "rnn", "matmul"))
-_SWITCHES: tuple[tuple[Any, Any], ...] = (
-    (torch.backends.cudnn, torch.backends),  # before what follows it
-    *((getattr(backend, name), backend) for backend, names in _OPERATIONS for name in names),
-    (torch.backends.cuda.matmul, torch.backends.cudnn),
-)
+def _convolutions_in_tf32() -> bool:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+
+def _switches_of_torch() -> tuple[tuple[Any, Any], ...]:
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    if not hasattr(cudnn, "conv"):
+        return ()  # before torch 2.9 the older names are all there is
+    return (
+        (cudnn, torch.backends),  # before what follows it
+        *((part, cudnn) for part in (cudnn.conv, cudnn.rnn)),
+        *((part, mkldnn) for part in (mkldnn.conv, mkldnn.rnn, mkldnn.matmul)),
+        (torch.backends.cuda.matmul, cudnn),
+    )
+
+
+_SWITCHES = _switches_of_torch()
 """What can be computed in less than fp32, and what each follows where nothing was set for it alone."""
 
 

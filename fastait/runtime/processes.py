@@ -89,6 +89,17 @@ class Ranks:
         if self.largest(wrong)[0]:
             raise InputError(message) if self.first else SaidElsewhere(InputError.exit_code)
 
+    def first_to_say(self, text: str | None) -> str | None:
+        """The ``text`` of the first process that has one; None if none has."""
+        if self.size == 1:
+            return text
+        found = self.largest(0 if text is None else self.size - self.rank)[0]
+        if not found:
+            return None
+        answer = [text]
+        dist.broadcast_object_list(answer, src=self.size - found)
+        return answer[0]
+
     def largest(self, *values: int) -> list[int]:
         """The largest of each value over all processes. On the CPUs: no GPU is waited for."""
         if self.size == 1:
@@ -126,9 +137,14 @@ class Ranks:
             return model
         device = next(model.parameters()).device
         parallel_type = nn.parallel.DistributedDataParallel
-        # BN statistics are averaged by ``average``, which counts an empty shard for nothing. torch 2.15 renamed this.
+        # BN statistics are averaged by ``average``, which counts an empty shard for nothing. torch 2.13 renamed this.
         new = "forward_sync_buffers" in inspect.signature(parallel_type.__init__).parameters
-        options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        # Gradients that lie where they are averaged are not copied there and back, two launches for each. They move
+        # there in the first two steps, and stay.
+        options: dict[str, Any] = {
+            "forward_sync_buffers" if new else "broadcast_buffers": False,
+            "gradient_as_bucket_view": True,
+        }
         if device.type == "cuda":
             options["device_ids"] = [device.index]
         if self.stream is None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fastait.training.failed_capture import clear_up
+
 WARMUP = 3
 """Calls before the capture: kernels are compiled and chosen, workspaces and buckets allocated."""
 
@@ -29,10 +31,12 @@ class Graph:
         state: every tensor that the call changes and that outlives it.
         stream: to capture on; what the call's gradients were first accumulated on, where that matters.
         warmup: calls before the capture.
+        agree: called after the warm-up and, if that went well, after the capture, with what went wrong here or None;
+            returns what went wrong in any process that captures beside this one. Called by all of them as often.
 
     Raises:
-        CaptureError: the call does something that a graph cannot hold, a synchronisation for example, or the GPU has no
-            room for the graph's memory beside the eager step's.
+        CaptureError: here or elsewhere the call does something that a graph cannot hold, a synchronisation for example,
+            or the GPU has no room for the graph's memory beside the eager step's.
     """
 
     def __init__(
@@ -42,26 +46,45 @@ class Graph:
         state: Sequence[Tensor],
         stream: "torch.cuda.Stream | None" = None,
         warmup: int = WARMUP,
+        agree: Callable[[str | None], str | None] = lambda problem: problem,
     ):
         self.inputs = [tensor.clone() for tensor in inputs]
         self.graph = torch.cuda.CUDAGraph()
         before = [tensor.detach().clone() for tensor in state]
-        stream = stream or torch.cuda.Stream()
+        side = stream or torch.cuda.Stream()
         outside = torch.cuda.current_stream()
-        stream.wait_stream(outside)
-        try:
-            with torch.cuda.stream(stream):
+        pool = torch.cuda.graph_pool_handle()
+        side.wait_stream(outside)
+
+        def warm_up() -> None:
+            with torch.cuda.stream(side):
                 for _ in range(warmup):
                     call(*self.inputs)
-            outside.wait_stream(stream)
+            outside.wait_stream(side)
+
+        def capture() -> None:
             # Loader threads may allocate while this thread captures.
-            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self.graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 call(*self.inputs)
-        except RuntimeError as error:
-            raise CaptureError(" ".join(str(error).split())[:300]) from error
-        finally:
+
+        unfinished = False
+        try:
+            problem = agree(_problem(warm_up))
+            if problem is None:
+                unfinished = True
+                own = _problem(capture)
+                unfinished = own is not None
+                problem = agree(own)
+            if problem is not None:
+                raise CaptureError(problem)
+        except BaseException:
             torch.cuda.set_stream(outside)  # before torch 2.15 a capture that fails leaves its own stream current
-            outside.wait_stream(stream)
+            if unfinished:
+                clear_up(self.graph, pool, side)
+            self.close()
+            raise
+        finally:
+            outside.wait_stream(side)
             with torch.no_grad():
                 for tensor, value in zip(state, before, strict=True):
                     tensor.copy_(value)
@@ -75,3 +98,16 @@ class Graph:
         for static, tensor in zip(self.inputs, inputs, strict=True):
             static.copy_(tensor, non_blocking=True)
         self.graph.replay()
+
+    def close(self) -> None:
+        """Give back the graph and its memory, whoever else holds this object: there is nothing to replay any more."""
+        self.graph.reset()
+
+
+def _problem(part: Callable[[], None]) -> str | None:
+    """The RuntimeError of ``part`` as one line, without the traceback that would keep its tensors."""
+    try:
+        part()
+    except RuntimeError as error:
+        return " ".join(str(error).split())[:300]
+    return None

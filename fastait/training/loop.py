@@ -4,6 +4,7 @@ import copy
 import itertools
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,13 +14,16 @@ from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import OURS, About
 from fastait.config import CLASSES
 from fastait.data import ImageSet
-from fastait.evaluation import default_batch_size, evaluate
+from fastait.evaluation import evaluate, units
 from fastait.methods import METHODS
 from fastait.runtime.errors import FastaitError, Interrupted, RunError, SaidElsewhere
 from fastait.runtime.hardware import differences, environment
+from fastait.runtime.memory import release, said_with
+from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.optimizer import restore_optimizer, set_lr
+from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
 from fastait.training.step import NEVER, TrainStep
 
@@ -60,18 +64,24 @@ class Loop:
             batch_size=self.config.batch_size,
             compile=self.config.compile,
             graph=prepared.graph,
+            insist=self.config.cuda_graph == "on",
             note=report.note,
         )
         self.totals = self.train_step.totals
         self.environment = {
             **environment(prepared.device),
-            "precision": prepared.precision.describe(),
+            "precision": prepared.precision.name,
             "processes": prepared.ranks.size,
         }
         self.seconds_before = 0.0
         self.training_seconds: float | None = None
         self.epoch_seconds_before = 0.0
+        self._warn = cache(lambda text: report.note(f"warning: {text}"))  # once, if several evaluations say the same
         self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
+
+    def close(self) -> None:
+        """Give back what must not outlive the processes' group, which waits for captured graphs that use it."""
+        self.train_step.close()
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Put every part of the run where the checkpoint has it."""
@@ -139,6 +149,7 @@ class Loop:
         per_epoch = prepared.plan.steps_per_epoch
         last = config.epochs * per_epoch
         rate = None
+        backlog, decisions = Backlog(prepared.device), Decisions(ranks, self.step)
         self.folder.write_metrics(self.history)
         self.report.note(self._headline())
         self.report.start("training", last, self.step)
@@ -147,14 +158,18 @@ class Loop:
             if rate != (rate := config.learning_rate(self.step // per_epoch)):
                 set_lr(prepared.optimizer, rate)
             self.train_step(images, labels, self.step, prepared.plan.shard(self.step), *unlabeled)
+            backlog.add()
             self.step += 1
             if self.step % per_epoch == 0:
                 self._end_epoch()
             if self.step == last:
                 self.training_seconds = self._seconds()
+            if not decisions.due(self.step) and self.step != last:
+                continue
             now = time.monotonic()
             # One clock decides for all processes; a signal may have reached any of them.
-            read, save, number = ranks.largest(
+            read, save, number = decisions.largest(
+                self.step,
                 ranks.first and now - self.last_read >= READ_SECONDS,
                 ranks.first and now - self.last_save >= config.checkpoint_seconds,
                 stop.number or 0,
@@ -182,20 +197,27 @@ class Loop:
     def evaluate(self, stop: StopRequest) -> dict[str, Any]:
         """Write the weights, measure them and write the result."""
         config, prepared = self.config, self.prepared
-        self.train_step.graph = None  # its memory is wanted
+        self.train_step.close()  # its memory is wanted
+        release()
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
         network = f"WRN-{config.depth}-{config.widen_factor}"
         about = About(network, prepared.dataset.classes, OURS)
         self.folder.save_weights(prepared.model.state_dict(), about)
-        measured = {"last": self._measure(prepared.model, images, stop)}
         if self.best is not None:
-            model = copy.deepcopy(prepared.model)
-            model.load_state_dict(self.best["weights"])
-            self.folder.save_weights(model.state_dict(), about, best=True)
-            found = {name: value for name, value in self.best.items() if name != "weights"}
-            measured["best"] = {**found, **self._measure(model, images, stop)}
+            self.folder.save_weights(self.best["weights"], about, best=True)
+        path = self.folder.path
+        with said_with(
+            f"the training is finished and its weights are kept in {path}: evaluate by fastait eval {path}, "
+            f"or finish by fastait train --resume {path}, where there is more memory (--device)"
+        ):
+            measured = {"last": self._measure(prepared.model, images, stop)}
+            if self.best is not None:
+                model = copy.deepcopy(prepared.model)
+                model.load_state_dict(self.best["weights"])
+                found = {name: value for name, value in self.best.items() if name != "weights"}
+                measured["best"] = {**found, **self._measure(model, images, stop)}
         result = {
             **measured["last"],
             "weights": "last",
@@ -216,13 +238,13 @@ class Loop:
         return result
 
     def _measure(self, model: nn.Module, images: ImageSet, stop: StopRequest) -> dict[str, float]:
-        done = itertools.count(1)
-        batch_size = default_batch_size(model, images)
-        batches = -(-len(images) // (batch_size * self.ranks.size))
-        self.report.start("evaluating", batches * (1 + len(ATTACKS)))
+        done = 0
+        self.report.start("evaluating", units(len(images), tuple(ATTACKS), self.ranks))
 
-        def advance(name: str) -> None:
-            self.report.update(next(done))
+        def advance(name: str, more: int) -> None:
+            nonlocal done
+            done += more
+            self.report.update(done)
             if stop.number is not None:
                 self.report.finish()
                 raise self._interrupted(stop.number)
@@ -233,8 +255,8 @@ class Loop:
             tuple(ATTACKS),
             epsilon=self.config.epsilon,
             seed=self.config.seed,
-            batch_size=batch_size,
             advance=advance,
+            note=self._warn,
             ranks=self.ranks,
         )
         return {name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
@@ -245,15 +267,20 @@ class Loop:
         if images is None:
             return {}
         epsilon = self.config.epsilon
-        outcomes = evaluate(
-            model,
-            images,
-            (WATCHED,),
-            epsilon=epsilon,
-            step_size=epsilon / 4 or 2 / 255,
-            seed=self.config.seed,
-            ranks=self.ranks,
-        )
+        with said_with(
+            f"it measured the images held out, after epoch {epoch}; checkpoints, if there were any, are kept: go on by "
+            f"fastait train --resume {self.folder.path}, where there is more memory (--device)"
+        ):
+            outcomes = evaluate(
+                model,
+                images,
+                (WATCHED,),
+                epsilon=epsilon,
+                step_size=epsilon / 4 or 2 / 255,
+                seed=self.config.seed,
+                note=self._warn,
+                ranks=self.ranks,
+            )
         found = {f"val_{name}": round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
         key = f"val_{WATCHED}"
         if self.best is None or found[key] > self.best[key]:
@@ -342,10 +369,16 @@ class Loop:
             + (f"{len(self.prepared.validation)} held out, " if self.prepared.validation else "")
             + (f"{self.prepared.unlabeled[1].size} without labels, " if self.prepared.unlabeled else "")
             + f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
-            f"{self.prepared.precision.describe()}, {self.environment['device']}, "
+            f"{self._arithmetic()}, {self.environment['device']}, "
             f"{self.prepared.loader.name} loader"
             + (", CUDA graph" if self.prepared.graph else "")
             + (", compiled" if config.compile else "")
             + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")
             + f"; run folder {self.folder.path}"
         )
+
+    def _arithmetic(self) -> str:
+        """What the run computes in, and at its beginning, the only time to choose, what ``--amp`` would make of it."""
+        precision = self.prepared.precision
+        half = native_half(self.prepared.device) if precision.dtype is None and not self.step else None
+        return precision.name if half is None else f"{precision.name} ({HALF_NAMES[half]} with --amp)"

@@ -148,7 +148,7 @@ def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
                 "--cuda-graph on does not go with --optimizer apex, which bakes the learning rate into the graph; "
                 "use --optimizer sgd, or --cuda-graph off"
             )
-    # Several GPUs are asked for by name: a capture that fails in one process only would leave the others waiting.
+    # With several GPUs a graph is for those who ask for it by name, until it has run on two.
     suits = device.type == "cuda" and config.optimizer == "sgd" and ranks.size == 1
     return config.cuda_graph == "on" or (config.cuda_graph == "auto" and suits)
 

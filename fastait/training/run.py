@@ -1,7 +1,7 @@
 """A training run from its config to its result: what ``fastait train`` does, as functions."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +15,14 @@ from fastait.checkpoints.classes import shown
 from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous, wide_resnet
 from fastait.config import PLACES, TrainConfig
-from fastait.runtime.errors import FastaitError, InputError, RunError
+from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
+from fastait.runtime.memory import ran_out
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched
 from fastait.runtime.report import Report
 from fastait.runtime.settings import as_path, check_names
 from fastait.runtime.signals import StopRequest
+from fastait.runtime.threads import usable_cores
 from fastait.training.loop import Loop
 from fastait.training.prepare import Prepared
 
@@ -162,7 +164,8 @@ def _resume(
             prepared = Prepared(config, report, ranks, device)
             _refuse_other_classes(source, prepared.dataset.classes)
             return _go_on(folder, prepared, report, None, settle)
-        torch.set_num_threads(checkpoint["environment"]["threads"])
+        # The bits are those of as many threads as then; where fewer cores are left, speed goes first.
+        torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
         try:
             # The checkpoint's weights replace those that the run began with, which need not be there any more.
             prepared = Prepared(replace(config, init_from=None), report, ranks, device)
@@ -237,9 +240,8 @@ def _readable_errors() -> Iterator[None]:
     except FastaitError:
         raise
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        first = text.splitlines()[0] if text else type(error).__name__
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        text, first = str(error), first_line(error)
+        if ran_out(error):
             raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
         if "DataLoader worker" in text:
             raise RunError(
@@ -270,8 +272,12 @@ def _go_on(
 ) -> TrainResult:
     """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
     try:
-        with current(prepared.device), StopRequest() as stop:
-            loop = Loop(folder, prepared, report)
+        with (
+            current(prepared.device),
+            torch.autocast(prepared.device.type, enabled=False),
+            StopRequest() as stop,
+            closing(Loop(folder, prepared, report)) as loop,
+        ):
             if checkpoint is not None:
                 loop.restore(checkpoint)
             prepared.ranks.from_first(settle)
@@ -286,6 +292,6 @@ def _go_on(
 @contextmanager
 def _alone() -> Iterator[None]:
     """Errors as one line, and no default device of the caller's: a run names its devices."""
-    here = torch.get_default_device().type == "cpu"
+    here = torch.empty(0).device.type == "cpu"  # get_default_device sees no context before torch 2.8
     with _readable_errors(), nullcontext() if here else torch.device("cpu"):
         yield

@@ -6,6 +6,7 @@ device, and no shape depends on data.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -16,10 +17,12 @@ from fastait.data import Shard, to_float
 from fastait.methods import Method, Settings
 from fastait.methods.sample import Partner, Sample, choose_partners, draw_mixing
 from fastait.models import Mixing
+from fastait.runtime.errors import RunError, SaidElsewhere
 from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.training.compiled import Compiled
+from fastait.training.convolutions import timed_convolutions
 from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
 from fastait.training.optimizer import zero_gradients
 
@@ -112,6 +115,8 @@ class TrainStep:
             ``compile`` and ``graph``.
         compile: compile the model's passes.
         graph: capture the step at its first whole batch and replay it from then on.
+        insist: end with a RunError if the step cannot be captured. Several processes do so in any case: a capture that
+            breaks off can leave their gradients' reduction half done.
         note: called with one line if the step cannot be captured; it then goes on without.
     """
 
@@ -128,11 +133,13 @@ class TrainStep:
         batch_size: int | None = None,
         compile: bool = False,
         graph: bool = False,
+        insist: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ):
         self.batch_size = batch_size
         self.compiled = compile
         self.graphed = graph
+        self.insist = insist or ranks.size > 1
         self.graph: Graph | None = None
         self.note = note
         self.model: nn.Module = Compiled(model) if compile else model
@@ -145,7 +152,7 @@ class TrainStep:
         self.precision = precision
         self.ranks = ranks
         # Its hooks average the gradients; the attack's passes go by the model itself.
-        self.trained = ranks.data_parallel(Passes(self.model))
+        self.trained: nn.Module = ranks.data_parallel(Passes(self.model))
         weight = next(model.parameters())
         device, self.dtype = weight.device, weight.dtype
         names: list[tuple[str | int, ...]] = [("noise",), *(("noise", i) for i in range(1, len(method.terms)))]
@@ -183,15 +190,16 @@ class TrainStep:
             inputs.append(unlabeled)
         whole = all(part.batch == self.batch_size for part in shards)
         self.number.fill_(step)
-        if self.graphed and whole and self.graph is None:
-            self._capture(inputs, shards)
-        if self.graph is not None and whole and self.graph.takes(*inputs):
-            self.graph.replay(*inputs)
-        elif self.compiled and not whole:
-            with torch.compiler.set_stance("force_eager"):
+        with timed_convolutions(self.number.device) if whole else nullcontext():
+            if self.graphed and whole and self.graph is None:
+                self._capture(inputs, shards)
+            if self.graph is not None and whole and self.graph.takes(*inputs):
+                self.graph.replay(*inputs)
+            elif self.compiled and not whole:
+                with torch.compiler.set_stance("force_eager"):
+                    self.compute(inputs, shards)
+            else:
                 self.compute(inputs, shards)
-        else:
-            self.compute(inputs, shards)
         self.totals.seen += shard.size
 
     def _capture(self, inputs: list[Tensor], shards: list[Shard]) -> None:
@@ -202,11 +210,30 @@ class TrainStep:
                 self.state(),
                 self.ranks.stream,
                 WARMUP if self.ranks.size == 1 else DISTRIBUTED_WARMUP,
+                self.ranks.first_to_say,
             )
         except CaptureError as error:
             self.graphed = False
             self.precision.forget_step(self.optimizer)
-            self.note(f"warning: the step cannot be captured as a CUDA graph and runs without one: {error}")
+            if not self.insist:
+                self.note(f"warning: the step cannot be captured as a CUDA graph and runs without one: {error}")
+            elif self.ranks.first:
+                raise RunError(
+                    f"--cuda-graph on: the step cannot be captured as a CUDA graph ({error}); go on with --cuda-graph "
+                    "off, which a --resume takes too"
+                ) from None
+            else:
+                raise SaidElsewhere(RunError.exit_code) from None
+
+    def close(self) -> None:
+        """Give back the graph, and what averages gradients over the processes. No step can follow.
+
+        Whoever holds this object, a traceback for one, holds neither then.
+        """
+        if self.graph is not None:
+            self.graph.close()
+            self.graph = None
+        self.trained = self.model
 
     def compute(self, inputs: Sequence[Tensor], shards: Sequence[Shard]) -> None:
         """What a CUDA graph holds: ``__call__`` for the step in ``number``, less what only the host needs.

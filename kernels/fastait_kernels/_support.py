@@ -62,6 +62,15 @@ def widen(t: Tensor) -> Tensor:
     return t.float() if t.element_size() < 4 else t
 
 
+def to_unit(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 of any shape as ``dtype`` in [0, 1], like it in memory: v / 255, rounded once, the same on every device.
+
+    The divisor lies on the pixels' device: by a number, or by a tensor on the CPU, a GPU divides as a product with the
+    reciprocal, which is another float for 126 of the 256 values. Nothing is copied to the device.
+    """
+    return pixels.to(dtype).div_(torch.full((), 255, dtype=dtype, device=pixels.device))
+
+
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that losses come in: fp32, or fp64 for fp64 inputs."""
     return torch.float64 if dtype == torch.float64 else torch.float32

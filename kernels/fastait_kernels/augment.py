@@ -22,6 +22,7 @@ from fastait_kernels._support import (
     round_inside,
     round_to,
     tl,
+    to_unit,
 )
 from fastait_kernels.random_start import reference as start
 from fastait_kernels.random_start import uniform_quads
@@ -242,8 +243,8 @@ def reference(
     # Whole pixels by one index: three times as fast on a CPU as an index per axis.
     batch = padded.reshape(-1, channels).index_select(0, pixels.flatten()).view(-1, height, width, channels)
     if dtype != torch.uint8:
-        batch = batch.float().div_(255)
-    batch = batch.to(dtype).permute(0, 3, 1, 2)
+        batch = to_unit(batch, dtype)
+    batch = batch.permute(0, 3, 1, 2)
     if not epsilon:
         return batch
     assert seed is not None and offset is not None

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -73,18 +73,10 @@ def compile_case(case: Case, target: str) -> Row:
     """Compile one kernel for one target and read its machine code."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     amd = target.startswith("gfx")
     gpu = GPUTarget("hip", target, 64) if amd else GPUTarget("cuda", int(target[3:]), 32)
-    order = list(case.signature)
-    source = ASTSource(
-        fn=case.kernel,
-        signature=case.signature,
-        constexprs=case.constants,
-        attrs={(order.index(name),): [["tt.divisibility", 16]] for name in case.aligned},
-    )
-    compiled = triton.compile(source, target=gpu, options={"num_warps": case.num_warps, **case.options})
+    compiled = triton.compile(_source(case), target=gpu, options={"num_warps": case.num_warps, **case.options})
     read = _read_amd(compiled.asm["amdgcn"]) if amd else _read_nvidia(compiled.asm["cubin"])
     registers, spills, loads, stores = read
     threads = case.num_warps * gpu.warp_size
@@ -113,10 +105,23 @@ def compile_case(case: Case, target: str) -> Row:
     )
 
 
-def _read_nvidia(cubin: bytes) -> tuple[int, int, Counter[int], Counter[int]]:
-    import triton
+def _source(case: Case) -> Any:
+    """The kernel as its arguments make it."""
+    from triton.backends import compiler
+    from triton.compiler import ASTSource
 
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    aligned = [list(case.signature).index(name) for name in case.aligned]
+    if hasattr(compiler, "AttrsDescriptor"):  # until triton 3.2
+        return ASTSource(
+            case.kernel, case.signature, case.constants, compiler.AttrsDescriptor.from_hints(dict.fromkeys(aligned, 16))
+        )
+    return ASTSource(
+        case.kernel, case.signature, case.constants, {(index,): [["tt.divisibility", 16]] for index in aligned}
+    )
+
+
+def _read_nvidia(cubin: bytes) -> tuple[int, int, Counter[int], Counter[int]]:
+    tools = _nvidia_tools()
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -136,6 +141,26 @@ def _nvidia_width(modifiers: str) -> int:
         if token in modifiers.split("."):
             return width
     return 4
+
+
+def _nvidia_tools() -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def missing(target: str) -> str | None:
+    """What the installed triton lacks to compile for ``target``; None where it lacks nothing."""
+    if target.startswith("gfx"):
+        from triton.backends.amd.compiler import HIPBackend
+
+        try:
+            getattr(HIPBackend, "path_to_rocm_lld", int)()  # later versions link by themselves
+        except Exception as error:  # triton raises no narrower one
+            return str(error)
+        return None
+    known = f"'{target}'" in _tool(_nvidia_tools() / "ptxas", "--help")
+    return None if known else f"its ptxas does not know {target}"
 
 
 def _read_amd(assembly: str) -> tuple[int, int, Counter[int], Counter[int]]:
@@ -216,6 +241,12 @@ def _widths(accesses: dict[int, int]) -> str:
     return " ".join(f"{count}x{width}B" for width, count in sorted(accesses.items(), reverse=True)) or "-"
 
 
+def _listed(lacks: dict[str, str]) -> str:
+    import triton
+
+    return "; ".join(f"{target}: triton {triton.__version__} cannot: {lack}" for target, lack in lacks.items())
+
+
 def _say(text: str, stream: TextIO | None) -> None:
     """Print ``text``. Where that is not possible (a full disk, a closed pipe) the rest of the command goes on."""
     if stream is None:
@@ -246,7 +277,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json and not arguments.json.parent.is_dir():
         _say(f"fastait_kernels.report: error: --json {arguments.json}: no such folder", sys.stderr)
         return 2
-    rows = compile_all(arguments.target or list(TARGETS))
+    lacks = {target: lack for target in arguments.target or TARGETS if (lack := missing(target))}
+    if arguments.target and lacks:
+        _say(f"fastait_kernels.report: error: --target {_listed(lacks)}", sys.stderr)
+        return 2
+    rows = compile_all([target for target in arguments.target or TARGETS if target not in lacks])
     _say(table(rows), sys.stdout)
     _say(
         "\nloads and stores: instructions x bytes, the masked last block included. B/element: traffic of the unmasked "
@@ -256,6 +291,8 @@ def main(argv: list[str] | None = None) -> int:
         + "; launches of this size are bound by latency, not bandwidth.",
         sys.stdout,
     )
+    if lacks:
+        _say(f"\nleft out: {_listed(lacks)}", sys.stdout)
     if arguments.json:
         try:
             arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")

@@ -48,6 +48,19 @@ def test_equals_the_plain_loop(network, name, steps, step_size, loss):
     torch.testing.assert_close(ours, plain, **ELEMENTWISE[torch.float64])
 
 
+@pytest.mark.parametrize("size", [4, 5])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("places", [[0, 1, 2], [3, 4, 5, 8, 9, 15], [7], [18, 2, 3]])
+def test_a_start_is_its_places(size, layout, places):
+    """Whatever is drawn together, also where images have no multiple of four numbers."""
+    x = torch.rand(20, 3, size, size).contiguous(memory_format=layout)
+    noise = Noise.seeded(5, x.device)
+    for restart in range(2):
+        whole = noise.start(x, 0.1)
+        some = x[places].contiguous(memory_format=layout)
+        assert torch.equal(Noise.seeded(5, x.device).start_at(some, 0.1, restart, torch.tensor(places)), whole[places])
+
+
 NETWORK = WideResNet(10, 1, 4)
 
 

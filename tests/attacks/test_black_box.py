@@ -1,6 +1,7 @@
 """SPSA, Local-Search and the library's attacks: their papers' algorithms, their budgets, and that they work."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -162,6 +163,25 @@ def test_probes_of_the_search_in_the_ball_are_in_the_ball():
         assert max(farthest) > 2  # as published
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize("attack", [partial(spsa, directions=9, steps=3), partial(local_search, rounds=3)])
+def test_images_that_are_scored_at_a_time_do_not_matter(attack):
+    model, (x, y) = trained.model("natural"), trained.tensors(6)
+    passes, found = [], []
+
+    def counting(images):
+        passes.append(len(images))
+        return model(images)
+
+    for at_a_time in (None, 5):
+        passes.clear()
+        found.append(attack(counting, x, y, generator=torch.Generator().manual_seed(1), at_a_time=at_a_time))
+        assert (max(passes) <= 5) == (at_a_time == 5)
+    assert torch.equal(found[0][1], found[1][1])
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=BALL_FP32)
+    with pytest.raises(ValueError, match="at_a_time must be at least 1"):
+        attack(model, x, y, at_a_time=0)
 
 
 def test_bad_budgets():

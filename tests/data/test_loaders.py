@@ -227,6 +227,18 @@ def test_dali_decodes_files_of_the_right_size_to_the_same_bits(tmp_path):
 
 
 @needs_dali
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (6, 6), (96, 16)])
+def test_dali_decodes_on_this_processes_share_of_the_cores(tmp_path, images, monkeypatch, cores, threads):
+    monkeypatch.setattr("fastait.data.loaders.dali.usable_cores", lambda: cores)
+    root = write_folder(tmp_path / "images", {"a": 4, "b": 4}, size=(8, 8))
+    files = load_dataset("folder", root, image_size=8, in_files=True).train
+    for kind, expected in ((files, threads), (images, 2)):
+        plan = BatchPlan(0, len(kind), 4, 0, False)
+        loader = make_loader(kind, plan, CPU, dali=True, workers=None)
+        assert loader._pipeline(kind, plan, 0, 2).num_threads == expected
+
+
+@needs_dali
 @pytest.mark.parametrize("then", [None, b"", b"no image"])
 def test_a_file_that_goes_bad_while_dali_reads_is_named(tmp_path, then):
     root = write_folder(tmp_path / "images", {"a": 4, "b": 4}, size=(8, 8))

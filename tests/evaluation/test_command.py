@@ -19,6 +19,7 @@ from PIL import Image
 
 from fastait.eval import main
 from fastait.evaluation import evaluate
+from fastait.models import WideResNet
 
 
 def argv(*models, **flags):
@@ -81,7 +82,7 @@ def lines():
             entry = json.loads(line)
         except ValueError:
             continue
-        key = entry["unit"], tuple(entry["found"])
+        key = entry["unit"], str(entry["places"]), tuple(entry["found"])
         found[key] = found.get(key, 0) + 1
     return found
 
@@ -137,7 +138,8 @@ def test_journals_of_other_images_are_not_taken(natural):
 
 
 def test_two_processes(natural):
-    flags = {"attacks": "pgd3,spsa-2x1,pgd2-min2,pgd2-worst+cw2-worst", "batch_size": 4, "samples": 22}
+    """Also where one process began, with other batches: what it had done is not done again."""
+    flags = {"attacks": "pgd3,spsa-2x1,pgd2-min2,pgd2-worst+cw2-worst", "samples": 22}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -145,15 +147,46 @@ def test_two_processes(natural):
         command = [*launch, "-m", "fastait.eval", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
 
-    done = two(*argv(natural, **flags))
+    assert main(argv(natural, **flags, out="alone")) == 0
+    assert main(argv(natural, **flags, batch_size=4)) == 0
+    begun = Path("out/progress-0.jsonl").read_bytes().splitlines(keepends=True)
+    Path("out/progress-0.jsonl").write_bytes(b"".join(begun[:9]))
+    done = two(*argv(natural, **flags, batch_size=6))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Written to") == 1
     assert len(list(Path("out").glob("progress-*.jsonl"))) == 2
-    assert main(argv(natural, **flags, out="alone")) == 0
     found = [json.loads(Path(folder, "eval.json").read_text())["outcomes"] for folder in ("out", "alone")]
     assert found[0] == found[1]
+    written = [json.loads(line) for path in Path("out").glob("*.jsonl") for line in path.read_bytes().splitlines()]
+    assert sum(len(values) for line in written for values in line["found"].values()) == 22 * 6
     bad = two(*argv("nowhere"))
     assert bad.stderr.count("nowhere: no such run folder") == 1
+
+
+def test_out_of_memory(capsys, natural, monkeypatch):
+    """It goes on with fewer images, says so once, and where there is no room for one says what to do."""
+    room, forward = 9, WideResNet.forward
+
+    def crowded(self, x):
+        if len(x) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, x)
+
+    flags = {"attacks": "pgd3,cw3", "batch_size": 16}
+    assert main(argv(natural, **flags, out="whole")) == 0
+    monkeypatch.setattr(WideResNet, "forward", crowded)
+    capsys.readouterr()
+    assert main([*argv(natural, **flags), "--epsilon", "8/255", "--epsilon", "0.1"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("out of memory") == 1
+    assert "warning: out of memory with 16 images at a time; 8 are taken from here on" in said
+    found = [json.loads(Path(folder, "eval.json").read_text())["outcomes"] for folder in ("out", "whole")]
+    assert found[0][0] == found[1][0]
+    room = 0
+    assert main(argv(natural, **flags, out="other")) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "error: out of memory with a single image at a time (CUDA out of memory. Tried" in line
+    assert line.endswith("go on with the same command and --out other, or take another --device")
 
 
 def test_interrupted(natural):

@@ -150,11 +150,11 @@ class Memory(dict):
         self.puts = 0
 
     def get(self, unit):
-        return super().get(str(unit), {})
+        return super().get(str(unit), [])
 
-    def put(self, unit, found):
+    def put(self, unit, places, found):
         self.puts += 1
-        self.setdefault(str(unit), {}).update(found)
+        self.setdefault(str(unit), []).append((places, found))
 
 
 def test_nothing_is_computed_again():

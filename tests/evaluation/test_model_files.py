@@ -156,6 +156,14 @@ def test_files_that_say_how_they_normalise(tmp_path, network, add, normalization
         torch.testing.assert_close(model(x), network((normalized + 1) / 2))
 
 
+def test_numbers_saved_by_numpy_1(tmp_path, network, monkeypatch):
+    monkeypatch.setattr(np.float64(0).__reduce__()[0], "__module__", "numpy.core.multiarray")
+    torch.save({"net": network.state_dict(), "acc": np.float64(0.9)}, tmp_path / "file.pt")
+    monkeypatch.undo()
+    model, _ = load_model(tmp_path / "file.pt", "minus-one-one")
+    assert torch.equal(logits(model), logits(network))
+
+
 def test_files_that_do_not_say(tmp_path, network):
     torch.save(network.state_dict(), tmp_path / "file.pt")
     with pytest.warns(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from fastait_kernels import report
 from fastait_kernels.report import TARGETS, _nvidia_width, _wide_index
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -36,8 +38,8 @@ ELEMENTWISE = {name for name in KERNELS if name.startswith(("linf_step", "random
     scope="module", params=[["sm_90"], pytest.param(list(TARGETS), marks=pytest.mark.slow)], ids=["one target", "all"]
 )
 def targets(request):
-    """One target takes seconds, all of them minutes."""
-    return request.param
+    """One target takes seconds, all of them minutes. What the installed triton cannot compile for is not among them."""
+    return [target for target in request.param if not report.missing(target)]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,21 @@ def test_the_reader_of_widths():
         1,
         16,
     ]
+
+
+def test_what_the_installed_triton_lacks_is_said(monkeypatch, capsys):
+    assert report.missing("sm_90") is None
+    assert "does not know sm_1" in report.missing("sm_1")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(report, "missing", {"sm_120": "it is too old", "gfx942": "no linker"}.get)
+    compiled = []
+    monkeypatch.setattr(report, "compile_all", lambda targets: compiled.extend(targets) or [])
+    assert report.main(["--target", "sm_80", "--target", "sm_120"]) == 2
+    assert compiled == []
+    assert re.search(r"--target sm_120: triton \S+ cannot: it is too old$", capsys.readouterr().err.strip())
+    assert report.main([]) == 0
+    assert compiled == [target for target in TARGETS if target not in ("sm_120", "gfx942")]
+    assert re.search(r"left out: sm_120: .*too old; gfx942: .*no linker$", capsys.readouterr().out.strip())
 
 
 def test_interpreter_is_refused():

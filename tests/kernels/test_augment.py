@@ -38,7 +38,7 @@ def test_is_torchvisions_crop_flip_and_to_tensor(padding):
         image = TF.pad(images[index[i]].permute(2, 0, 1), [padding])
         image = TF.crop(image, *shift[i].tolist(), 9, 12)
         image = TF.hflip(image) if flip[i] else image
-        assert torch.equal(out[i], image / 255)
+        assert torch.equal(out[i].cpu(), image.cpu() / 255)
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,18 +1,26 @@
-"""What each of two processes does in test_distributed.py: train on its shards, evaluate its batches, save both."""
+"""What each of two processes does for test_processes.py: train on its shards, evaluate its batches, decide with the other
+one; it saves what came of it.
+"""
 
+import copy
 import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
+from fake_cuda import FakeCuda, recorded
 from step_inputs import batch, make_step, unlabeled
+from torch._dynamo.backends import distributed
 
 from fastait.attacks import ATTACKS
 from fastait.data import BatchPlan, load_dataset
 from fastait.evaluation import evaluate
 from fastait.models import WideResNet
-from fastait.runtime.errors import InputError, SaidElsewhere
+from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere
 from fastait.runtime.processes import join
+from fastait.training import pace
+from fastait.training.graph import DISTRIBUTED_WARMUP
 
 METHODS = {
     "adv-interp": {},
@@ -26,9 +34,9 @@ SIZES = (12, 6, 3)
 """Batches of one step each: equal shards, unequal shards, and one that leaves the second process nothing."""
 
 
-def network():
+def network(widen_factor=1):
     torch.manual_seed(1)
-    return WideResNet(10, 1, 10).double()
+    return WideResNet(10, widen_factor, 10).double()
 
 
 def shards(size, ranks):
@@ -40,16 +48,99 @@ def said(call):
     """The type of the error that ``call`` ends with, and its text if it is this process's to say."""
     try:
         return call()
-    except InputError as error:
-        return f"InputError {error}"
     except SaidElsewhere as error:
         return f"SaidElsewhere {error.exit_code}"
+    except FastaitError as error:
+        return f"{type(error).__name__} {error}"
 
 
 def in_turn(ranks, failing):
     with ranks.one_by_one():
         if ranks.rank == failing:
             raise InputError(f"said by {failing}")
+
+
+def own_batch(ranks, number, size=8):
+    """This process's part of a batch, and its shard."""
+    shard = shards(size, ranks.size)[ranks.rank]
+    images, y = batch(number, size, image=9)
+    own = slice(shard.start, shard.start + shard.size)
+    return images[own], y[own], number, shard
+
+
+def compiled_and_eager(ranks):
+    """Weights after steps with and without torch.compile, where the gradients lie, in how many pieces of memory, and how
+    the pass was cut.
+    """
+    weights, gradients, pieces, cuts = [], [], [], []
+    plain = distributed.SubmodCompiler.__init__
+
+    def noted(compiler, module, *args, **options):
+        cuts.append(sum(node.op == "call_module" for node in module.graph.nodes))
+        plain(compiler, module, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # As inductor is called, and much faster than it.
+        patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+        patch.setattr(distributed.SubmodCompiler, "__init__", noted)
+        for compiled in (False, True):
+            model = network(2).train()  # of two buckets
+            step = make_step(model, ranks=ranks, batch_size=8, compile=compiled)
+            for number, size in enumerate((8, 8, 6, 8)):
+                step(*own_batch(ranks, number, size))
+                gradients.append([p.grad.data_ptr() for p in model.parameters()])
+            weights.append(model.state_dict())
+            pieces.append(len({p.grad.untyped_storage().data_ptr() for p in model.parameters()}))
+    return {"weights": weights, "gradients": gradients, "pieces": pieces, "cuts": cuts}
+
+
+def plain_weights(ranks):
+    """After three steps without a graph."""
+    model = network().train()
+    step = make_step(model, ranks=ranks)
+    for number in range(3):
+        step(*own_batch(ranks, number))
+    return model.state_dict()
+
+
+def captured(ranks, failing=None, when="capture"):
+    """What is said, the weights and how often the step ran if one process cannot capture it."""
+    runs = []
+    with pytest.MonkeyPatch.context() as patch:
+        cuda = FakeCuda(patch)
+        model = network().train()
+        step = make_step(model, ranks=ranks, batch_size=8, graph=True)
+        compute = step.compute
+
+        def counted(*args):
+            compute(*args)
+            runs.append(1)
+            if when == "warm-up" and ranks.rank == failing and len(runs) == DISTRIBUTED_WARMUP:
+                raise RuntimeError("full")
+
+        step.compute = counted
+        recorded(step)
+        cuda.tensors = step.state()
+        cuda.fails = when == "capture" and ranks.rank == failing
+        before = copy.deepcopy(model.state_dict())
+        words = said(lambda: [step(*own_batch(ranks, number)) for number in range(3)] and "captured")
+        unchanged = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        return {"said": words, "runs": len(runs), "unchanged": unchanged, "weights": model.state_dict()}
+
+
+def decided(ranks, steps=200, signalled=50):
+    """After which step both saw a signal that reached one of them after another step, and how often they spoke."""
+    spoken = step = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pace.time, "monotonic", lambda: step * (0.001, 0.002)[ranks.rank])
+        decisions = pace.Decisions(ranks, 0)
+        for step in range(1, steps + 1):
+            if decisions.due(step):
+                spoken += 1
+                (number,) = decisions.largest(step, 15 if ranks.rank == 1 and step >= signalled else 0)
+                if number:
+                    return [step, number, spoken]
+    return None
 
 
 def main(folder):
@@ -77,15 +168,23 @@ def main(folder):
             seed=5,
             batch_size=5,
             ranks=ranks,
-            advance=done.append,
+            advance=lambda name, images: done.append(images),
         )
         state = {
             "trained": trained,
             "outcomes": outcomes.correct,
-            "attacked_batches": len(done),
+            "attacked_images": sum(done),
             "largest": ranks.largest(ranks.rank, -ranks.rank),
             "refused": [said(partial(ranks.refuse, ranks.rank == wrong, "wrong")) for wrong in (0, 1, 2)],
             "one_by_one": [said(partial(in_turn, ranks, failing)) for failing in (0, 1, 2)],
+            "first_to_say": [
+                ranks.first_to_say({0: None, 1: "one", 2: "both"}[n] if ranks.rank or n == 2 else None) for n in range(3)
+            ],
+            "compiled": compiled_and_eager(ranks),
+            "eager": plain_weights(ranks),
+            "captured": captured(ranks),
+            "not_captured": [captured(ranks, 1), captured(ranks, 0), captured(ranks, 1, "warm-up")],
+            "decided": decided(ranks),
             "from_first": ranks.from_first(lambda: f"said by {ranks.rank}"),
         }
         torch.save(state, Path(folder, f"{ranks.rank}.pt"))

@@ -1,76 +1,23 @@
-"""Warm-up, capture, static inputs and the choice between replay and eager steps, on stand-ins for CUDA's streams and
-graphs: what is called while a graph is captured changes nothing, and a replay calls it again. That nothing of the host
-is baked into a graph only tests/gpu can show.
-"""
+"""Warm-up, capture, static inputs and the choice between replay and eager steps, on stand-ins for a GPU."""
 
-import contextlib
 import copy
+import weakref
 
 import pytest
 import torch
+from fake_cuda import FakeCuda, FakeGraph, recorded
 from step_inputs import batch, make_step, unlabeled
 
 from fastait import recipe
 from fastait.methods import METHODS
+from fastait.runtime.errors import RunError
 from fastait.training.graph import CaptureError, Graph
 from fastait.training.optimizer import set_lr
 
 
-class FakeStream:
-    def wait_stream(self, other):
-        pass
-
-
-class FakeGraph:
-    """Remembers the call that is captured; ``torch.cuda.graph`` below puts back what it changed."""
-
-    def __init__(self):
-        self.call = None
-
-    def replay(self):
-        self.call()
-
-
 @pytest.fixture
 def cuda(monkeypatch):
-    """Replaces torch.cuda's streams and graphs; ``tensors`` is what the memory of the fake GPU holds."""
-    fake = type("Fake", (), {"tensors": [], "captured": 0, "fails": False})()
-
-    @contextlib.contextmanager
-    def graph(cuda_graph, stream, capture_error_mode):
-        assert capture_error_mode == "thread_local"
-        assert isinstance(stream, FakeStream)
-        before = [t.detach().clone() for t in fake.tensors]
-        fake.captured += 1
-        try:
-            yield
-            if fake.fails:
-                raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(fake.tensors, before, strict=True):
-                    tensor.copy_(value)
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
-    monkeypatch.setattr(torch.cuda, "current_stream", FakeStream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
-    return fake
-
-
-def recorded(step):
-    """Let the graphs of ``step`` replay what they captured."""
-    capture = step._capture
-
-    def and_record(inputs, shards):
-        capture(inputs, shards)
-        if step.graph is not None:
-            step.graph.graph.call = lambda: step.compute(step.graph.inputs, shards)
-
-    step._capture = and_record
-    return step
+    return FakeCuda(monkeypatch)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -127,24 +74,78 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(network, cuda):
     assert "\n" not in notes[0]
 
 
-def test_errors_that_are_not_the_capture_s_go_through(network, cuda):
-    def missing(*inputs):
-        raise KeyError("a bug")
+def test_who_insists_on_a_graph_is_told(network, cuda):
+    step = make_step(network, batch_size=8, graph=True, insist=True)
+    cuda.tensors, cuda.fails = step.state(), True
+    before = [t.detach().clone() for t in step.state()]
+    with pytest.raises(RunError, match="cannot be captured as a CUDA graph .CUDA error: .* go on with --cuda-graph off"):
+        step(*batch(0, image=8), 0)
+    assert all(torch.equal(a, b) for a, b in zip(before, step.state(), strict=True))
 
+
+def raises(error):
+    def call(*inputs):
+        raise error
+
+    return call
+
+
+def test_errors_that_are_not_the_capture_s_go_through(cuda):
     with pytest.raises(KeyError, match="a bug"):
-        Graph(missing, batch(0), [])
-
-    def full(*inputs):
-        raise torch.OutOfMemoryError("out of memory")
-
+        Graph(raises(KeyError("a bug")), batch(0), [])
     with pytest.raises(CaptureError, match="out of memory"):
-        Graph(full, batch(0), [])
-
-    def syncing(*inputs):
-        raise RuntimeError("synchronisation")
-
+        Graph(raises(torch.OutOfMemoryError("out of memory")), batch(0), [])
     with pytest.raises(CaptureError, match="synchronisation"):
-        Graph(syncing, batch(0), [])
+        Graph(raises(RuntimeError("synchronisation")), batch(0), [])
+    assert cuda.captured == 0
+    assert cuda.cleared == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("captured"), KeyboardInterrupt(), KeyError("a bug")], ids=repr)
+def test_a_capture_that_breaks_off_is_cleared_up(cuda, error):
+    made = []
+    with pytest.raises(CaptureError if isinstance(error, RuntimeError) else type(error)):
+        Graph(lambda *inputs: raises(error)() if cuda.captured else made.append(1), batch(0), [])
+    (graph,) = cuda.cleared
+    assert graph.resets == 1
+    assert made == [1, 1, 1]
+
+
+def test_a_capture_that_fails_keeps_no_tensor(cuda):
+    kept = []
+
+    class Large:
+        pass
+
+    def call(*inputs):
+        large = Large()
+        kept.append(weakref.ref(large))
+        raise RuntimeError("full")
+
+    with pytest.raises(CaptureError) as caught:
+        Graph(call, batch(0), [])
+    assert caught.value.__context__ is None
+    assert kept[0]() is None
+
+
+@pytest.mark.parametrize("when", ["warm-up", "capture"])
+def test_what_goes_wrong_elsewhere_ends_it_here(cuda, monkeypatch, when):
+    """The other process says so at the same place: once after the warm-up, once after the capture."""
+    said, resets = [], []
+    monkeypatch.setattr(FakeGraph, "reset", lambda graph: resets.append(graph))
+    state = torch.zeros(1)
+
+    def agree(problem):
+        said.append(problem)
+        return "full, elsewhere" if len(said) == (1 if when == "warm-up" else 2) else None
+
+    with pytest.raises(CaptureError, match="full, elsewhere"):
+        Graph(lambda *inputs: state.add_(1), batch(0), [state], agree=agree)
+    assert said == [None] * (1 if when == "warm-up" else 2)
+    assert cuda.captured == len(said) - 1
+    assert cuda.cleared == []  # this one ended well
+    assert len(resets) == 1
+    assert state == 0
 
 
 def test_takes_only_what_was_captured(cuda):

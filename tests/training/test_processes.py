@@ -24,11 +24,13 @@ from fastait.runtime.errors import InputError, SaidElsewhere
 from fastait.runtime.processes import Ranks, join
 from fastait.runtime.report import Report
 from fastait.train import main
+from fastait.training.graph import DISTRIBUTED_WARMUP
+from fastait.training.pace import MOST_STEPS
 from fastait.training.prepare import Prepared
 
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-MODULES = os.pathsep.join([str(HERE), str(HERE.parent)])
+MODULES = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 TINY = ["--image-size", "16", "--eval-samples", "20", "--device", "cpu", "--crop-padding", "1", "--flip"]
 
 
@@ -99,7 +101,7 @@ def test_evaluation_is_that_of_one_process(two):
     torch.set_num_threads(1)
     alone = evaluate(network().float(), images, tuple(ATTACKS), epsilon=0.1, seed=5, batch_size=5).correct
     torch.set_num_threads(threads)
-    assert [state["attacked_batches"] for state in two] == [3 * len(alone), 2 * len(alone)]  # none twice
+    assert [state["attacked_images"] for state in two] == [12 * len(alone), 11 * len(alone)]  # none twice
     for state in two:
         assert state["outcomes"].keys() == alone.keys()
         for name, outcome in alone.items():
@@ -110,6 +112,55 @@ def test_they_agree(two):
     for state in two:
         assert state["largest"] == [1, 0]
         assert state["from_first"] == "said by 0"
+
+
+def test_they_learn_what_is_wrong_in_any(two):
+    assert [state["first_to_say"] for state in two] == [[None, "one", "both"]] * 2
+
+
+def test_compiled_steps_are_the_eager_ones(two):
+    """The pass is compiled within DistributedDataParallel's forward, where torch cuts it between two buckets."""
+    for state in two:
+        eager, compiled = state["compiled"]["weights"]
+        for name, value in eager.items():
+            torch.testing.assert_close(compiled[name], value, rtol=1e-6, atol=1e-8)
+        assert state["compiled"]["cuts"] == [2]
+
+
+def test_gradients_move_into_their_buckets_and_stay(two):
+    for state in two:
+        assert state["compiled"]["pieces"] == [2, 2]
+        for of_one in (state["compiled"]["gradients"][:4], state["compiled"]["gradients"][4:]):
+            assert of_one[1] == of_one[2] == of_one[3]
+
+
+def test_two_that_capture_replay_the_eager_steps(two):
+    for state in two:
+        assert state["captured"]["said"] == "captured"
+        assert state["captured"]["runs"] == DISTRIBUTED_WARMUP + 1 + 3
+        for name, value in state["eager"].items():
+            assert torch.equal(state["captured"]["weights"][name], value), name
+
+
+def test_a_capture_that_fails_in_one_fails_in_both(two):
+    """Both have run the step as often, so neither waits for the other's gradients."""
+    reasons = ("CUDA error: operation not permitted when stream is capturing and more",) * 2 + ("full",)
+    for case, reason in enumerate(reasons):
+        first, second = (state["not_captured"][case] for state in two)
+        assert first["said"].startswith("RunError --cuda-graph on: the step cannot be captured as a CUDA graph")
+        assert f"({reason})" in first["said"]
+        assert second["said"] == "SaidElsewhere 1"
+        assert first["runs"] == second["runs"] == DISTRIBUTED_WARMUP + (reason != "full")
+        assert first["unchanged"]
+        assert second["unchanged"]
+
+
+def test_they_stop_at_one_step_and_speak_seldom(two):
+    step, number, spoken = two[0]["decided"]
+    assert two[1]["decided"] == [step, number, spoken]
+    assert number == 15
+    assert 50 <= step < 50 + MOST_STEPS
+    assert spoken == 6  # after 1, 3, 7, 15, 31 and 51 steps
 
 
 def test_what_is_wrong_in_one_is_said_once(two):

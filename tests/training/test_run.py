@@ -14,11 +14,13 @@ from PIL import Image
 from fastait import recipe, resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
 from fastait.data import BatchPlan, load_dataset
+from fastait.eval import main as eval_command
 from fastait.evaluation import Outcomes, evaluate, load_model
 from fastait.models import WideResNet
 from fastait.runtime import precision
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.precision import Precision, native_half, resolve_device
+from fastait.runtime.report import COLUMNS
 from fastait.runtime.signals import StopRequest
 from fastait.training import loop
 from fastait.training.loop import Loop
@@ -105,6 +107,65 @@ def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
     model, config = load_model(Path("run/best.safetensors"))
     assert config["val_fraction"] == 0.25
     assert torch.equal(model.fc.weight, shorter.model.fc.weight)
+
+
+def test_an_evaluation_that_runs_out_of_memory_costs_no_training(monkeypatch, capsys):
+    """The weights are there, and to go on is to evaluate."""
+    undisturbed = run_training(tiny(val_fraction=0.25, out=Path("undisturbed")))
+    forward = WideResNet.forward
+
+    def crowded(self, x):
+        if not self.training and Path("run/model.safetensors").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WideResNet, "forward", crowded)
+        for go_on in (lambda: run_training(tiny(val_fraction=0.25)), lambda: resume_training("run")):
+            with pytest.raises(RunError) as error:
+                go_on()
+            assert str(error.value) == (
+                "out of memory with a single image at a time (CUDA out of memory. Tried to allocate 2.00 GiB.); the "
+                "training is finished and its weights are kept in run: evaluate by fastait eval run, or finish by "
+                "fastait train --resume run, where there is more memory (--device)"
+            )
+    assert not Path("run/result.json").exists()
+    for name in ("model", "best"):
+        assert Path(f"run/{name}.safetensors").read_bytes() == Path(f"undisturbed/{name}.safetensors").read_bytes()
+    assert eval_command(["run", "--device", "cpu", "--samples", "10", "--attacks", "fgsm", "--out", "eval"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "add", None)  # no step is taken any more
+        resumed = resume_training("run")
+    assert [resumed.result[name] for name in COLUMNS] == [undisturbed.result[name] for name in COLUMNS]
+    assert resumed.result["best"] == undisturbed.result["best"]
+
+
+def test_measuring_what_is_held_out_runs_out_of_memory(monkeypatch):
+    def crowded(model, images, attacks, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "evaluate", crowded)
+    with pytest.raises(
+        RunError, match=r"out of memory \(MemoryError\); it measured the images held out, after epoch 1; "
+    ):
+        run_training(tiny(val_fraction=0.25))
+
+
+def test_fewer_images_are_validated_at_a_time(monkeypatch, capsys):
+    """Said once in a run of two epochs, and nothing else is different."""
+    settings = {"val_fraction": 0.25, "method": "natural"}
+    undisturbed = run_training(tiny(**settings, out=Path("undisturbed")))
+    forward = WideResNet.forward
+
+    def crowded(self, x):
+        if not self.training and len(x) > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, x)
+
+    monkeypatch.setattr(WideResNet, "forward", crowded)
+    run = run_training(tiny(**settings), show=True)
+    assert capsys.readouterr().err.count("warning: out of memory with 360 images at a time; 180 are taken") == 1
+    assert run.result["best"] == undisturbed.result["best"]
 
 
 def test_what_is_held_out_is_measured():
@@ -201,6 +262,20 @@ def test_resume_restores_threads_and_names_what_differs(capsys):
     assert "threads" not in warning
 
 
+def test_resume_where_fewer_cores_are_left(capsys, monkeypatch):
+    run_training(tiny(epochs=1))
+    folder = RunFolder(Path("run"))
+    state = folder.load_checkpoint()
+    state.pop("format")
+    state["environment"]["threads"] = 64
+    folder.save_checkpoint(state)
+    folder.result_file.unlink()
+    monkeypatch.setattr("fastait.training.run.usable_cores", lambda: 1)
+    threads = torch.get_num_threads()
+    assert resume_training(Path("run"), show=True).result["threads"] == threads == 1
+    assert "threads 1 (was 64)" in capsys.readouterr().err
+
+
 def test_nan_in_the_last_step_before_a_checkpoint(monkeypatch):
     """The loss of that step is finite; the weights after it are not."""
     step = torch.optim.SGD.step
@@ -246,11 +321,13 @@ def test_totals_find_the_first_bad_step():
     ],
 )
 def test_amp_on_cpus(monkeypatch, capsys, capabilities, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert native_half(torch.device("cpu")) == expected
     run = run_training(tiny(epochs=1, amp=True), show=True)
     assert run.result["precision"] == ("bf16" if expected else "fp32")
-    assert ("so the run is fp32" in capsys.readouterr().err) == (expected is None)
+    said = capsys.readouterr().err
+    assert ("so the run is fp32" in said) == (expected is None)
+    assert "with --amp" not in said
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
@@ -342,18 +419,18 @@ def test_evaluation_is_fp32_whatever_the_caller_set():
     """No autocast and no TF32 inside, both as they were afterwards."""
     seen = []
     model = WideResNet(10, 1, 10)
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
+    before = torch.backends.cudnn.allow_tf32
+    assert before  # torch's default
 
     def look(module, inputs, output):
-        seen.append((output.dtype, convolutions.fp32_precision, torch.is_autocast_enabled("cpu")))
+        seen.append((output.dtype, torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
 
     model.fc.register_forward_hook(look)
     images = load_dataset("digits", image_size=8).test.stratified(10)
     with torch.autocast("cpu", torch.bfloat16):
         evaluate(model, images, (), epsilon=0.1)
-    assert set(seen) == {(torch.float32, "ieee", False)}
-    assert convolutions.fp32_precision == before
+    assert set(seen) == {(torch.float32, False, False)}
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_out_of_memory_is_one_line(monkeypatch):
@@ -365,20 +442,21 @@ def test_out_of_memory_is_one_line(monkeypatch):
         run_training(tiny())
 
 
-@pytest.mark.parametrize("kind", ["dtype", "device"])
+@pytest.mark.parametrize("kind", ["dtype", "device", "autocast"])
 def test_a_callers_defaults_change_no_weights(kind):
-    """Nor are torch's generators touched, numpy's or Python's, also where a finished run is loaded."""
+    """Nor does an autocast; the generators of torch, numpy and Python are left alone, also where a run is loaded."""
     settings = {"epochs": 1, "method": "iat-manifold-mixup", "attack_steps": 1, "partners": "random"}
     usual = run_training(tiny(**settings, out="usual")).model.state_dict()
     before = torch.default_generator.get_state(), np.random.get_state()[1].tolist(), random.getstate()
     try:
         if kind == "dtype":
             torch.set_default_dtype(torch.float64)
-        else:
+        elif kind == "device":
             torch.set_default_device("meta")
-        found = [run_training(tiny(**settings)).model, resume_training("run").model]
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+            found = [run_training(tiny(**settings)).model, resume_training("run").model]
         assert torch.get_default_dtype() == (torch.float64 if kind == "dtype" else torch.float32)
-        assert torch.get_default_device().type == ("cpu" if kind == "dtype" else "meta")
+        assert torch.get_default_device().type == ("meta" if kind == "device" else "cpu")
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)

@@ -11,9 +11,15 @@ from fastait.data.dataset import ImageFiles, ImageSet
 from fastait.data.decode import BadImage, read_image
 from fastait.data.plan import Batch, BatchPlan
 from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.threads import usable_cores
 
 PREFETCH = 2
+
 THREADS = 2
+"""Where images are decoded already: they are gathered, cropped and flipped."""
+
+MOST_THREADS = 16
+"""Where DALI decodes: on a GPU its decoder keeps 16 MiB of the GPU's memory and 8 MiB of the host's for each."""
 
 
 class DaliLoader:
@@ -96,7 +102,7 @@ class DaliLoader:
 
         @self._pipeline_def(
             batch_size=plan.batch_size,
-            num_threads=THREADS,
+            num_threads=THREADS if isinstance(images, ImageSet) else min(MOST_THREADS, usable_cores()),
             device_id=(self.device.index or 0) if self.on_gpu else None,
             prefetch_queue_depth=PREFETCH,
             exec_dynamic=True,  # its outputs own their buffers, so that torch takes them without a copy

@@ -21,7 +21,10 @@ from fastait_kernels import report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS = ("python3 -m venv", "source", "python -m pytest", "pip install", "sphinx-build", "fastait --help")
+OTHERS = (
+    *("python3 -m venv", "source", "python -m pytest", "pip install", "sphinx-build", "fastait --help"),
+    *("python tests/gpu/run.py", "python bench/step_profile.py"),
+)
 """Beginnings of command lines that are not for our parsers to read."""
 
 
@@ -115,6 +118,7 @@ def test_command_lines_parse(page):
 
 def test_flags_in_sentences_are_flags():
     known = {"target", "json", "help", "version", "nproc-per-node", "benchmark-only", "shm-size", "cpus"}
+    known |= {"part", "budget", "rehearse"}  # tests/gpu/run.py
     for arguments in (TrainArguments, EvalArguments, DataArguments, ReproduceArguments, DoctorArguments):
         names = {field.name.strip("_").replace("_", "-") for field in dataclasses.fields(arguments)}
         known |= names | {f"no-{name}" for name in names}

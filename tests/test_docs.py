@@ -77,8 +77,8 @@ def command_lines(text):
 
 
 def commands(line):
-    """The simple commands of a line, as words; comments left out."""
-    words = shlex.split(line, comments=True)
+    """The simple commands of a line, as words; comments, and files that output goes to, left out."""
+    words = shlex.split(re.sub(r" > \S+", "", line), comments=True)
     found = [[]]
     for word in words:
         if word in ("&&", "|", ";"):

@@ -11,7 +11,7 @@ class Check:
     Attributes:
         name: as shown.
         call: ``module:function``, imported where it runs.
-        seconds: how long it may take, Python's start and the imports not counted.
+        seconds: how long it may take; the first of a job may take longer, see ``jobs.START_SECONDS``.
         remedy: what to do if it raises, dies or does not end.
     """
 
@@ -66,9 +66,9 @@ def tries(on_gpu: bool) -> tuple[Job, ...]:
     interpreter = {} if on_gpu else {"TRITON_INTERPRET": "1"}
     compiled = {"TRITON_INTERPRET": None}
     return (
-        Job((Check("compile", "fastait.doctor.compiled:compiled", 120, EAGER),), compiled),
+        Job((Check("compile", "fastait.doctor.compiled:compiled", 90, EAGER),), compiled),
         Job(
-            (Check("operators", "fastait.doctor.operators:operators", 90, "install the triton that torch names"),),
+            (Check("operators", "fastait.doctor.operators:operators", 60, "install the triton that torch names"),),
             interpreter,
         ),
         Job(

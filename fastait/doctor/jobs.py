@@ -20,8 +20,12 @@ from fastait.doctor.checks import Check, Job
 from fastait.doctor.findings import WRONG, Finding, Setup, wrong
 from fastait.runtime.threads import SAID_BY
 
-START_SECONDS = 90
-"""How long Python and torch may take to start; from a cold network disk it has been a minute."""
+START_SECONDS = 60
+"""What a process may take longer for its first check, since Python and torch start; from a cold network disk that is
+slow."""
+
+END_SECONDS = 5
+"""How long the end of a process that is killed is waited for."""
 
 LAST_WORDS = 30
 """Lines of what a process printed that are kept where something is wrong."""
@@ -131,11 +135,10 @@ def _start(checks: Sequence[Check], job: Job, setup: Setup, cache: str, log: IO[
 def _results(process: subprocess.Popen, checks: Sequence[Check], log: IO[bytes]) -> Iterator[Result]:
     """A result for each check up to one that hangs or dies, that one included."""
     lines = _Lines(process)
-    limit = START_SECONDS
-    for check in list(checks):
+    for place, check in enumerate(list(checks)):
         began = time.monotonic()
-        line = lines.next(limit + check.seconds)
-        limit = 0
+        limit = check.seconds + (0 if place else START_SECONDS)
+        line = lines.next(limit)
         seconds = round(time.monotonic() - began, 2)
         if line:
             found = Finding(**json.loads(line))
@@ -143,7 +146,7 @@ def _results(process: subprocess.Popen, checks: Sequence[Check], log: IO[bytes])
             with contextlib.suppress(OSError):
                 process.send_signal(signal.SIGUSR1)
                 time.sleep(0.5)
-            found = wrong(f"did not end within {check.seconds:g} seconds{_place(_tail(log))}", "")
+            found = wrong(f"did not end within {limit:g} seconds{_place(_tail(log))}", "")
         else:
             found = wrong(f"{_end_of(process)}{_place(_tail(log))}", "")
         log_kept = tuple(_tail(log)) if found.status == WRONG else ()
@@ -193,13 +196,16 @@ def _kill(process: subprocess.Popen) -> None:
 
 def _end(process: subprocess.Popen) -> None:
     _kill(process)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk or driver cannot be ended
+        process.wait(END_SECONDS)
     if process.stdout is not None:
         process.stdout.close()
 
 
 def _end_of(process: subprocess.Popen) -> str:
-    code = process.wait()
+    code = process.poll()
+    if code is None:
+        return "its process said no more"
     if code >= 0:
         return f"its process ended with exit code {code}"
     try:

@@ -2,7 +2,7 @@
 
 torch starts a thread for each core that the system shows, also where a container's quota or further processes leave
 few of them; threads that wait for each other then stand in each other's way. Two jobs of two threads each on two cores
-have been seen to run at a twentieth of the speed of one.
+have been seen to slow each other down fifteenfold.
 """
 
 import math

@@ -214,7 +214,7 @@ BROKEN = {
     "packages": [
         (other_version("triton", "3.2.0"), CPU, "torch needs triton.*, but 3.2.0 is installed", "pip install 'triton"),
         (other_version("torchvision", "0.19.1"), CPU, "fastait needs torchvision>=0", "pip install 'torchvision>=0"),
-        (other_version("torch", "2.1.0+cu121"), CPU, "needs torch>=2", "pip install 'torch>=2"),
+        (other_version("torch", "2.1.0+cu121"), CPU, "needs torch[>=]=2", "pip install 'torch"),
     ],
     "torchvision": [
         (

@@ -194,7 +194,7 @@ def test_a_start_that_takes_too_long(tmp_path, monkeypatch):
     (tmp_path / "late.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(jobs, "START_SECONDS", 0.5)
     result = done(Job((Check("late", "late:late", 0.5, "wait"),)))["late"]
-    assert result.finding.message.startswith("did not end within 0.5 seconds, in <module> (late.py:2)")
+    assert result.finding.message.startswith("did not end within 1 seconds, in <module> (late.py:2)")
 
 
 def test_the_modules_are_those_of_the_command(monkeypatch, tmp_path):

@@ -203,9 +203,10 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _end_of(process: subprocess.Popen) -> str:
-    code = process.poll()
-    if code is None:
-        return "its process said no more"
+    try:
+        code = process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "its process says no more"
     if code >= 0:
         return f"its process ended with exit code {code}"
     try:

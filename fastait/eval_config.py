@@ -122,7 +122,8 @@ class EvalArguments:
     """Of random starts, targets and black-box attacks."""
 
     batch_size: int | None = field(default=None, kw_only=True)
-    """Images at a time: what a kill can cost. [default: 500 on a GPU, as fits the cache on a CPU]"""
+    """Images at a time: what a kill can cost; fewer where memory does not suffice. [default: what fits a GPU's memory,
+    at most 500, or a CPU's cache]"""
 
     device: str = field(default="auto", kw_only=True)
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""

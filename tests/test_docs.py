@@ -156,12 +156,16 @@ def _one_name(text):
     return re.sub(r"(?:python -m )?fastait\.(train|eval|data|reproduce|doctor)\b", r"fastait \1", text)
 
 
+ERRORS = ("InputError", "RunError", "OutOfMemory", "Interrupted", "BadImage", "said_with")
+"""Whose calls hold what users are told."""
+
+
 def messages():
     """(where, the longest words that are the same in every such message) of the errors that users can meet."""
     for file in sorted((ROOT / "fastait").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args
-            if called and node.func.id in ("InputError", "RunError", "Interrupted", "BadImage"):
+            if called and node.func.id in ERRORS:
                 texts = [
                     part.value
                     for part in ast.walk(node.args[0])

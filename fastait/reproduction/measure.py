@@ -150,8 +150,11 @@ class Bench:
         found: dict[Cell, Measured] = {}
         self.report.start(heading, sum(units(len(self.images(point)), attacks) for point, attacks in asked.items()))
         try:
-            advice = f"finished batches are kept, go on with the same command and --out {self.choices.out}"
-            with StopRequest() as stop, current(self.device), said_with(advice):
+            with (
+                StopRequest() as stop,
+                current(self.device),
+                said_with(f"finished batches are kept, go on with the same command and --out {self.choices.out}"),
+            ):
                 for point, attacks in asked.items():
 
                     def advance(attack: str, images: int, point: Point = point) -> None:

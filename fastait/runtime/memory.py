@@ -13,10 +13,7 @@ from fastait.runtime.errors import FastaitError, OutOfMemory, first_line
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGEST = 2**31 - 1, 1 << 25
 
-_SAYINGS = (
-    *("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
-    "unable to find an engine",  # torch's convolutions swallow that there was no room for a workspace
-)
+_SAYINGS = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def ran_out(error: BaseException) -> bool:

@@ -1,18 +1,20 @@
 """How many images are attacked together: what an image needs, what is free, and what happens where it is not enough."""
 
 import weakref
+from importlib import import_module
 
 import pytest
 import small
 import torch
+from tolerances import REDUCTION
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastait import evaluate_robustness
 from fastait.attacks import Subject
 from fastait.data import FloatSet
-from fastait.evaluation import batches, default_batch_size, evaluate, masking_signs
-from fastait.evaluation.batches import GPU_BATCH, WORKING, Together, bytes_per_image, fitting, share
+from fastait.evaluation import batches, default_batch_size, evaluate, masking, masking_signs
+from fastait.evaluation.batches import WORKING, Together, bytes_per_image, fitting, share
 from fastait.models import WideResNet
 from fastait.runtime import memory
 from fastait.runtime.errors import InputError, OutOfMemory, RunError
@@ -56,15 +58,16 @@ def test_what_fits(free, images):
 
 def test_a_gpus_batch(monkeypatch):
     """On a GPU that is not there: the images that have room in four fifths of what is free."""
-    free = []
-    monkeypatch.setattr(batches, "free_bytes", lambda device: free.append(device) or 8 * GIB)
-    with FakeTensorMode(), torch.device("cuda"):
-        model = WideResNet(28, 10, 10)
-        images = FloatSet(torch.rand(3, 3, 64, 64), torch.zeros(3, dtype=torch.int64))
+    asked = []
+    monkeypatch.setattr(batches, "free_bytes", lambda device: asked.append(device) or 8 * GIB)
+    monkeypatch.setattr(batches, "bytes_per_image", lambda model, x, passes: asked.append(x.device) or 84 * MB * passes)
+    with FakeTensorMode():
+        images = FloatSet(torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.int64))
+        model = nn.Module()
+        model.weight = nn.Parameter(torch.empty(3, device="cuda"), requires_grad=False)
         assert default_batch_size(model, images) == 80
         assert default_batch_size(model, images, passes=10) == 8
-        assert default_batch_size(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10)), images) == GPU_BATCH
-    assert free == 3 * [torch.device("cuda:0")]
+    assert asked == 4 * [torch.device("cuda:0")]
 
 
 def test_no_room_for_what_is_tried():
@@ -106,7 +109,7 @@ def test_free_memory(monkeypatch):
         ),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), False),  # the GPU is too old
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
         (RunError("out of memory with a single image"), False),
@@ -215,6 +218,31 @@ def test_evaluation_goes_on_with_fewer_images(batch_size):
         assert torch.equal(found.queries[name], queries), name
     assert notes
     assert all("out of memory with " in note for note in notes)
+
+
+def test_attacks_that_hold_several_passes_take_fewer_images(monkeypatch):
+    sizes = []
+
+    def model(images):
+        sizes.append(len(images))
+        return images.flatten(1)[:, :10]
+
+    x, y = small.images(24)
+    module = import_module("fastait.evaluation.evaluate")  # whose name the function has too
+    monkeypatch.setattr(module, "default_batch_size", lambda model, images, passes=1: 12 // passes)
+    for name, largest in (("pgd1", 12), ("eot3-pgd1", 4), ("pgd1+eot6-cw1", 2)):
+        sizes.clear()
+        evaluate(model, FloatSet(x, y), [name])
+        clean = sizes.index(12)  # after what the model is tried on
+        assert max(sizes[clean + 2 :]) == largest, name
+
+
+@pytest.mark.parametrize("size", [4, 7, 30])
+def test_the_loss_along_the_steps_does_not_depend_on_batches(size):
+    images, model = FloatSet(*small.images(30)), Subject(small.new())
+    found, whole = (masking._losses(model, images, 8 / 255, 0, Together(at_once)) for at_once in (size, 30))
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, **REDUCTION[torch.float32], check_dtype=False)
 
 
 @pytest.mark.usefixtures("_briskly")

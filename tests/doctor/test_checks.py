@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import fastait_kernels
 from fastait.doctor import child, folder, gpu, jobs, limits, machine, operators, packages, processes, steps
 from fastait.doctor.checks import INSTALLED, tries
 from fastait.doctor.findings import OK, SKIPPED, WRONG, Setup
@@ -362,6 +363,13 @@ def test_red(name, stand_in, setup, message, remedy, monkeypatch, tmp_path):
 
 def test_each_check_is_seen_red():
     assert CHECKS.keys() == {"machine", *BROKEN}  # of the machine's, see test_jobs
+
+
+def test_each_operator_is_tried():
+    home = Path(fastait_kernels.__file__).parent
+    assert operators.TRIALS.keys() == {
+        path.stem for path in home.glob("*.py") if re.search(r"^def launch", path.read_text(), re.MULTILINE)
+    }
 
 
 HERE = {

@@ -7,9 +7,9 @@ import torch
 from fastait.runtime.processes import Ranks
 
 MOST_WAITING = 3
-"""Steps that may be on the GPU or wait for it: so many that it has the next one while this process sees to a loader or a
-progress bar, and so few that a signal, which is obeyed after them, is not kept waiting. Unbounded, captured steps of
-one launch each would fill the driver's queue, which has room for a thousand."""
+"""Steps that may be on the GPU or wait for it: so many that it has the next one while this process sees to a loader or
+a progress bar, and so few that a signal, which is obeyed after them, is not kept waiting. Without a bound captured
+steps, of one launch each, fill the driver's queue, and a signal waits for all of it."""
 
 DECISION_SECONDS = 0.25
 """How long, about, the processes go on without a decision: much longer than it takes them to come to one, and short for

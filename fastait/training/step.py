@@ -151,7 +151,8 @@ class TrainStep:
         self.optimizer = optimizer
         self.precision = precision
         self.ranks = ranks
-        # Its hooks average the gradients; the attack's passes go by the model itself.
+        # Its hooks average the gradients; the attack's passes go by the model itself. What is compiled lies within it,
+        # and is compiled at its first call: there torch knows its buckets and cuts between them.
         self.trained: nn.Module = ranks.data_parallel(Passes(self.model))
         weight = next(model.parameters())
         device, self.dtype = weight.device, weight.dtype

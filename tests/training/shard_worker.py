@@ -1,5 +1,5 @@
-"""What each of two processes does for test_processes.py: train on its shards, evaluate its batches, decide with the other
-one; it saves what came of it.
+"""What each of two processes does for test_processes.py: train on its shards, evaluate its batches, decide with the
+other one, and save what came of it.
 """
 
 import copy
@@ -69,8 +69,8 @@ def own_batch(ranks, number, size=8):
 
 
 def compiled_and_eager(ranks):
-    """Weights after steps with and without torch.compile, where the gradients lie, in how many pieces of memory, and how
-    the pass was cut.
+    """Weights after steps with and without torch.compile, where the gradients lie, in how many pieces of memory, and
+    how the pass was cut.
     """
     weights, gradients, pieces, cuts = [], [], [], []
     plain = distributed.SubmodCompiler.__init__
@@ -178,7 +178,7 @@ def main(folder):
             "refused": [said(partial(ranks.refuse, ranks.rank == wrong, "wrong")) for wrong in (0, 1, 2)],
             "one_by_one": [said(partial(in_turn, ranks, failing)) for failing in (0, 1, 2)],
             "first_to_say": [
-                ranks.first_to_say({0: None, 1: "one", 2: "both"}[n] if ranks.rank or n == 2 else None) for n in range(3)
+                ranks.first_to_say(words[ranks.rank]) for words in ((None, None), (None, "1"), ("0", "1"))
             ],
             "compiled": compiled_and_eager(ranks),
             "eager": plain_weights(ranks),

@@ -21,7 +21,7 @@ class World:
     Args:
         version: of torch.
         mended: whether its ``reset`` undoes a capture that failed, as from 2.14 on and in AMD's later builds before.
-        fails: what fails: "begin", "end" or "instantiate"; or None.
+        fails: what fails: "begin", "body", which ends whole, "end" or "instantiate"; or None.
     """
 
     def __init__(self, version, mended, fails):
@@ -43,15 +43,15 @@ class World:
         assert self.held[pool] > 0, "the allocator is broken from now on"
         self.held[pool] -= 1
 
-    def install(self, patch, end="_cuda_endAllocateToPool"):
+    def install(self, patch):
         handles = itertools.count(1)
         world = self
 
         class CUDAGraph(FakeGraph):
-            used = complete = False
+            used = complete = instantiated = False
 
             def pool(self):
-                if not self.complete or world.version == "2.6.0":
+                if not self.complete or (world.version == "2.6.0" and not self.instantiated):
                     raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
                 return self.used
 
@@ -75,15 +75,20 @@ class World:
             if fails == "begin":
                 raise RuntimeError("begin")
             world.drawing = False
-            yield
-            if fails == "end":
-                if world.version == "2.13.0" or world.mended:
-                    world.end(0, cuda_graph.used)
-                raise RuntimeError("end")
-            world.end(0, cuda_graph.used)
-            world.drawing = cuda_graph.complete = True
-            if fails == "instantiate":
-                raise RuntimeError("instantiate")
+            try:
+                yield
+                if fails == "body":
+                    raise RuntimeError("body")
+            finally:
+                if fails == "end":
+                    if world.version == "2.13.0" or world.mended:
+                        world.end(0, cuda_graph.used)
+                    raise RuntimeError("end")
+                world.end(0, cuda_graph.used)
+                world.drawing = cuda_graph.complete = True
+                if fails == "instantiate":
+                    raise RuntimeError("instantiate")
+                cuda_graph.instantiated = True
 
         FakeCuda(patch)
         patch.setattr("fastait.training.graph.clear_up", failed_capture.clear_up)
@@ -93,9 +98,10 @@ class World:
         patch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)
         patch.setattr(torch.cuda, "graph", graph)
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, next(handles)))
-        for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):
+        names = ["_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"]
+        for name in names:
             patch.delattr(torch._C, name, raising=False)
-        patch.setattr(torch._C, end, self.end, raising=False)
+        patch.setattr(torch._C, names[self.version == "2.6.0"], self.end, raising=False)
         patch.setattr(torch._C, "_cuda_releasePool", self.release, raising=False)
 
     def assert_as_before(self):
@@ -104,7 +110,7 @@ class World:
         assert self.drawing
 
 
-@pytest.mark.parametrize("fails", ["begin", "end", "instantiate"])
+@pytest.mark.parametrize("fails", ["begin", "body", "end", "instantiate"])
 @pytest.mark.parametrize(
     ("version", "mended"),
     [
@@ -114,13 +120,13 @@ class World:
 )
 def test_a_failed_capture_leaves_nothing(monkeypatch, version, mended, fails):
     world = World(version, mended, fails)
-    world.install(monkeypatch, "_cuda_endAllocateCurrentStreamToPool" if version == "2.6.0" else "_cuda_endAllocateToPool")
+    world.install(monkeypatch)
     with pytest.raises(CaptureError, match=fails):
         Graph(lambda images, y: None, batch(0), [])
     world.assert_as_before()
 
 
-@pytest.mark.parametrize("fails", ["begin", "end", "instantiate"])
+@pytest.mark.parametrize("fails", ["begin", "body", "end", "instantiate"])
 @pytest.mark.parametrize("version", ["2.11.0", "2.12.0", "2.13.0"])
 def test_what_amd_has_mended_is_not_undone_twice(monkeypatch, version, fails):
     monkeypatch.setattr(torch.version, "hip", "7.2")

@@ -78,7 +78,9 @@ def test_who_insists_on_a_graph_is_told(network, cuda):
     step = make_step(network, batch_size=8, graph=True, insist=True)
     cuda.tensors, cuda.fails = step.state(), True
     before = [t.detach().clone() for t in step.state()]
-    with pytest.raises(RunError, match="cannot be captured as a CUDA graph .CUDA error: .* go on with --cuda-graph off"):
+    with pytest.raises(
+        RunError, match=r"cannot be captured as a CUDA graph \(CUDA error: .*; go on with --cuda-graph off"
+    ):
         step(*batch(0, image=8), 0)
     assert all(torch.equal(a, b) for a, b in zip(before, step.state(), strict=True))
 

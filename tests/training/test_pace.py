@@ -1,4 +1,6 @@
-"""How far the host runs ahead of a GPU, and after which steps processes decide; on a stand-in for events and a clock."""
+"""How far the host runs ahead of a GPU, and after which steps processes decide; on stand-ins for events and clocks."""
+
+import threading
 
 import pytest
 import torch
@@ -30,43 +32,43 @@ def test_a_cpu_is_not_waited_for(monkeypatch):
     assert cuda.events == 0
 
 
-class Clocks:
-    """Two processes with a clock each, whose steps take what ``seconds`` says of a step's number and the process."""
+class Pair:
+    """Two processes, here threads, with a clock each; a step takes what ``seconds`` says of its number and process."""
 
     def __init__(self, patch, seconds):
-        self.seconds, self.now, self.rank = seconds, [0.0, 0.0], 0
-        patch.setattr(pace.time, "monotonic", lambda: self.now[self.rank])
-        self.all = [Decisions(self._ranks(rank), 0) for rank in range(2)]
-        self.asked, self.given, self.decided, self.delay = [], [], [], []
+        self.seconds, self.barrier, self.said = seconds, threading.Barrier(2, timeout=30), [(), ()]
+        self.clock = threading.local()
+        patch.setattr(pace.time, "monotonic", lambda: self.clock.now)
 
-    def _ranks(self, rank):
-        class Two(Ranks):
-            def largest(ranks, *values):
-                self.asked.append(values)
-                return list(self.given)
+    def largest(self, rank, *values):
+        self.said[rank] = values
+        self.barrier.wait()
+        found = [max(pair) for pair in zip(*self.said, strict=True)]
+        self.barrier.wait()
+        return found
 
-        return Two(rank, 2)
+    def process(self, rank, steps, found):
+        ranks = Ranks(rank, 2)
+        self.clock.now = 0.0
+        decisions = Decisions(ranks, 0)
+        for step in range(1, steps + 1):
+            self.clock.now += self.seconds(step, rank)
+            if decisions.due(step):
+                assert decisions.largest(step, rank, -rank) == [1, 0]
+                found.append(step)
 
     def run(self, steps):
         """The steps after which both decided."""
-        for step in range(1, steps + 1):
-            for rank in range(2):
-                self.now[rank] += self.seconds(step, rank)
-            due = [decisions.due(step) for decisions in self.all]
-            assert due[0] == due[1]
-            if not due[0]:
-                continue
-            self.asked = []
-            for self.rank, decisions in enumerate(self.all):  # what each would say
-                state = dict(vars(decisions))
-                self.given = [0, 0]
-                decisions.largest(step, 0)
-                vars(decisions).update(state)
-            self.given = [max(values) for values in zip(*self.asked, strict=True)]
-            for self.rank, decisions in enumerate(self.all):
-                decisions.largest(step, 0)
-            self.decided.append(step)
-        return self.decided
+        found = [], []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Ranks, "largest", lambda ranks, *values: self.largest(ranks.rank, *values))
+            threads = [threading.Thread(target=self.process, args=(rank, steps, found[rank])) for rank in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert found[0] == found[1] != []
+        return found[0]
 
 
 def gaps(decided):
@@ -74,35 +76,35 @@ def gaps(decided):
 
 
 def test_decisions_about_every_quarter_of_a_second(monkeypatch):
-    found = gaps(Clocks(monkeypatch, lambda step, rank: 1 / 32).run(400))
+    found = gaps(Pair(monkeypatch, lambda step, rank: 1 / 32).run(400))
     assert found[:3] == [1, 2, 4]
     assert set(found[3:]) == {8}
     assert DECISION_SECONDS == 8 / 32
 
 
 def test_the_faster_process_s_word_counts(monkeypatch):
-    found = gaps(Clocks(monkeypatch, lambda step, rank: (1 / 16, 1 / 32)[rank]).run(400))
+    found = gaps(Pair(monkeypatch, lambda step, rank: (1 / 16, 1 / 32)[rank]).run(400))
     assert set(found[3:]) == {8}
 
 
 def test_short_steps_are_not_left_alone_for_long(monkeypatch):
-    assert max(gaps(Clocks(monkeypatch, lambda step, rank: 1e-3).run(400))) == MOST_STEPS
+    assert max(gaps(Pair(monkeypatch, lambda step, rank: 1e-3).run(400))) == MOST_STEPS
 
 
 def test_long_steps_have_a_decision_each(monkeypatch):
-    assert set(gaps(Clocks(monkeypatch, lambda step, rank: 0.3).run(20))) == {1}
+    assert set(gaps(Pair(monkeypatch, lambda step, rank: 0.3).run(20))) == {1}
 
 
 def test_a_queue_that_fills_quickly_does_not_mislead(monkeypatch):
     """The first steps are only launched; then each takes a second: two steps are left alone, or four, and no more."""
-    found = gaps(Clocks(monkeypatch, lambda step, rank: 1e-3 if step <= MOST_WAITING else 1.0).run(20))
+    found = gaps(Pair(monkeypatch, lambda step, rank: 1e-3 if step <= MOST_WAITING else 1.0).run(20))
     assert found[:3] == [1, 2, 4]
     assert set(found[3:]) == {1}
 
 
 def test_steps_that_become_long_are_noticed_in_time(monkeypatch):
-    clocks = Clocks(monkeypatch, lambda step, rank: 1e-3 if step <= 200 else 0.1)
-    found = clocks.run(300)
+    pair = Pair(monkeypatch, lambda step, rank: 1e-3 if step <= 200 else 0.1)
+    found = pair.run(300)
     late = [step for step in found if step > 200 + MOST_STEPS]
     assert max(gaps(late)[1:]) == 2
     assert MOST_STEPS * 0.1 <= 2  # seconds that a signal waits

@@ -115,7 +115,7 @@ def test_they_agree(two):
 
 
 def test_they_learn_what_is_wrong_in_any(two):
-    assert [state["first_to_say"] for state in two] == [[None, "one", "both"]] * 2
+    assert [state["first_to_say"] for state in two] == [[None, "1", "0"]] * 2
 
 
 def test_compiled_steps_are_the_eager_ones(two):

@@ -1,7 +1,8 @@
-"""NCCL waits for ever when a group is destroyed while a captured graph that uses it is alive, so the graph goes first, on
-every way out of a run and whoever holds the loop. On stand-ins for the GPU and for the other process.
+"""NCCL waits for ever when a group is destroyed while a captured graph that uses it is alive, so the graph goes first,
+on every way out of a run and whoever holds the loop. On stand-ins for the GPU and for the other process.
 """
 
+import json
 import os
 import signal
 import weakref
@@ -19,6 +20,7 @@ from fastait.runtime.processes import Ranks
 from fastait.training import prepare
 from fastait.training.graph import Graph
 from fastait.training.loop import Loop
+from fastait.training.pace import Backlog, Decisions
 from fastait.training.step import Totals, TrainStep
 
 
@@ -112,6 +114,23 @@ def test_the_graph_goes_before_the_group(happened, monkeypatch, way):
 def test_the_graph_goes_before_the_group_after_a_whole_run(happened):
     run()
     assert happened == ["captured", "reset", "destroyed"]
+
+
+def test_each_step_is_counted_and_few_decided_after(happened, monkeypatch):
+    counted, decided = [], []
+    largest = Decisions.largest
+
+    def noted(decisions, step, *values):
+        decided.append(step)
+        return largest(decisions, step, *values)
+
+    monkeypatch.setattr(Backlog, "add", lambda backlog: counted.append(1))
+    monkeypatch.setattr(Decisions, "largest", noted)
+    run()
+    (epoch,) = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
+    assert len(counted) == epoch["step"]
+    assert len(decided) <= epoch["step"] // 2
+    assert decided[-1] == epoch["step"]  # the last step is always one
 
 
 def test_whoever_keeps_the_loop_keeps_neither_graph_nor_group(happened, monkeypatch):

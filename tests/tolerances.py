@@ -47,8 +47,8 @@ UPDATE_FP32 = {"eight of ten": 3e-4, "each": 4e-2}
 GRAPH_FP32 = {"rtol": 1e-4, "atol": 1e-5}
 
 # The share of an evaluation's outcomes that may differ between a GPU and the CPU: an image that stands where its
-# network's decision turns, after steps whose smallest gradients have other signs. None of 1,400 on one CPU by oneDNN's and
-# by torch's own convolutions, in either type; not yet seen on hardware.
+# network's decision turns, after steps whose smallest gradients have other signs. None of 1,400 on one CPU by oneDNN's
+# and by torch's own convolutions, in either type; not yet seen on hardware.
 OUTCOMES_ACROSS_DEVICES = {torch.float64: 0.005, torch.float32: 0.01}
 
 # Logits in fp32 against fp64, relative to the largest; in TF32 a convolution alone is wrong by more.
@@ -56,15 +56,15 @@ LOGITS_FP32 = 1e-4
 
 # One training step on a GPU against the CPU, from one state with the same noise: how far the updated weights are apart,
 # relative to the update, and the losses. In fp32 on one CPU by oneDNN's and by torch's own convolutions: 0.002 for
-# methods that attack nothing, up to 0.034 for those that do, whose gradients have other signs where they are nearly zero;
-# with convolutions rounded to TF32 0.024, and 0.107 to 0.139. Not yet seen on hardware.
+# methods that attack nothing, up to 0.034 for those that do, whose gradients have other signs where they are nearly
+# zero; with convolutions rounded to TF32 0.024, and 0.107 to 0.139. Not yet seen on hardware.
 UPDATE_ACROSS_DEVICES = {
     torch.float64: {"clean": 1e-3, "attacked": 1e-3},
     torch.float32: {"clean": 8e-3, "attacked": 6e-2},
 }
 LOSS_ACROSS_DEVICES = {torch.float64: 1e-6, torch.float32: 2e-4}
 
-# The mean loss and the training accuracy of an epoch of 23 steps, a captured run against an eager one: the same kernels,
-# in deterministic mode, so that little but what a library chooses by workspace can grow. In 16 bits, and from compiled
-# passes, rounding grows for an epoch. Not yet seen on hardware. "outcomes" are percent of 287 images.
+# The mean loss and the training accuracy of an epoch of 23 steps, a captured run against an eager one: the same
+# kernels, in deterministic mode, so that little but what a library chooses by workspace can grow. In 16 bits, and from
+# compiled passes, rounding grows for an epoch. Not yet seen on hardware. "outcomes" are percent of 287 images.
 LOSS_OF_AN_EPOCH = {"fp32": 0.01, "16 bits": 0.05, "compiled": 0.02, "outcomes": 0.1}

@@ -65,6 +65,6 @@ UPDATE_ACROSS_DEVICES = {
 LOSS_ACROSS_DEVICES = {torch.float64: 1e-6, torch.float32: 2e-4}
 
 # The mean loss and the training accuracy of an epoch of 23 steps, a captured run against an eager one: the same
-# kernels, in deterministic mode, so that little but what a library chooses by workspace can grow. In 16 bits, and
-# from compiled passes, rounding grows for an epoch. Not yet seen on hardware. "outcomes" are percent of 287 images.
+# kernels, in deterministic mode, so that little but what a library chooses by workspace can grow. In 16 bits, and from
+# compiled passes, rounding grows for an epoch. Not yet seen on hardware. "outcomes" are percent of 287 images.
 LOSS_OF_AN_EPOCH = {"fp32": 0.01, "16 bits": 0.05, "compiled": 0.02, "outcomes": 0.1}

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import threading
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fastait.data.files import LASTING, why_no_file
 from fastait.data.opaque import alpha_of, opaque, transparent_value
 from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.threads import usable_cores
 
 CHUNK = 512
 """Images that are read before any of them is waited for."""
@@ -131,7 +131,7 @@ def decode(
             return error
 
     small = False
-    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(usable_cores()) as pool:
         while chunk := list(islice(items, CHUNK)):
             for item, result in zip(chunk, pool.map(read, chunk), strict=True):
                 if isinstance(result, BadImage):
@@ -175,7 +175,7 @@ def fit(image: Image.Image, size: int) -> Image.Image:
 def sides(items: Iterable[Item]) -> Iterator[int]:
     """The shorter sides of all images whose headers can be read; nothing is decoded."""
     left = iter(items)
-    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(usable_cores()) as pool:
         while chunk := list(islice(left, CHUNK)):
             yield from (side for side in pool.map(_side, chunk) if side is not None)
 

@@ -198,8 +198,9 @@ def _compile(job: tuple[str, torch.dtype, str]) -> Row:
 def compile_all(targets: list[str]) -> list[Row]:
     """Every kernel in every type for ``targets``."""
     jobs = [(case.name, dtype, t) for t in targets for dtype in DTYPES for case in cases(dtype)]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_compile, jobs, chunksize=len(jobs) // (4 * (os.cpu_count() or 1)) or 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ProcessPoolExecutor(cores) as pool:
+        return list(pool.map(_compile, jobs, chunksize=len(jobs) // (4 * cores) or 1))
 
 
 def table(rows: list[Row]) -> str:

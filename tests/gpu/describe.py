@@ -25,7 +25,6 @@ PACKAGES = (
         "rich",
     ),
     *("pytest", "pytest-benchmark", "hypothesis", "pyautoattack", "foolbox", "torchattacks"),
-    *("nvidia-dali-cuda120", "nvidia-dali-cuda130"),
 )
 
 
@@ -42,6 +41,11 @@ def version(package):
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def dali():
+    """Of whichever CUDA."""
+    return next(filter(None, (version(f"nvidia-dali-cuda{cuda}") for cuda in (130, 120))), None)
 
 
 def gpu():
@@ -65,7 +69,7 @@ def main(rehearsed):
         "rehearsed": rehearsed,
         **environment(device),
         **({} if rehearsed else gpu()),
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": {package: version(package) for package in PACKAGES} | {"DALI": dali()},
         "commit": said("git", "rev-parse", "HEAD"),
         "changed": bool(said("git", "status", "--porcelain", "--untracked-files=no")),
     }

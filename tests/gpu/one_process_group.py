@@ -97,10 +97,10 @@ def main(folder, case, seconds):
         )
         try:
             run_training(recipe("digits", **{**vars(config), "cuda_graph": graph, "amp": True}))
-            ended = "finished"
+            ended, why = "finished", ""
         except BaseException as error:
-            ended = type(error).__name__
-        print(json.dumps({**seen, "ended": ended, "left": time.monotonic() - seen["happened"]}), flush=True)
+            ended, why = type(error).__name__, str(error)[:500]
+        print(json.dumps({**seen, "ended": ended, "why": why, "left": time.monotonic() - seen["happened"]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -163,5 +163,6 @@ def take_their_place(patch):
         patch.setattr(torch.cuda, name, value)
     patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     patch.setattr(torch.nn.functional, "one_hot", _one_hot)
+    patch.setattr("fastait.training.graph.clear_up", lambda graph, pool, stream: graph.reset())
     # A run on the CPU is captured as one on a GPU would be.
     patch.setattr("fastait.training.prepare._use_graph", lambda config, *where: config.cuda_graph != "off")

@@ -1,5 +1,6 @@
 """An evaluation from its arguments to its files: what ``fastait eval`` does."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -339,13 +340,21 @@ def _determinism(wanted: bool) -> Iterator[None]:
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    workspace = os.environ.get(CUBLAS_WORKSPACE)
     try:
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            del os.environ[CUBLAS_WORKSPACE]
+
+
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Without it older versions of torch refuse cuBLAS's matrix products where algorithms must be deterministic."""
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:

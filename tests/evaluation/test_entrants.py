@@ -1,6 +1,7 @@
 """Networks from files as networks of a data set: whose classes, and how normalised."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import nn
 from fastait.checkpoints.weights import OURS, About, packed
 from fastait.data import ImageSet
 from fastait.eval import EvalArguments, main
-from fastait.evaluation import load_model
+from fastait.evaluation import load_model, session
 from fastait.evaluation.entrants import make_entrant
 from fastait.evaluation.model_files import read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized
@@ -195,6 +196,19 @@ def test_a_normalised_network():
     handle.remove()
     torch.testing.assert_close(seen[0], wanted)
     assert Normalization.of([127.5], [127.5]).like(MINUS_ONE_ONE)
+
+
+@pytest.mark.parametrize("said", [None, ":16:8"])
+def test_determinism_is_for_the_evaluation_alone(monkeypatch, said):
+    if said is None:
+        monkeypatch.delenv(session.CUBLAS_WORKSPACE, raising=False)
+    else:
+        monkeypatch.setenv(session.CUBLAS_WORKSPACE, said)
+    with session._determinism(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ[session.CUBLAS_WORKSPACE] == (said or ":4096:8")
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ.get(session.CUBLAS_WORKSPACE) == said
 
 
 def test_arguments_from_python():

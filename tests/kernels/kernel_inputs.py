@@ -20,7 +20,7 @@ SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 3, 19, 18), (0, 3, 4, 4), (4, 3, 32, 3
 
 @triton.jit
 def _up_to(n):
-    for _ in range(0, n):
+    for _ in range(n):
         pass
 
 

@@ -26,7 +26,7 @@ nitpick_ignore_regex = [
     # Other projects' pages are not linked to, since the manual is read offline too.
     ("py:.*", r"(torch|nn|os|pathlib|collections|typing)\..*|Tensor|Generator|Module|Path"),
     # Named as users meet them, documented in words.
-    ("py:.*", r"fastait\..*|InputError|RunError|Interrupted|InputError, RunError, Interrupted"),
+    ("py:.*", r"fastait\..*|InputError|RunError|Interrupted|OutOfMemory|InputError, RunError, Interrupted"),
 ]
 
 html_theme = "furo"

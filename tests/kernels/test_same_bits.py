@@ -36,8 +36,13 @@ class Divisions(TorchDispatchMode):
 
 def on_a_gpu(call):
     """The divisions of ``call`` on fake tensors, which it makes on "cuda"."""
-    with FakeTensorMode(), Divisions() as seen:
-        call()
+    try:
+        with FakeTensorMode(), Divisions() as seen:
+            call()
+    except RuntimeError as error:
+        if "driver" in str(error):
+            pytest.skip("this torch asks for a driver for tensors that are fake")
+        raise
     return seen
 
 

@@ -37,8 +37,9 @@ GETTERS = {
     "cudnn.allow_tf32": lambda: CUDNN.allow_tf32,
     "matmul.allow_tf32": lambda: MATMUL.allow_tf32,
     "float32_matmul_precision": torch.get_float32_matmul_precision,
-    "onednn.allow_tf32": lambda: ONEDNN.allow_tf32,
 }
+if hasattr(ONEDNN, "allow_tf32"):
+    GETTERS["onednn.allow_tf32"] = lambda: ONEDNN.allow_tf32
 
 
 def answers():

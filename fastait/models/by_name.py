@@ -1,0 +1,83 @@
+"""Networks made of their names: ``--model NAME``."""
+
+from torch import nn
+
+from fastait.models.apart import apart
+from fastait.models.gowal_wide_resnet import GowalWideResNet
+from fastait.models.libraries import of_library
+from fastait.models.names import LIBRARIES, ModelName, check_pretrained, parse
+from fastait.models.own import of_function
+from fastait.models.preact_resnet import PreActResNet18
+from fastait.models.resnet import ResNet18
+from fastait.models.wide_resnet import WideResNet
+from fastait.runtime.errors import InputError
+
+
+def make(
+    name: str | ModelName,
+    num_classes: int,
+    *,
+    image_size: int = 32,
+    generator_seed: int | None,
+    pretrained: bool = False,
+    allow_own: bool = False,
+) -> nn.Module:
+    """The network called ``name``, in train mode, in fp32 on the CPU: images [B, 3, H, W] in [0, 1] -> logits [B, K].
+
+    Torch's generators, default type and default device are neither asked nor changed, for this thread or others.
+    Networks of libraries and of the user's own are tried on two images.
+
+    Args:
+        name: see ``names.parse``.
+        num_classes: K, at least 2.
+        image_size: height and width of the images that it will be given.
+        generator_seed: of what it draws, below 2^63; None if weights will be loaded, so that nothing need be drawn.
+        pretrained: begin with the weights that its library has; a last layer for other classes is drawn anew.
+        allow_own: call a function of the user's own. Only if the user names it now: that a run folder or a file names
+            one is no permission.
+
+    Raises:
+        InputError: there is no such network, it or its weights cannot be had, or it does not take such images or tell
+            so many classes apart.
+    """
+    name = parse(name) if isinstance(name, str) else name
+    if pretrained:
+        check_pretrained(name)
+    if name.kind == "own" and not allow_own:
+        raise InputError(
+            f"{name} is a function of somebody's own, which is called only if you name it yourself: --model {name} on "
+            f'the command line, model="{name}" in Python'
+        )
+    with apart(generator_seed):
+        if name.kind == "own":
+            return of_function(name.name, num_classes, image_size).train()
+        if name.kind in LIBRARIES:
+            return of_library(name, num_classes, image_size, pretrained).train()
+        return built_in(name, num_classes)
+
+
+def built_in(name: ModelName, num_classes: int) -> nn.Module:
+    """One of the networks of this package, as its class makes it. Draws nothing under ``torch.device("meta")``."""
+    if name.kind == "wrn":
+        return WideResNet(name.depth, name.widen_factor, num_classes)
+    if name.kind.startswith("wrn-"):
+        return GowalWideResNet(name.depth, name.widen_factor, num_classes, name.kind.removeprefix("wrn-"))
+    if name.kind == "resnet-18":
+        return ResNet18(num_classes)
+    return PreActResNet18(num_classes, activated_shortcuts="-v2" in name.kind, final_bn=name.kind.endswith("-bn"))
+
+
+def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation per channel by which a network that ``make`` made normalises images in [0, 1].
+
+    None for a user's own, of which nothing is known.
+    """
+    if isinstance(model, WideResNet):
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if isinstance(model, ResNet18 | PreActResNet18):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    names = ("mean", "std") if isinstance(model, GowalWideResNet) else ("image_mean", "image_std")
+    found = [getattr(model, each, None) for each in names]
+    if not all(isinstance(each, nn.Module) is False and each is not None for each in found):
+        return None
+    return tuple(found[0].flatten().tolist()), tuple(found[1].flatten().tolist())

@@ -1,0 +1,60 @@
+"""A network is tried on two images before a run begins."""
+
+import traceback
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import fastait
+from fastait.models.features import PROBED
+from fastait.runtime.errors import InputError, first_line, one_line
+
+_NOT_THE_USERS = tuple(str(Path(package.__file__).parent) for package in (torch, fastait) if package.__file__)
+
+
+def try_on_images(model: nn.Module, name: str, num_classes: int, image_size: int) -> None:
+    """Raise an InputError unless ``model`` makes logits [B, ``num_classes``] of images, in eval and in train mode.
+
+    Args:
+        model: on the CPU, nobody else's yet; its buffers are what they were afterwards, and it is in train mode.
+        name: what the message calls it.
+        num_classes, image_size: of what it is to be trained on.
+    """
+    images = torch.linspace(0, 1, PROBED * 3 * image_size**2).reshape(PROBED, 3, image_size, image_size)
+    before: list[tuple[Tensor, Tensor]] = []
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        try:
+            with torch.no_grad():
+                if mode == "train":  # not before: layers may have been made by the first pass
+                    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+                logits = model(images.clone())
+                for buffer, value in before:
+                    buffer.copy_(value)
+        except Exception as error:  # whatever a network raises
+            raise InputError(
+                f"--model {name} does not take images of {image_size}x{image_size} in {mode} mode: {said(error)}"
+            ) from None
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != PROBED:
+            found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(
+                f"--model {name} returns {found} for {PROBED} images in {mode} mode, where logits [{PROBED}, "
+                f"{num_classes}] are needed"
+            )
+        if logits.shape[1] != num_classes:
+            raise InputError(
+                f"--model {name} tells {logits.shape[1]} classes apart, the data set has {num_classes}; a function is "
+                "given their number"
+            )
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, with the place in the user's own code where there is one."""
+    kind = type(error).__name__
+    text = f"{kind}: {first_line(error)}" if str(error) else kind
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(("<", *_NOT_THE_USERS)):
+            text += f" ({frame.filename}:{frame.lineno})"
+            break
+    return one_line(text)

@@ -21,6 +21,7 @@ DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4"]
 PARQUET = ["pyarrow>=17"]
 AUTOATTACK = ["pyautoattack>=0.2"]
 FIGURES = ["matplotlib>=3.8"]
+TIMM = ["timm>=1.0"]
 DOCS = ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"]
 PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
 TEST = [
@@ -28,6 +29,7 @@ TEST = [
     *PARQUET,
     *AUTOATTACK,
     *FIGURES,
+    *TIMM,
     *PEERS,
     "hypothesis>=6.100",
     "pytest>=8",
@@ -58,6 +60,7 @@ setup(
         "parquet": PARQUET,
         "autoattack": AUTOATTACK,
         "figures": FIGURES,
+        "timm": TIMM,
         "docs": [*TRAIN, *DOCS],
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "import-linter>=2.17", "mypy>=1.15", "ruff>=0.11"],

@@ -46,12 +46,7 @@ class Draws(TorchDispatchMode):
         if self.dtype is not None and func in _OF_THE_DEFAULT_TYPE and kwargs.get("dtype") is None:
             kwargs = {**kwargs, "dtype": self.dtype}
         if kwargs.get("generator") is None and torch.Tag.nondeterministic_seeded in func.tags:
-            if (
-                self.seed is None
-                and args
-                and isinstance(args[0], Tensor)
-                and func.__name__.partition(".")[0][-1] == "_"
-            ):
+            if self.seed is None and func._schema.name.endswith("_"):
                 return args[0].zero_()
             generator, found = self._generator(args, kwargs), _with_generator(func)
             if found is not None:

@@ -1,10 +1,10 @@
 """Networks made of their names: ``--model NAME``."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastait.models.apart import apart
 from fastait.models.gowal_wide_resnet import GowalWideResNet
-from fastait.models.libraries import of_library
+from fastait.models.libraries import check_registered, of_library
 from fastait.models.names import LIBRARIES, ModelName, check_pretrained, parse
 from fastait.models.own import of_function
 from fastait.models.preact_resnet import PreActResNet18
@@ -48,6 +48,8 @@ def make(
             f"{name} is a function of somebody's own, which is called only if you name it yourself: --model {name} on "
             f'the command line, model="{name}" in Python'
         )
+    if name.kind in LIBRARIES:
+        check_registered(name)  # which imports the library, as anybody's import would
     with apart(generator_seed):
         if name.kind == "own":
             return of_function(name.name, num_classes, image_size).train()
@@ -77,7 +79,7 @@ def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     if isinstance(model, ResNet18 | PreActResNet18):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     names = ("mean", "std") if isinstance(model, GowalWideResNet) else ("image_mean", "image_std")
-    found = [getattr(model, each, None) for each in names]
-    if not all(isinstance(each, nn.Module) is False and each is not None for each in found):
+    mean, std = (getattr(model, each, None) for each in names)
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
         return None
-    return tuple(found[0].flatten().tolist()), tuple(found[1].flatten().tolist())
+    return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())

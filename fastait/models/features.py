@@ -242,8 +242,8 @@ def _makers(logits: Tensor, calls: list[_Call], title: str) -> list[_Call]:
         weight = getattr(node, "variable", None)
         if isinstance(weight, Tensor) and sum(length > 1 for length in weight.shape) > 1:
             raise InputError(
-                f"the last weights of {title}, {list(weight.shape)}, are no linear layer's, so that it has no features; "
-                f"{DEFINE}"
+                f"the last weights of {title}, {list(weight.shape)}, are no linear layer's, so that it has no "
+                f"features; {DEFINE}"
             )
         waiting.extend(next_node for next_node, _ in node.next_functions)
     return sorted(reached, key=calls.index)

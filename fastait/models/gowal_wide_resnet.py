@@ -2,7 +2,7 @@
 
 It differs from ``WideResNet`` in its activation, in its strided convolutions, which pad as TensorFlow's ``SAME`` does
 (one more pixel at the right and at the bottom), and in its normalisation. Parameter and buffer names follow
-RobustBench's ``DMWideResNet``: ``init_conv``, ``layer.0.block.0.batchnorm_0``, ``batchnorm``, ``logits``, ``mean``, ``std``.
+RobustBench's ``DMWideResNet``: ``init_conv``, ``layer.0.block.0.batchnorm_0``, ``logits``, ``mean``, ``std``.
 """
 
 import torch

@@ -24,17 +24,15 @@ def of_library(name: ModelName, num_classes: int, image_size: int, pretrained: b
     """The network of a library, tried on images.
 
     Args:
-        name: of kind ``timm`` or ``torchvision``.
+        name: of kind ``timm`` or ``torchvision``; ``check_registered`` knows it.
         num_classes: width of the logits.
         image_size: height and width of the images; networks of a fixed size are made for it.
         pretrained: with the library's weights. A last layer for other classes is drawn anew.
 
     Raises:
-        InputError: the library is not there or knows no such name, the network does not take such images, or its
-            weights cannot be had.
+        InputError: the network does not take such images, or its weights cannot be had.
     """
     build = _of_timm if name.kind == "timm" else _of_torchvision
-    _check_registered(name)
     try:
         model = build(name.name, num_classes, image_size, False)
     except Exception as error:  # whatever a library raises
@@ -53,7 +51,8 @@ def of_library(name: ModelName, num_classes: int, image_size: int, pretrained: b
     return model
 
 
-def _check_registered(name: ModelName) -> None:
+def check_registered(name: ModelName) -> None:
+    """Raise an InputError unless the library is there and knows a classifier called ``name``."""
     try:
         if name.kind == "timm":
             import timm

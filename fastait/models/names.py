@@ -10,8 +10,8 @@ LIBRARIES = ("timm", "torchvision")
 """Prefixes of networks that a library knows by name."""
 
 PREACT = ("preact-resnet-18", "preact-resnet-18-v2", "preact-resnet-18-bn", "preact-resnet-18-v2-bn")
-"""The variants that files of others are of: what a shortcut's convolution is given (after BN and ReLU in v2), and whether
-BN and ReLU come before the last layer."""
+"""The variants that files of others are of: in v2 a shortcut's convolution comes after BN and ReLU; with bn the last
+layer does too."""
 
 FIXED = ("resnet-18", *PREACT)
 

@@ -1,4 +1,4 @@
-"""Other people's networks on images in [0, 1]: normalised as their first operation, their parameters' names untouched."""
+"""Other people's networks on images in [0, 1]: they normalise first, and their parameters' names stay."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -56,7 +56,9 @@ def test_what_is_no_name(text, said):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "said"), [("wrn-10-1", "not for --model wrn-10-1"), ("nets:make", "load its weights")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("wrn-10-1", "not for --model wrn-10-1"), ("nets:make", "load its weights")]
+)
 def test_pretrained_weights_are_those_of_libraries(name, said):
     with pytest.raises(InputError, match=said):
         check_pretrained(parse(name))

@@ -41,9 +41,7 @@ def test_gowals_network_is_robustbenchs(depth, widen_factor, activation):
 def test_resnet_is_robustbenchs():
     state = plain.weights(plain.resnet_table(7))
     x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
-    torch.testing.assert_close(
-        loaded("resnet-18", state, 7)(x), plain.resnet(state, x), **REDUCTION[torch.float64]
-    )
+    torch.testing.assert_close(loaded("resnet-18", state, 7)(x), plain.resnet(state, x), **REDUCTION[torch.float64])
 
 
 @pytest.mark.parametrize("name", PREACT)

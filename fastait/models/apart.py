@@ -49,15 +49,17 @@ class Draws(TorchDispatchMode):
             if self.seed is None and func._schema.name.endswith("_"):
                 return args[0].zero_()
             generator, found = self._generator(args, kwargs), _with_generator(func)
-            if found is not None:
+            if generator is not None and found is not None:
                 return found(*args, **{**kwargs, "generator": generator})
-            if func in _FILLED:
+            if generator is not None and func in _FILLED:
                 return _FILLED[func](torch.empty_like(args[0], **kwargs), generator=generator)
         return func(*args, **kwargs)
 
-    def _generator(self, args: Sequence[Any], kwargs: Any) -> torch.Generator:
+    def _generator(self, args: Sequence[Any], kwargs: Any) -> torch.Generator | None:
         own = next((value.device for value in args if isinstance(value, Tensor)), None)
         device = torch.device(own or kwargs.get("device") or "cpu")
+        if device.type == "meta":  # where drawing does nothing
+            return None
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed or 0)
         return self._generators[device]

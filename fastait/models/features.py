@@ -49,8 +49,8 @@ class Features:
     """Images [B, C, H, W] in [0, 1] -> features [B, ...], in the mode that the model is in.
 
     They are those of the model as it is when it is called, autocast and frozen as it is then; its submodules do the
-    work, and nothing is registered in them. Several threads may call it. Draw, read and wait for nothing that the
-    model's own ``forward`` does not.
+    work, and nothing is registered in them. Several threads may call it. Nothing is drawn or
+    read from the device that the model's own ``forward`` does not draw or read.
 
     Args:
         model: a module, or any object with a method ``features(x)``.

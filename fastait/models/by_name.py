@@ -46,7 +46,7 @@ def make(
     if name.kind == "own" and not allow_own:
         raise InputError(
             f"{name} is a function of somebody's own, which is called only if you name it yourself: --model {name} on "
-            f'the command line, model="{name}" in Python'
+            f'the command line, or model="{name}" in Python'
         )
     if name.kind in LIBRARIES:
         check_registered(name)  # which imports the library, as anybody's import would

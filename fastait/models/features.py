@@ -195,11 +195,12 @@ def find_head(model: nn.Module, sample: Tensor) -> Head:
             watch(twin, module, _recorder(calls, found[0]))
     # Of its own, and no leaf, so that the model may normalise it in place.
     with torch.inference_mode(False), torch.enable_grad(), Draws(0):
-        images = sample[:PROBED].detach().clone().requires_grad_().clone()
+        leaf = sample[:PROBED].detach().clone().requires_grad_()
+        images = leaf.clone()
         logits = logits_of(root(images))
     if logits is None or logits.dim() != 2:
         raise InputError(f"{title} returns no logits [B, K], so that no layer makes them")
-    reached = _makers(logits, calls, title)
+    reached = _makers(logits, calls, leaf, title)
     if not reached:
         raise InputError(f"{title} has no linear layer that makes its logits, so that it has no features; {DEFINE}")
     if len(reached) > 1:
@@ -224,13 +225,14 @@ def _recorder(calls: list[_Call], place: str) -> Callable[[Tensor, Tensor], None
     return seen
 
 
-def _makers(logits: Tensor, calls: list[_Call], title: str) -> list[_Call]:
+def _makers(logits: Tensor, calls: list[_Call], leaf: Tensor, title: str) -> list[_Call]:
     """The calls whose outputs the logits are made of, next to them."""
     if logits.grad_fn is None:  # a model that keeps gradients out
         return [call for call in calls if call.made is logits][:1]
     by_node = {call.node: call for call in calls if call.node is not None}
     reached: list[_Call] = []
-    waiting, seen = [logits.grad_fn], set()
+    waiting: list[Any] = [logits.grad_fn]
+    seen: set[Any] = set()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -240,7 +242,7 @@ def _makers(logits: Tensor, calls: list[_Call], title: str) -> list[_Call]:
             reached.append(by_node[node])
             continue
         weight = getattr(node, "variable", None)
-        if isinstance(weight, Tensor) and sum(length > 1 for length in weight.shape) > 1:
+        if isinstance(weight, Tensor) and weight is not leaf and sum(length > 1 for length in weight.shape) > 1:
             raise InputError(
                 f"the last weights of {title}, {list(weight.shape)}, are no linear layer's, so that it has no "
                 f"features; {DEFINE}"
@@ -259,7 +261,8 @@ def renew_head(model: nn.Module, head: Head, num_classes: int) -> None:
         new: nn.Module = nn.Conv2d(old.in_channels, num_classes, 1, bias=old.bias is not None)
     else:
         new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)  # type: ignore[arg-type]
-    new.to(old.weight.device, old.weight.dtype).train(old.training)  # type: ignore[call-overload, union-attr]
+    weight = old.get_parameter("weight")
+    new.to(weight.device, weight.dtype).train(old.training)
     for place in head.places:
         parent, _, name = place.rpartition(".")
         setattr(layer_at(model, parent), name, new)

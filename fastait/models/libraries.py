@@ -84,13 +84,14 @@ def _of_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -> 
     registered = timm.get_pretrained_cfg(name)
     fixed = registered is not None and registered.fixed_input_size
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": num_classes}
+    sized: dict[str, Any] = {"img_size": image_size} if fixed else {}
     try:
-        model = timm.create_model(name, **options, **({"img_size": image_size} if fixed else {}))
+        model = timm.create_model(name, **options, **sized)
     except TypeError as error:
         if not fixed or "img_size" not in str(error):
             raise
         model = timm.create_model(name, **options)  # its one size may be the images'
-    described = model.pretrained_cfg
+    described: Any = model.pretrained_cfg
     return normalised(model, described["mean"], described["std"])
 
 

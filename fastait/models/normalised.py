@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ def normalised(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
     for name, values in (("image_mean", mean), ("image_std", std)):
         buffer = torch.tensor(values, dtype=torch.float32)[:, None, None]
         model.register_buffer(name, buffer, persistent=False)
-    model.__class__ = _subclass(type(model))
+    model.__class__ = _subclass(type(model))  # type: ignore[arg-type]
     return model
 
 
@@ -26,13 +27,22 @@ def normalised(model: nn.Module, mean: Sequence[float], std: Sequence[float]) ->
 def _subclass(base: type[nn.Module]) -> type[nn.Module]:
     members = {
         "forward": _forward,
-        "forward_normalised": base.forward,
+        "forward_normalised": _renamed(base.forward, "forward_normalised"),
         "__reduce_ex__": _reduce,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
     }
     return type(base.__name__, (base,), members)
+
+
+def _renamed(function: Any, name: str) -> Any:
+    """A function of the same code: torch.jit compiles what is called by the function's own name."""
+    if not isinstance(function, FunctionType):
+        return function
+    copy = FunctionType(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, function.__annotations__
+    return copy
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
@@ -45,5 +55,5 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
 
 
 def _blank(base: type[nn.Module]) -> nn.Module:
-    subclass = _subclass(base)
+    subclass = _subclass(base)  # type: ignore[arg-type]
     return subclass.__new__(subclass)

@@ -171,7 +171,7 @@ def test_torchs_tools_see_the_normalisation(mobilenet):
         ("timm:vit_tiny_patch16_224", {"image_size": 8}, "images of 8x8"),
         ("torchvision:vgg11", {"image_size": 16}, "does not take images of 16x16 in eval mode: RuntimeError"),
         ("wrn-10-1", {"pretrained": True}, "--pretrained is for timm:NAME and torchvision:NAME"),
-        ("nets:make", {}, "function of somebody's own, .*: --model nets:make on the command line, or model="),
+        ("nets:make", {}, "function of somebody's own, .*--model nets:make on the command line, or model="),
     ],
 )
 def test_what_is_refused(name, options, said):
@@ -304,8 +304,8 @@ def test_a_users_own(name):
     assert model.fc.weight.dtype == torch.float32
     assert torch.equal(model.norm.running_mean, torch.zeros(3)), "the trial leaves no statistics"
     assert model.norm.num_batches_tracked == 0
-    assert model(torch.rand(4, 3, 32, 32)).shape == (4, 6)
     assert same(model, make(name, 6, generator_seed=0, allow_own=True))
+    assert model(torch.rand(4, 3, 32, 32)).shape == (4, 6)
 
 
 @pytest.mark.usefixtures("nets")
@@ -314,13 +314,13 @@ def test_a_users_own(name):
     [
         ("nets:mak", "nets has no 'mak'; did you mean 'make'"),
         ("nets:numbers", "is a list, where a function or a class is needed"),
-        ("nets:raises", r"calling it with 10 classes failed: RuntimeError: .* \(.*nets.py:11\)"),
-        ("nets:leaves", r"failed: SystemExit: 3 \(.*nets.py:23\)"),
+        ("nets:raises", r"calling it with 10 classes failed: RuntimeError: .* \(.*nets.py:12\)"),
+        ("nets:leaves", r"failed: SystemExit: 3 \(.*nets.py:24\)"),
         ("nets:nothing", "returns a NoneType, where a torch.nn.Module is needed"),
         ("nets:seven", "tells 7 classes apart, the data set has 10"),
         ("nets:plain", r"returns \[2, 3, 1024\] for 2 images in eval mode, where logits \[2, 10\]"),
         ("nets:frozen", "without parameters to train"),
-        ("nets:Fails", r"images of 32x32 in eval mode: KeyError: 'size' \(.*nets.py:39\)"),
+        ("nets:Fails", r"images of 32x32 in eval mode: KeyError: 'size' \(.*nets.py:40\)"),
         ("nets:Trains", "returns a tuple for 2 images in train mode"),
         ("nets:no_arguments", "calling it with 10 classes failed: TypeError: .*argument"),
         ("net:make", "there is no module net in "),

@@ -2,7 +2,7 @@
 
 import pickle
 import threading
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -64,9 +64,14 @@ class InPlace(Small):
         return super().forward(x.sub_(0.5))
 
 
+class Output(NamedTuple):
+    logits: torch.Tensor
+    loss: None = None
+
+
 class HuggingFace(Small):
     def forward(self, x):
-        return SimpleNamespace(logits=super().forward(x), loss=None)
+        return Output(super().forward(x))
 
 
 class NoGradients(Small):

@@ -381,8 +381,8 @@ def test_config_that_the_checkpoint_was_not_made_with():
     folder = RunFolder(Path("run"))
     folder.result_file.unlink()
     config = json.loads(folder.config_file.read_text())
-    folder.config_file.write_text(json.dumps({**config, "seed": 7, "widen_factor": 2}))
-    with pytest.raises(InputError, match=r"is not what .*checkpoint.pt was made with: seed, widen_factor"):
+    folder.config_file.write_text(json.dumps({**config, "seed": 7, "model": "wrn-10-2"}))
+    with pytest.raises(InputError, match=r"is not what .*checkpoint.pt was made with: model, seed"):
         resume_training(Path("run"))
 
 

@@ -209,7 +209,13 @@ def test_threads_of_ones_own(monkeypatch):
         ("8.4", "!=8.3.*,>=5.3.0", True),
         ("14.0", "<14,>=13.0.3", False),
         ("3", "==3.*", True),
+        ("2.14.1rc2", ">=2.14.1", True),
+        ("2.14.1rc2", ">=2.14.2", False),
+        ("2.15.0.dev20260101+cu130", "==2.15.0.dev20260101", True),
+        ("2.15.0.dev20260102+cu130", "==2.15.0.dev20260101", False),
+        ("2.15.0.dev20260101+cu130", ">=2.14,<3", True),
         ("1.0", "of another kind", True),
+        ("of another kind", ">=1.0", True),
     ],
 )
 def test_versions(have, wanted, fit):

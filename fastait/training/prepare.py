@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastait.attacks.subject import PROBED, Subject
+from fastait.attacks.subject import Subject
 from fastait.checkpoints.weights import About
 from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
@@ -20,7 +20,7 @@ from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.runtime.report import Report
-from fastait.training.networks import first_network
+from fastait.training.networks import black, first_network
 from fastait.training.optimizer import make_optimizer
 
 CACHED_BYTES = 1 << 23
@@ -94,8 +94,7 @@ class Prepared:
         self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
         self.features: Features | None = None
         if METHODS[config.method].interpolates:
-            sample = torch.zeros(PROBED, 3, config.image_size, config.image_size, device=self.device)
-            self.features = feature_function(self.model, sample)
+            self.features = feature_function(self.model, black(config.image_size).to(self.device))
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -155,7 +154,7 @@ def method_settings(config: TrainConfig, num_classes: int, at_a_time: int | None
 
 def cached_images(model: nn.Module, image_size: int) -> int:
     """How many images an attack on a CPU takes together; see ``CACHED_BYTES``. The model is left as it was."""
-    return max(8, CACHED_BYTES // widest_activation(Subject.of(model), torch.zeros(PROBED, 3, image_size, image_size)))
+    return max(8, CACHED_BYTES // widest_activation(Subject.of(model), black(image_size)))
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:

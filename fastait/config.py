@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS
+from fastait.models.names import check_pretrained, parse
 from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.settings import Ratio, near_match, normalise
 
@@ -26,11 +27,10 @@ PLACES = (
 """Settings that say where things lie and how they are loaded and run: a resume may change them. The others decide the
 weights, or what is measured. Images are known by their checksum."""
 
-CLASSES = "classes"
-"""The key of ``config.json`` that is no setting: the names of the classes that the run tells apart, in order."""
-
-BESIDE = (CLASSES,)
-"""What ``config.json`` may hold beside the settings."""
+CLASSES, NORMALIZATION = "classes", "normalization"
+BESIDE = (CLASSES, NORMALIZATION)
+"""Keys of ``config.json`` that are no settings: the names of the classes that the run tells apart, in order, and what
+its network does to images in [0, 1] first, mean and standard deviation per channel, null if that is not known."""
 
 OPTIMIZERS = ("sgd", "apex")
 CUDA_GRAPH = ("auto", "on", "off")
@@ -49,7 +49,7 @@ GROUPS = {
         "crop_padding",
         "flip",
     ),
-    "Network": ("depth", "widen_factor", "init_from"),
+    "Network": ("model", "pretrained", "init_from"),
     "Method": (
         "method",
         "epsilon",
@@ -166,11 +166,14 @@ class TrainConfig:
     """Where the partners' features come from: clean (the paper's: a pass of their own) or noisy (the images' own pass,
     noise and all: one pass in six is saved)."""
 
-    depth: int = 10
-    """Depth of the wide ResNet: 6n + 4."""
+    model: str = "wrn-10-1"
+    """The network: wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18, timm:NAME, torchvision:NAME, or
+    package.module:function, a function of your own that is called with the number of classes and returns a module on
+    images in [0, 1]."""
 
-    widen_factor: int = 1
-    """Width of the wide ResNet, in multiples of 16, 32, 64 channels."""
+    pretrained: bool = False
+    """Start from the weights that timm or torchvision has of its network; a last layer for other classes is drawn
+    anew."""
 
     seed: int = 0
     """Seed of weights, order, augmentation and noise."""
@@ -204,7 +207,8 @@ class TrainConfig:
     """Save a checkpoint whenever this time has passed: what a crash can cost."""
 
     init_from: Path | None = None
-    """Start from these weights: a model.safetensors of another run."""
+    """Start from these weights: a model.safetensors of another run. A last layer for another number of classes is drawn
+    anew."""
 
     out: Path | None = None
     """Run folder. [default: runs/DATE-TIME-DATASET-METHOD]"""
@@ -254,8 +258,11 @@ class TrainConfig:
             raise InputError(f"--method {self.method} needs further images: --unlabeled DIR")
         if self.unlabeled is not None and not method.needs_unlabeled:
             raise InputError(f"--unlabeled {self.unlabeled}: --method {self.method} does not use images without labels")
-        if (self.depth - 4) % 6:
-            raise InputError(f"--depth must be 6n + 4 (10, 16, 22, 28, 34, ...), got {self.depth}")
+        network = parse(self.model)
+        if self.pretrained:
+            check_pretrained(network)
+            if self.init_from is not None:
+                raise InputError(f"--pretrained and --init-from {self.init_from} are two beginnings; leave one out")
         if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
             raise InputError(f"--milestones must be increasing epochs from 1 on, got {list(self.milestones)}")
         if self.dali and self.workers is not None:
@@ -292,12 +299,18 @@ class TrainConfig:
     def from_json(cls, values: Any) -> "TrainConfig":
         """The inverse of ``to_json``. A setting that is missing, as those of newer versions are, has its default.
 
+        Before there was ``model``, the network was a wide ResNet of ``depth`` and ``widen_factor``.
+
         Raises:
             InputError: these are no settings, or one is unknown or not of its type.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, dict) or not {"method", "dataset"} <= values.keys():
             raise InputError("these are no settings of a run")
+        values = dict(values)
+        depth, widen_factor = (values.pop(key, usual) for key, usual in _BEFORE_MODEL.items())
+        if (depth, widen_factor) != tuple(_BEFORE_MODEL.values()):
+            values.setdefault("model", f"wrn-{depth}-{widen_factor}")
         for key in values:
             if key not in names and key not in BESIDE:
                 raise InputError(f"{key!r} is no setting of this version{near_match(key, names)}")
@@ -310,14 +323,14 @@ _AT_LEAST = {
     "epochs": 1,
     "batch_size": 2,
     "attack_steps": 1,
-    "depth": 10,
-    "widen_factor": 1,
     "seed": 0,
     "workers": 0,
     "eval_samples": 1,
 }
 
-_AT_MOST = {"image_size": 4096, "crop_padding": 4096, "depth": 10_000, "widen_factor": 1000, "seed": 2**63 - 1}
+_AT_MOST = {"image_size": 4096, "crop_padding": 4096, "seed": 2**63 - 1}
+
+_BEFORE_MODEL = {"depth": 10, "widen_factor": 1}
 
 
 def parquet_settings(settings: Any) -> dict[str, Any]:

@@ -21,8 +21,7 @@ _CIFAR = {
     "epochs": PAPER_EPOCHS,
     "batch_size": 128,
     "milestones": PAPER_MILESTONES,
-    "depth": 28,
-    "widen_factor": 10,
+    "model": "wrn-28-10",
 }
 """Section 4; batch size, weight decay and momentum from the authors' release."""
 
@@ -77,7 +76,7 @@ def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:
     """The published settings ``name``, with single settings overridden.
 
     Example:
-        ``recipe("cifar10", depth=10, widen_factor=1, epochs=2)``
+        ``recipe("cifar10", model="wrn-10-1", epochs=2)``
 
     Raises:
         InputError: no recipe has this name, or an override is not of its setting's type.

@@ -41,6 +41,10 @@ class ReproduceArguments:
     unlabeled: Path | None = field(default=None, kw_only=True)
     """Folder of images without labels, for UAT in table 8."""
 
+    model: str | None = field(default=None, kw_only=True)
+    """Train this network in place of the scale's (wrn-28-10 in the paper, wrn-10-1 at the small scale), by a name as
+    fastait train takes."""
+
     device: str = field(default="auto", kw_only=True)
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
@@ -75,6 +79,7 @@ class ReproduceArguments:
             amp=self.amp,
             dali=self.dali,
             seed=self.seed,
+            model=self.model,
         )
 
 

@@ -61,6 +61,8 @@ def _main(argv: list[str]) -> None:
         from fastait.training.run import resume_training
 
         changes = {name: value for name, value in vars(config).items() if getattr(defaults, name) != value}
+        if first.model != TrainArguments().model:  # a function of the user's own is called only if they name it
+            changes["model"] = first.model
         resume_training(first.resume, show=True, **changes)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastait.checkpoints.weights import About, load_weights, packed
-from fastait.config import BESIDE, CLASSES, TrainConfig
+from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
 
@@ -50,14 +50,15 @@ class RunFolder:
         folder._refuse_used()
         return folder
 
-    def begin(self, config: TrainConfig, classes: tuple[str, ...] = ()) -> None:
-        """Make the folder, lock it and write the run's settings and the names of its classes.
+    def begin(self, config: TrainConfig, about: About | None = None) -> None:
+        """Make the folder, lock it and write the run's settings, and what is known of its network's classes and inputs.
 
         Raises:
             InputError: it cannot be made, or another run has been begun in it meanwhile.
             RunError: the settings cannot be written; the folder is as it was.
         """
-        self._begin(_json(config.to_json() | ({CLASSES: classes} if classes else {})))
+        beside = {} if about is None else {CLASSES: about.classes, NORMALIZATION: about.normalization}
+        self._begin(_json(config.to_json() | beside))
 
     def continue_from(self, other: "RunFolder", config: TrainConfig) -> None:
         """``begin``, with a copy of what ``other`` has come to.
@@ -173,7 +174,8 @@ class RunFolder:
     def defaults(self) -> dict[str, Any]:
         """The settings that ``config.json`` does not have, with what stands for them."""
         saved, config = json.loads(self.config_file.read_bytes()), self.config()
-        return {key: value for key, value in config.to_json().items() if key not in saved}
+        known = {*saved, "model"} if "depth" in saved else saved  # which said what network it is, before that did
+        return {key: value for key, value in config.to_json().items() if key not in known}
 
     def classes(self) -> tuple[str, ...] | None:
         """The names of the run's classes, in order; None if it was begun by a version that did not write them."""

@@ -28,11 +28,13 @@ class About:
         network: its name, such as WRN-28-10.
         classes: the names of its outputs, in order.
         normalization: mean and standard deviation per channel by which it normalises images in [0, 1].
+        image_size: height and width of the images that it was trained on.
     """
 
     network: str | None = None
     classes: tuple[str, ...] | None = None
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    image_size: int | None = None
 
 
 def packed(weights: dict[str, Tensor], about: About) -> bytes:

@@ -154,12 +154,12 @@ def _step(device: "torch.device", dtype: "torch.dtype | None", batch_size: int, 
     import torch
 
     from fastait.methods import METHODS, Settings
-    from fastait.models import WideResNet
+    from fastait.models import make
     from fastait.runtime.precision import Precision
     from fastait.training.optimizer import make_optimizer
     from fastait.training.step import TrainStep
 
-    model = WideResNet.drawn(torch.Generator().manual_seed(0), 10, 1, CLASSES)
+    model = make("wrn-10-1", CLASSES, generator_seed=0)
     model = model.to(device).to(memory_format=torch.channels_last).train()
     settings = Settings(8 / 255, 0.5, 1, 8 / 255, CLASSES)
     optimizer = make_optimizer("sgd", model.parameters(), lr=0.1, weight_decay=2e-4)

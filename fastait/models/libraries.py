@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 from fastait.models.features import PROBED, find_head, renew_head
-from fastait.models.names import ModelName
+from fastait.models.names import ModelName, parse
 from fastait.models.normalised import normalised
 from fastait.models.trial import try_on_images
 from fastait.runtime.errors import InputError, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NO_SECOND_OUTPUT = {"aux_logits": False, "init_weights": True}
-OPTIONS: dict[str, dict[str, Any]] = {"googlenet": NO_SECOND_OUTPUT, "inception_v3": NO_SECOND_OUTPUT}
-"""What networks of torchvision must be told so that they return logits alone."""
+INCEPTIONS = ("googlenet", "inception_v3")
+"""Networks of torchvision that must be told to return logits alone, and that, with its weights, turn ImageNet's
+normalisation into that of [-1, 1]: they are given that at once."""
 
 
 def of_library(name: ModelName, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
@@ -49,6 +49,19 @@ def of_library(name: ModelName, num_classes: int, image_size: int, pretrained: b
                 "where the library keeps them (HF_HOME and TORCH_HOME say where)"
             ) from None
     return model
+
+
+def pretrained_classes(text: str) -> int:
+    """How many classes the weights tell apart that ``--pretrained`` gives the network called ``text``."""
+    name = parse(text)
+    if name.kind == "timm":
+        import timm
+
+        registered = timm.get_pretrained_cfg(name.name)
+        return registered.num_classes if registered is not None else 0
+    from torchvision import models
+
+    return len(models.get_model_weights(name.name).DEFAULT.meta["categories"])
 
 
 def check_registered(name: ModelName) -> None:
@@ -98,7 +111,7 @@ def _of_timm(name: str, num_classes: int, image_size: int, pretrained: bool) -> 
 def _of_torchvision(name: str, num_classes: int, image_size: int, pretrained: bool) -> nn.Module:
     from torchvision import models
 
-    options = dict(OPTIONS.get(name, {}))
+    options: dict[str, Any] = {}
     if name.startswith("vit_"):
         options["image_size"] = image_size
     elif name.startswith("maxvit"):
@@ -109,11 +122,21 @@ def _of_torchvision(name: str, num_classes: int, image_size: int, pretrained: bo
     if weights is not None:
         prepared = weights.transforms()
         mean, std = prepared.mean, prepared.std
+    if name in INCEPTIONS:
+        mean = std = (0.5, 0.5, 0.5)
+        options["transform_input"] = False
     if not pretrained:
+        if name in INCEPTIONS:
+            options |= {"aux_logits": False, "init_weights": True}
         return normalised(models.get_model(name, weights=None, num_classes=num_classes, **options), mean, std)
     if weights is None:
         raise ValueError("torchvision has none")
-    model = models.get_model(name, weights=weights, progress=False, **options)
+    model: Any = models.get_model(name, weights=weights, progress=False, **options)
+    if name in INCEPTIONS:
+        model.aux_logits = False
+        for part in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, part):
+                setattr(model, part, None)
     if len(weights.meta["categories"]) != num_classes:
         sample = torch.zeros(PROBED, 3, image_size, image_size)
         renew_head(model, find_head(model, sample), num_classes)

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fastait.reproduction.drawing import (
     STEP,
@@ -334,13 +334,14 @@ def _features(
 
     from fastait.attacks import Noise, ascend
     from fastait.evaluation.batches import Together, default_batch_size
-    from fastait.methods.images import FeatureFn, interpolate
+    from fastait.methods.images import interpolate
+    from fastait.models import feature_function
 
     weight = first_weight(model)
     together = Together(default_batch_size(model, images))
     x, y = images.floats(torch.arange(len(images)), weight.device, weight.dtype), images.labels.to(weight.device)
     noise = Noise.seeded(derive(seed, "figure3"), weight.device)
-    to_features = cast(FeatureFn, model.features)
+    to_features = feature_function(model, x)
 
     def attacked(places: "Tensor") -> "Tensor":
         start, step_size = starts[places], STEP * epsilon  # indexed, a start is a copy, which the attack may write over

@@ -112,6 +112,8 @@ class Bench:
             self.report.note(f"{system}: training {'goes on' if begun else 'begins'}")
         show = self.report.show and not finished
         chosen = {} if finished else {name: getattr(config, name) for name in CHOSEN}
+        if self.choices.model is not None:  # which lets a function of the user's own be called again
+            chosen["model"] = config.model
         try:
             # What a run prints at its end is its own small evaluation, which is no part of a table.
             with redirect_stdout(io.StringIO()):

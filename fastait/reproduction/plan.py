@@ -176,7 +176,6 @@ def _shape(config: TrainConfig) -> Any:
         dataset=config.dataset,
         image_size=config.image_size,
         batch_size=config.batch_size,
-        depth=config.depth,
-        widen_factor=config.widen_factor,
+        model=config.model,
         amp=config.amp,
     )

@@ -107,6 +107,7 @@ def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list
     systems = [system for system in table.systems(choices.scale) if not choices.lacks_images(system)]
     configs = [choices.config(system) for system in systems]
     small = ": not comparable with the paper's figures" if choices.scale.name == "small" else ""
+    other = ": not the paper's network" if choices.model is not None and not small else ""
     images = _listed(dict.fromkeys(m.n for cell, m in found.items() if not cell.black_box))
     few = _listed(dict.fromkeys(m.n for cell, m in found.items() if cell.black_box))
     black_box = f"({few} for attacks without gradients) " if few and images else ""
@@ -118,7 +119,7 @@ def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list
     here_on = f", here on {_listed(dict.fromkeys(c.dataset for c in configs))}" if small else ""
     return [
         f"{table.title}: {table.caption}{here_on}. Accuracy in %: ours (the paper's, the difference).",
-        f"Scale {choices.scale.name}: {_networks(configs)}{small}.",
+        f"Scale {choices.scale.name}: {_networks(configs)}{small or other}.",
         f"{images or few} test images {black_box}with the classes in proportion, Linf {budgets}, steps of "
         f"{epsilon_text(choices.scale.step_size)}, seed {choices.seed}; training {precision}, evaluation fp32; "
         "weights of the last epoch.",
@@ -130,7 +131,7 @@ def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list
 def _networks(configs: Iterable[TrainConfig]) -> str:
     configs = list(configs)
     datasets = _listed(dict.fromkeys(c.dataset for c in configs))
-    networks = _listed(dict.fromkeys(f"WRN-{c.depth}-{c.widen_factor}" for c in configs))
+    networks = _listed(dict.fromkeys(c.model for c in configs))
     return f"{datasets}, {networks}, {_listed(sorted({c.epochs for c in configs}))} epochs"
 
 

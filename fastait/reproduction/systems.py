@@ -140,6 +140,7 @@ class Choices:
         data_dir: where the data sets of the paper's scale lie.
         unlabeled: a folder of images without labels, for UAT.
         device, amp, dali: as in ``TrainConfig``.
+        model: another network than the scale's, as in ``TrainConfig``.
         seed: of training and evaluation.
 
     Raises:
@@ -154,6 +155,7 @@ class Choices:
     amp: bool = False
     dali: bool = False
     seed: int = 0
+    model: str | None = None
 
     def __post_init__(self) -> None:
         normalise(self)
@@ -195,6 +197,7 @@ class Choices:
             published,
             epsilon=budget * published.epsilon,
             step_size=published.step_size and budget * published.step_size,
+            model=self.model or published.model,
             image_size=SMALL_IMAGES if self.scale.name == "small" else published.image_size,
             seed=self.seed + chosen.session,
             device=self.device,

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from fastait.attacks import ATTACKS
 from fastait.checkpoints.folder import RunFolder
-from fastait.checkpoints.weights import OURS, About
-from fastait.config import CLASSES
+from fastait.config import CLASSES, NORMALIZATION
 from fastait.data import ImageSet
 from fastait.evaluation import evaluate, units
 from fastait.methods import METHODS
@@ -127,6 +126,7 @@ class Loop:
             {
                 "config": self.config.to_json(),
                 CLASSES: list(self.prepared.dataset.classes),
+                NORMALIZATION: self.prepared.about.normalization,
                 "data": self._data(),
                 "step": self.step,
                 "model": self.prepared.model.state_dict(),
@@ -152,6 +152,8 @@ class Loop:
         backlog, decisions = Backlog(prepared.device), Decisions(ranks, self.step)
         self.folder.write_metrics(self.history)
         self.report.note(self._headline())
+        if prepared.features is not None:
+            self.report.note(f"features: {prepared.features.source}")
         self.report.start("training", last, self.step)
         prepared.model.train()
         for images, labels, unlabeled in self._batches(last):
@@ -202,11 +204,9 @@ class Loop:
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
-        network = f"WRN-{config.depth}-{config.widen_factor}"
-        about = About(network, prepared.dataset.classes, OURS)
-        self.folder.save_weights(prepared.model.state_dict(), about)
+        self.folder.save_weights(prepared.model.state_dict(), prepared.about)
         if self.best is not None:
-            self.folder.save_weights(self.best["weights"], about, best=True)
+            self.folder.save_weights(self.best["weights"], prepared.about, best=True)
         path = self.folder.path
         with said_with(
             f"the training is finished and its weights are kept in {path}: evaluate by fastait eval {path}, "
@@ -228,7 +228,7 @@ class Loop:
             "epsilon": config.epsilon,
             "seed": config.seed,
             "epochs": config.epochs,
-            "network": network,
+            "network": config.model,
             "training_seconds": round(self.training_seconds or 0.0, 1),
             "wall_seconds": round(self._seconds(), 1),
             **self.environment,
@@ -368,7 +368,7 @@ class Loop:
             f"{config.method} on {config.dataset}: {trained_on} training and {len(data.test)} test images, "
             + (f"{len(self.prepared.validation)} held out, " if self.prepared.validation else "")
             + (f"{self.prepared.unlabeled[1].size} without labels, " if self.prepared.unlabeled else "")
-            + f"{len(data.classes)} classes; WRN-{config.depth}-{config.widen_factor}, "
+            + f"{len(data.classes)} classes; {config.model}, "
             f"{self._arithmetic()}, {self.environment['device']}, "
             f"{self.prepared.loader.name} loader"
             + (", CUDA graph" if self.prepared.graph else "")

@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastait.checkpoints.classes import match
-from fastait.checkpoints.weights import OURS, About, read_weights
+from fastait.checkpoints.weights import About
 from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
 from fastait.methods import METHODS, Settings
 from fastait.methods.labels import effective_epsilon_y
-from fastait.models import WideResNet
+from fastait.models import Features, feature_function, normalization
+from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.runtime.report import Report
+from fastait.training.networks import first_network
 from fastait.training.optimizer import make_optimizer
 
 CACHED_BYTES = 1 << 23
@@ -29,9 +29,27 @@ parts smaller than this slow WRN-10-1 down by 7 %."""
 
 
 class Prepared:
-    """Everything that can be found wrong before a run folder is made."""
+    """Everything that can be found wrong before a run folder is made.
 
-    def __init__(self, config: TrainConfig, report: Report, ranks: Ranks, device: str):
+    Args:
+        config: of the run.
+        report: is told what its user should know.
+        ranks: the processes that share it.
+        device: of this one.
+        allow_own: whether a function that makes the network may be called; see ``models.make``.
+        begun: whether the run goes on from a checkpoint, whose weights will replace those that it began with.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        report: Report,
+        ranks: Ranks,
+        device: str,
+        *,
+        allow_own: bool = False,
+        begun: bool = False,
+    ):
         self.config = config
         self.ranks = ranks
         self.device = resolve_device(device)
@@ -64,11 +82,18 @@ class Prepared:
         self.data_checksum = self.dataset.checksum
         if config.unlabeled is not None:
             self._load_unlabeled(config.unlabeled, report)
-        self.settings = method_settings(config, len(self.dataset.classes), self.device)
+        classes = self.dataset.classes
+        self.network = first_network(config, classes, report.note, allow_own=allow_own, begun=begun)
+        self.about = About(config.model, classes, normalization(self.network), config.image_size)
+        at_a_time = cached_images(widest_bytes(self.network, config.image_size)) if self.device.type == "cpu" else None
+        self.settings = method_settings(config, len(classes), at_a_time)
         if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
-        model = _make_model(config, self.dataset.classes, report)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
+        self.features: Features | None = None
+        if METHODS[config.method].interpolates:
+            sample = torch.zeros(PROBED, 3, config.image_size, config.image_size, device=self.device)
+            self.features = feature_function(self.model, sample)
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -111,7 +136,7 @@ def checksum_of_all(dataset: str, unlabeled: str) -> str:
     return hashlib.sha256((dataset + unlabeled).encode()).hexdigest()
 
 
-def method_settings(config: TrainConfig, num_classes: int, device: torch.device) -> Settings:
+def method_settings(config: TrainConfig, num_classes: int, at_a_time: int | None = None) -> Settings:
     """What the config's method needs to know beside the batch."""
     return Settings(
         config.epsilon,
@@ -119,11 +144,21 @@ def method_settings(config: TrainConfig, num_classes: int, device: torch.device)
         config.attack_steps,
         config.epsilon if config.step_size is None else config.step_size,
         num_classes,
-        cached_images(config.widen_factor, config.image_size) if device.type == "cpu" else None,
+        at_a_time,
         config.distance,
         config.partners,
         config.partner_features,
     )
+
+
+def widest_bytes(model: Any, image_size: int) -> int:  # part "cost" replaces this
+    return int(getattr(model, "block1", [torch.zeros(16)])[0].numel() if False else 16 * image_size**2 * 4)
+
+
+def cached_images(widest: int) -> int:
+    """How many images an attack on a CPU takes together, where ``widest`` is the widest activation's bytes an image;
+    see ``CACHED_BYTES``."""
+    return max(8, CACHED_BYTES // widest)
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:
@@ -131,12 +166,6 @@ def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:
         report.note(f"warning: --skip-bad-images left out {len(skipped)} images:")
         for line in skipped:
             report.note(f"  {line}")
-
-
-def cached_images(widen_factor: int, image_size: int) -> int:
-    """How many images an attack on a CPU takes together; see ``CACHED_BYTES``."""
-    widest = 16 * widen_factor * image_size**2 * torch.float32.itemsize
-    return max(8, CACHED_BYTES // widest)
 
 
 def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
@@ -182,42 +211,3 @@ def _warn_of_labels(settings: Settings, report: Report) -> None:
             f"{moved:g}: where both images are of one class, the true class is no longer the largest "
             f"(below {(classes - 1) / classes:g} it is, with {classes} classes)."
         )
-
-
-def _make_model(config: TrainConfig, classes: tuple[str, ...], report: Report) -> WideResNet:
-    generator = torch.Generator("cpu").manual_seed(derive(config.seed, "weights"))
-    model = WideResNet.drawn(generator, config.depth, config.widen_factor, len(classes))
-    if config.init_from is not None:
-        weights, about = read_weights(config.init_from)
-        own = model.state_dict()
-        wrong = sorted(
-            name
-            for name in own.keys() | weights.keys()
-            if name not in own or name not in weights or own[name].shape != weights[name].shape
-        )
-        if wrong:
-            raise InputError(
-                f"--init-from {config.init_from} does not fit WRN-{config.depth}-{config.widen_factor} with "
-                f"{len(classes)} classes: {', '.join(wrong[:3])}{' and others' if len(wrong) > 3 else ''}"
-            )
-        model.load_state_dict(_for_classes(weights, about, config, classes, report))
-    return model
-
-
-def _for_classes(
-    weights: dict[str, Tensor], about: About, config: TrainConfig, classes: tuple[str, ...], report: Report
-) -> dict[str, Tensor]:
-    """``weights`` with the last layer's outputs in the order of ``classes``, if they are of the same ones."""
-    if about.normalization not in (None, OURS):
-        raise InputError(f"--init-from {config.init_from}: its network does not take images in [-1, 1], as ours does")
-    if about.classes is not None and len(about.classes) != len(classes):
-        raise InputError(f"--init-from {config.init_from}: it names {len(about.classes)} classes for other outputs")
-    try:
-        found = match(about.classes, len(classes), classes)
-    except InputError as error:  # other classes: what fine-tuning usually is
-        report.note(f"--init-from {config.init_from}: {error}; the last layer's weights begin as they are, by position")
-        return weights
-    if found.note:
-        report.note(f"--init-from {config.init_from}: {found.note}")
-    order = list(found.columns)
-    return {**weights, **{name: weights[name][order] for name in ("fc.weight", "fc.bias")}}

@@ -13,8 +13,9 @@ from torch import nn
 
 from fastait.checkpoints.classes import shown
 from fastait.checkpoints.folder import RunFolder
-from fastait.checkpoints.weights import contiguous, wide_resnet
+from fastait.checkpoints.weights import contiguous
 from fastait.config import PLACES, TrainConfig
+from fastait.evaluation.model_files import load_model
 from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
 from fastait.runtime.memory import ran_out
 from fastait.runtime.precision import current
@@ -68,10 +69,10 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
         report = Report(show and ranks.first)
         out = config.out or _dated_folder(config)
         if ranks.from_first(lambda: launched() and RunFolder.begun(out)):
-            return _resume(out, ranks, device, report, lambda saved: _as_asked(out, saved, config))
+            return _resume(out, ranks, device, report, lambda saved: _as_asked(out, saved, config), allow_own=True)
         with RunFolder(ranks.from_first(lambda: RunFolder.new(out).path), writes=ranks.first) as folder:
-            prepared = Prepared(config, report, ranks, device)
-            return _go_on(folder, prepared, report, None, lambda: folder.begin(config, prepared.dataset.classes))
+            prepared = Prepared(config, report, ranks, device, allow_own=True)
+            return _go_on(folder, prepared, report, None, lambda: folder.begin(config, prepared.about))
 
 
 def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> TrainResult:
@@ -82,7 +83,8 @@ def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> 
         show: as in ``run_training``.
         changes: settings of ``fastait.config.PLACES`` that are to be others from now on: they say where things lie and
             how they are loaded and run. ``out`` is a new folder that the run goes on in, with a copy of what it has
-            come to; the old one stays as it is.
+            come to; the old one stays as it is. ``model``, of the same value, is needed where a function of somebody's
+            own makes the network: that the folder names it is no permission to call it.
 
     Raises:
         InputError, RunError, Interrupted: as ``run_training``; InputError also if a change would decide the weights, or
@@ -92,7 +94,7 @@ def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> 
     path = as_path("path", path)
     check_names(changes, (field.name for field in fields(TrainConfig)))
     saved = RunFolder.existing(path).config()
-    config = _changed(path, saved, changes)
+    config, allow_own = _changed(path, saved, changes), "model" in changes
     out = config.out if changes.pop("out", None) is not None else None
     if out is not None and out.resolve() == path.resolve():
         out = None
@@ -108,7 +110,7 @@ def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> 
 
         if ranks.from_first(begun_by_an_earlier_start):
             path, out = cast(Path, out), None
-        return _resume(path, ranks, device, report, lambda saved: _changed(path, saved, changes), out)
+        return _resume(path, ranks, device, report, lambda saved: _changed(path, saved, changes), out, allow_own)
 
 
 def _resume(
@@ -118,6 +120,7 @@ def _resume(
     report: Report,
     change: Callable[[TrainConfig], TrainConfig],
     out: Path | None = None,
+    allow_own: bool = False,
 ) -> TrainResult:
     """Go on with the run in ``path``, with what ``change`` makes of its settings, in ``out`` or where it lies."""
     threads = torch.get_num_threads()
@@ -135,7 +138,7 @@ def _resume(
             checkpoint = None if finished else source.load_checkpoint()
             before = saved.to_json()
             if checkpoint is not None:
-                before = TrainConfig().to_json() | checkpoint["config"]
+                before = TrainConfig.from_json(checkpoint["config"]).to_json()
                 _refuse_other_config(source, source.checkpoint_file, before, config)
             return config, finished, checkpoint, before
 
@@ -158,17 +161,17 @@ def _resume(
             if out is not None:
                 ranks.from_first(settle)
             report.result(finished, str(folder.path))
-            network = wide_resnet(config.depth, config.widen_factor, source.weights())
+            network = load_model(source.path, model=config.model if allow_own else None)[0]
             return TrainResult(folder.path, network, finished)
         if checkpoint is None:
-            prepared = Prepared(config, report, ranks, device)
+            prepared = Prepared(config, report, ranks, device, allow_own=allow_own)
             _refuse_other_classes(source, prepared.dataset.classes)
             return _go_on(folder, prepared, report, None, settle)
         # The bits are those of as many threads as then; where fewer cores are left, speed goes first.
         torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
         try:
             # The checkpoint's weights replace those that the run began with, which need not be there any more.
-            prepared = Prepared(replace(config, init_from=None), report, ranks, device)
+            prepared = Prepared(config, report, ranks, device, allow_own=allow_own, begun=True)
             return _go_on(folder, prepared, report, checkpoint, settle)
         finally:
             torch.set_num_threads(threads)

@@ -1,0 +1,120 @@
+"""The network that a run begins with."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fastait.checkpoints.classes import match
+from fastait.checkpoints.weights import About, read_weights
+from fastait.config import TrainConfig
+from fastait.models import make, normalization
+from fastait.models.features import PROBED, find_head
+from fastait.models.libraries import pretrained_classes
+from fastait.runtime.errors import InputError
+from fastait.runtime.randomness import derive
+
+
+def first_network(
+    config: TrainConfig, classes: tuple[str, ...], note: Callable[[str], None], *, allow_own: bool, begun: bool = False
+) -> nn.Module:
+    """The network of ``config`` as its first step finds it, in train mode, in fp32 on the CPU.
+
+    Args:
+        config: network, image size, seed, and what its weights are at first.
+        classes: names of those that it tells apart.
+        note: is told, a line each, what becomes of weights that were another network's.
+        allow_own: see ``models.make``.
+        begun: weights will be loaded, so that none are drawn or read.
+
+    Raises:
+        InputError: there is no such network, or the weights are not there or are another one's.
+    """
+    model = make(
+        config.model,
+        len(classes),
+        image_size=config.image_size,
+        generator_seed=None if begun else derive(config.seed, "weights"),
+        pretrained=config.pretrained and not begun,
+        allow_own=allow_own,
+    )
+    if begun:
+        return model
+    if config.pretrained and (theirs := pretrained_classes(config.model)) != len(classes):
+        note(
+            f"--pretrained: the weights of {config.model} tell {theirs} classes apart, the data set has "
+            f"{len(classes)}, so the last layer is drawn anew"
+        )
+    if config.init_from is not None:
+        _load(model, config, classes, note)
+    return model
+
+
+def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note: Callable[[str], None]) -> None:
+    """Give ``model`` the weights in ``--init-from``."""
+    where = f"--init-from {config.init_from}"
+    weights, about = read_weights(config.init_from)  # type: ignore[arg-type]
+    own = model.state_dict()
+    last = _last_layer(model, config)
+    outputs = {len(weights[name]) for name in last if name in weights and weights[name].dim()}
+    renewed = len(outputs) == 1 and outputs != {len(classes)}
+    compared = {name for name in own if not (renewed and name in last)}
+    wrong = sorted(
+        name
+        for name in compared | (weights.keys() - (last if renewed else set()))
+        if name not in own or name not in weights or own[name].shape != weights[name].shape
+    )
+    if wrong:
+        named = f" (they are those of {about.network})" if about.network else ""
+        raise InputError(
+            f"{where} does not fit {config.model} with {len(classes)} classes: {', '.join(wrong[:3])}"
+            f"{' and others' if len(wrong) > 3 else ''}{named}"
+        )
+    if renewed:
+        (theirs,) = outputs
+        note(
+            f"{where}: its network tells {theirs} classes apart, the data set has {len(classes)}, so the last layer is "
+            "drawn anew"
+        )
+        weights = {**weights, **{name: own[name] for name in last}}
+    else:
+        weights = _for_classes(weights, about, where, classes, last, note)
+    model.load_state_dict(weights)
+    if about.normalization is not None and normalization(model) not in (None, about.normalization):
+        raise InputError(f"{where}: its network normalises images otherwise than {config.model} does")
+
+
+def _last_layer(model: nn.Module, config: TrainConfig) -> set[str]:
+    """The names of the weights that the logits are made with; none where no single layer makes them."""
+    sample = torch.zeros(PROBED, 3, config.image_size, config.image_size)
+    try:
+        places = find_head(model, sample).places
+    except InputError:
+        return set()
+    names = {f"{place}.{part}" if place else part for place in places for part in ("weight", "bias")}
+    return names & model.state_dict().keys()
+
+
+def _for_classes(
+    weights: dict[str, Tensor],
+    about: About,
+    where: str,
+    classes: tuple[str, ...],
+    last: set[str],
+    note: Callable[[str], None],
+) -> dict[str, Tensor]:
+    """``weights`` with the last layer's outputs in the order of ``classes``, if they are of the same ones."""
+    if about.classes is not None and len(about.classes) != len(classes):
+        raise InputError(f"{where}: it names {len(about.classes)} classes for other outputs")
+    try:
+        found = match(about.classes, len(classes), classes)
+    except InputError as error:  # other classes: what fine-tuning usually is
+        note(f"{where}: {error}; the last layer's weights begin as they are, by position")
+        return weights
+    order = list(found.columns)
+    if order != sorted(order) and not last:
+        note(f"{where}: {found.note}, but no single layer makes the logits, so they stay as they are, by position")
+        return weights
+    if found.note:
+        note(f"{where}: {found.note}")
+    return {**weights, **{name: weights[name][order] for name in last}}

@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.subject import PROBED
+from fastait.models.features import PROBED
 from fastait.data import ImageSet
 from fastait.models.apart import Draws
 from fastait.runtime.errors import OutOfMemory, first_line

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradient, sign_step
 from fastait.attacks.checks import count, number, whole
-from fastait.attacks.subject import PROBED
+from fastait.models.features import PROBED
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate

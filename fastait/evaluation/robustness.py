@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastait.attacks import Subject, frozen
 from fastait.attacks.checks import checked_images, checked_labels, number
-from fastait.attacks.subject import PROBED
+from fastait.models.features import PROBED
 from fastait.data import FloatSet
 from fastait.evaluation.batches import tried
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate

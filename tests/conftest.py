@@ -25,7 +25,10 @@ QUICK = (
 )
 """What the mark ``quick`` selects: something of everything, under a minute in all on two cores."""
 
-OLDEST = (*(name for name in QUICK if name != "test_house.py"), "kernels/", "training/test_run.py")
+OLDEST = (
+    *(name for name in QUICK if name != "test_house.py"),
+    *("kernels/", "training/test_callers_world.py", "training/test_memory.py", "training/test_run.py"),
+)
 """What the mark ``oldest`` selects: what leans on the versions of torch, triton and numpy, which imports do not."""
 
 LONG = (
@@ -35,7 +38,8 @@ LONG = (
         "evaluation/test_command.py",
         "training/test_processes.py",
     ),
-    *("evaluation/test_evaluate.py", "training/test_run.py", "attacks/test_trajectory.py", "test_cli.py"),
+    *("evaluation/test_evaluate.py", "training/test_run.py", "training/test_callers_world.py"),
+    *("training/test_memory.py", "attacks/test_trajectory.py", "test_cli.py"),
     *("reproduction/", "training/", "test_examples.py", "kernels/test_ahead_of_time.py", "attacks/", "evaluation/"),
 )
 """What begins first, so that two processes end together."""

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from fastait.models import WideResNet
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, words
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -76,7 +76,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     # A file whose header lies makes torch raise too.
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file: {' '.join(str(error).split())[:200]!s}") from None
+        raise InputError(f"{path} is no safetensors file: {words(error, 200)}") from None
     return weights, _about(metadata, path)
 
 
@@ -100,7 +100,7 @@ def wide_resnet(depth: int, widen_factor: int, weights: dict[str, Tensor]) -> Wi
             model = WideResNet(depth, widen_factor, len(weights["fc.bias"]))
         model.load_state_dict(weights, assign=True)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = words(error, 200)
         raise InputError(f"the weights are not those of WRN-{depth}-{widen_factor}: {why}") from None
     return contiguous(model).eval()
 
@@ -133,7 +133,7 @@ def _about(metadata: dict[str, str], path: Path) -> About:
         classes = class_names(json.loads(metadata["classes"])) if "classes" in metadata else None
         normalization = _normalization(json.loads(metadata["normalization"])) if "normalization" in metadata else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: the file's metadata are damaged: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: the file's metadata are damaged: {words(error, 200)}") from None
     return About(metadata.get("network"), classes, normalization)
 
 

@@ -28,7 +28,7 @@ from fastait.evaluation.normalization import (
     forced,
 )
 from fastait.models import WideResNet
-from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.errors import InputError, one_line, words
 from fastait.runtime.files import write_whole
 
 STEM = "block1.layer.0.conv1.weight"
@@ -359,7 +359,7 @@ def _wide_resnet(state: dict[str, Tensor], path: Path) -> WideResNet:
         with torch.device("meta"):
             own = WideResNet(6 * len(blocks) + 4, width, classes).state_dict()
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        why = f"it has no {error}" if isinstance(error, KeyError) else words(error)
         has = ", ".join(name[:LENGTH] for name in sorted(state)[:3])
         raise InputError(f"{path} is no wide ResNet: {why}; it has {has}, ...; {ELSEWHERE}") from None
     for name, value in own.items():
@@ -395,7 +395,7 @@ def _wide_resnet(state: dict[str, Tensor], path: Path) -> WideResNet:
             for name, value in state.items()
         }
     except (RuntimeError, MemoryError) as error:
-        raise InputError(f"{path}: its weights cannot be used: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: its weights cannot be used: {words(error, 200)}") from None
     return wide_resnet(6 * len(blocks) + 4, width, weights)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fastait.runtime.errors import words
 from fastait.training.failed_capture import clear_up
 
 WARMUP = 3
@@ -109,5 +110,5 @@ def _problem(part: Callable[[], None]) -> str | None:
     try:
         part()
     except RuntimeError as error:
-        return " ".join(str(error).split())[:300]
+        return words(error, 300)
     return None

@@ -191,15 +191,16 @@ class TrainStep:
             inputs.append(unlabeled)
         whole = all(part.batch == self.batch_size for part in shards)
         self.number.fill_(step)
-        with timed_convolutions(self.number.device) if whole else nullcontext():
-            if self.graphed and whole and self.graph is None:
+        if self.graphed and whole and self.graph is None:
+            with timed_convolutions(self.number.device):
                 self._capture(inputs, shards)
-            if self.graph is not None and whole and self.graph.takes(*inputs):
-                self.graph.replay(*inputs)
-            elif self.compiled and not whole:
-                with torch.compiler.set_stance("force_eager"):
-                    self.compute(inputs, shards)
-            else:
+        if self.graph is not None and whole and self.graph.takes(*inputs):
+            self.graph.replay(*inputs)  # of convolutions that were chosen when it was captured
+        elif whole:
+            with timed_convolutions(self.number.device):
+                self.compute(inputs, shards)
+        else:
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 self.compute(inputs, shards)
         self.totals.seen += shard.size
 

@@ -9,9 +9,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
-from fastait.models.features import PROBED
 from fastait.data import ImageSet
-from fastait.models.apart import Draws
+from fastait.models.features import PROBED
 from fastait.runtime.errors import OutOfMemory, first_line
 from fastait.runtime.memory import free_bytes, ran_out, release
 from fastait.runtime.precision import full_precision
@@ -116,19 +115,6 @@ def widest_activation(model: Any, x: Tensor) -> int:
     with frozen(model), torch.no_grad(), torch.compiler.set_stance("force_eager"), _Widest(len(x)) as seen:
         model(x.contiguous())
     return seen.nbytes // len(x)
-
-
-def widest_bytes(model: nn.Module, image_size: int) -> int:
-    """The most bytes that an operation of ``model`` returns for an image [3, S, S], in eval mode.
-
-    Args:
-        model: on its device. It is left as it was, and nothing is drawn from torch's generators.
-        image_size: S.
-    """
-    subject = Subject.of(model)
-    device, dtype = subject.placement(torch.zeros(0))
-    with torch.inference_mode(False), Draws(0):
-        return _widest_activation(subject, torch.zeros(PROBED, 3, image_size, image_size, device=device, dtype=dtype))
 
 
 class _Widest(TorchDispatchMode):

@@ -9,8 +9,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
+from fastait.models.features import PROBED
 from fastait.runtime.errors import OutOfMemory, first_line
 from fastait.runtime.memory import free_bytes, ran_out, release
 from fastait.runtime.precision import full_precision

@@ -49,13 +49,6 @@ def test_feature_attack_fools_and_restarts_fool_more():
     assert found.accuracy()["feature10-min4"] < found.accuracy()["feature10"]
 
 
-def test_a_model_without_features_is_named():
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10))
-    x, y = trained.tensors(4)
-    with pytest.raises(InputError, match=r"Sequential has no features\(x\), which this attack moves"):
-        evaluate_robustness(model, x, y, ["feature3"])
-
-
 def test_noise_is_of_signs_clipped_and_reseeded():
     seen = []
     model = RandomSignNoise(torch.nn.Identity(), 0.1)

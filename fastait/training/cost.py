@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastait.methods import Method, Settings
+from fastait.models import Features
 from fastait.runtime.flops import counted
 from fastait.runtime.precision import Precision
 from fastait.training.optimizer import make_optimizer
@@ -51,7 +52,9 @@ def said(cost: Cost) -> str:
     )
 
 
-def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_size: int, batch_size: int) -> Cost:
+def step_cost(
+    model: nn.Module, method: Method, settings: Settings, features: Features | None = None, *, image_size: int, batch_size: int
+) -> Cost:
     """What a step of ``method`` on a whole batch costs, an image.
 
     With F for a forward pass of an image, natural training is 3F, adversarial interpolation 6F (section 4 of the paper)
@@ -60,7 +63,7 @@ def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_siz
     Args:
         model: on any device. Neither it nor any generator changes; a copy without values is made of it.
         method: as for ``TrainStep``; one that needs unlabelled images takes as many of these.
-        settings: as for ``TrainStep``.
+        settings, features: as for ``TrainStep``.
         image_size: height and width.
         batch_size: of all processes together.
 
@@ -76,7 +79,9 @@ def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_siz
             optimizer = make_optimizer("sgd", twin.parameters(), lr=0.1, weight_decay=0.0)
             # Whole batches are attacked together: parts make as many operations and take longer to be counted.
             settings = replace(settings, at_a_time=None)
-            step = TrainStep(twin.train(), method, settings, optimizer, Precision(torch.device("cpu"), None), seed=0)
+            own = features and Features(twin, features.head)
+            precision = Precision(torch.device("cpu"), None)
+            step = TrainStep(twin.train(), method, settings, optimizer, precision, seed=0, features=own)
             spent = counted(lambda: step(images, labels, 0, unlabeled=unlabeled))
             x = torch.zeros(1, 3, image_size, image_size)
             with torch.no_grad():

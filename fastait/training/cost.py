@@ -93,12 +93,7 @@ def no_values(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         Exception: whatever a model that cannot be copied raises.
     """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.device("cpu"),
-        torch.compiler.set_stance("force_eager"),
-    ):
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
         values = FakeTensorMode(allow_non_fake_inputs=True)
         with values:
             empty = {id(t): torch.empty(t.shape, dtype=t.dtype) for t in (*model.parameters(), *model.buffers())}

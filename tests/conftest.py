@@ -12,7 +12,7 @@ from PIL import Image
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run on CPU tensors
 
-from fastait.models import WideResNet
+import small
 
 QUICK = (
     *("attacks/test_attacks.py", "attacks/test_columns.py", "attacks/test_public.py"),
@@ -84,15 +84,7 @@ def _own_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def network():
     """A small network whose BN statistics and weights are not at their initial values."""
-    torch.manual_seed(1)
-    model = WideResNet(10, 1, 10)
-    with torch.no_grad():
-        model.train()
-        for _ in range(3):
-            model(torch.rand(16, 3, 16, 16))
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return model
+    return small.wide_resnet()
 
 
 def write_folder(

@@ -79,7 +79,9 @@ def test_interpolation(kind, autocast):
 def test_the_layer_is_looked_for_once():
     """Then there are the passes that the algorithm needs, the partners' without a graph."""
     (model, _), (x, y), calls = new(), small.images(4), []
-    model.body[0].register_forward_hook(lambda module, inputs, output: calls.append((len(output), output.requires_grad)))
+    model.body[0].register_forward_hook(
+        lambda module, inputs, output: calls.append((len(output), output.requires_grad))
+    )
     for _ in range(2):
         adversarial_interpolation(model, x, y)
     width, probe, passes = [(2, False)], [(2, True)], [(4, False), (4, True)]

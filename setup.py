@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "fastait" / "runtime" / 
 
 TRAIN = [
     "cyclopts>=5",
+    "packaging>=23.2",
     "pillow>=10.4",
     "rich>=13.6",
     "safetensors>=0.5",

@@ -16,7 +16,7 @@ from fastait.checkpoints.architectures import differences, last_layer, on_meta, 
 from fastait.models.by_name import make
 from fastait.models.features import PROBED, find_head
 from fastait.models.names import parse
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, words
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -86,7 +86,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     # A file whose header lies makes torch raise too.
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file: {' '.join(str(error).split())[:200]!s}") from None
+        raise InputError(f"{path} is no safetensors file: {words(error, 200)}") from None
     return weights, _about(metadata, path)
 
 
@@ -181,7 +181,7 @@ def filled(made: Named, weights: Mapping[str, Tensor], *, renew: bool) -> Named:
             made.network.load_state_dict(state, assign=last_layer(made.name) is not None)
             return replace(made, network=contiguous(made.network).eval())
     except (RuntimeError, MemoryError) as error:
-        raise InputError(f"the weights cannot be used: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"the weights cannot be used: {words(error, 200)}") from None
 
 
 def classes_guessed(weights: Mapping[str, Tensor]) -> int:
@@ -240,7 +240,7 @@ def _about(metadata: dict[str, str], path: Path) -> About:
         stated = stated_normalization(decoded["normalization"]) if "normalization" in decoded else None
         size = stated_size(decoded["image_size"]) if "image_size" in decoded else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: the file's metadata are damaged: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: the file's metadata are damaged: {words(error, 200)}") from None
     return About(_named(metadata.get("network")), classes, stated, size)
 
 

@@ -1,7 +1,7 @@
 """Ways to move a batch of images. Each is an ``ImagePart``; ``fastait.methods.METHODS`` names them."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastait.attacks import Noise, ascend, cross_entropy, frozen, input_gradient, parts, sign_step
 from fastait.methods import Settings
-from fastait.methods.sample import Partner, Sample, reversed_batch
+from fastait.methods.sample import FeatureFn, Partner, Sample, reversed_batch
 from fastait.methods.transport import cosine_costs, sinkhorn
 from fastait_kernels import cosine_distance, soft_cross_entropy
 
@@ -27,9 +27,6 @@ class Moved(NamedTuple):
 
 
 ImagePart = Callable[[nn.Module, Sample, Settings], Moved]
-
-FeatureFn = Callable[[Tensor], Tensor]
-"""Images [B, C, H, W] -> features [B, ...]."""
 
 START_DEVIATION = 0.001
 """Of ``divergence``'s normal start (the release of TRADES): at the image itself the gradient is zero."""
@@ -111,9 +108,10 @@ def pixel_interpolation(model: nn.Module, sample: Sample, settings: Settings) ->
 
 def adversarial_interpolation(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
     """x + delta, down the distance to the partner's features, from a random start (Algorithm 1)."""
+    assert sample.features is not None
     images = interpolate(
         model,
-        cast(FeatureFn, model.features),
+        sample.features,
         sample.x,
         epsilon=settings.epsilon,
         step_size=settings.step_size,

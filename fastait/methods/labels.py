@@ -48,7 +48,7 @@ def partner_mixed(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
 def mixed(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
     """lambda y + (1 - lambda) y': in the proportion in which the images are mixed (Zhang et al., 2018)."""
     assert sample.mixing is not None
-    return _between(logits, sample, sample.mixing.own.min())  # the share is one at every other layer
+    return _between(logits, sample, sample.mixing.own)
 
 
 def bilateral(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:

@@ -1,4 +1,4 @@
-"""A batch as the parts of a method see it, and what is drawn for it: who is whose partner, and how pairs are mixed."""
+"""A batch as the parts of a method see it, and who is whose partner in it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import Noise
-from fastait.methods import Mixup
-from fastait.models import Mixing
+from fastait.models.mixing import Mixing, Partners
+
+FeatureFn = Callable[[Tensor], Tensor]
+"""Images [B, C, H, W] -> features [B, ...]."""
 
 Partner = Callable[[Tensor], Tensor]
 """A tensor [B, ...] of a batch -> the rows of each image's partner, in the same memory format."""
@@ -24,6 +26,7 @@ class Sample:
         noise: where random starts come from.
         partner: who is whose.
         counts: see ``fastait.attacks.sign_step``.
+        features: the network's; None if no term asks for them.
         mixing: how the network mixes pairs; None if it does not.
         scores: float [B, K], the frozen model's logits of ``x``, for the label part; None if the image part made none.
         earlier: the logits [B, K] that the method's terms before this one are trained on.
@@ -34,6 +37,7 @@ class Sample:
     noise: Noise
     partner: Partner
     counts: Tensor | None = None
+    features: FeatureFn | None = None
     mixing: Mixing | None = None
     scores: Tensor | None = None
     earlier: tuple[Tensor, ...] = ()
@@ -44,30 +48,18 @@ def reversed_batch(t: Tensor) -> Tensor:
     return t.flip(0)
 
 
-def choose_partners(how: str, y: Tensor, noise: Noise) -> Partner:
+def choose_partners(how: str, y: Tensor, noise: Noise) -> Partners:
     """Who is whose partner in a batch of classes ``y``, int64 [B]; nothing is read from the device.
 
     ``reversed`` is Algorithm 1's. ``random`` is a permutation, in which an image may be its own partner.
     ``other-class`` gives each image any one of another class, alike probable; where there is none, the image itself.
     """
     if how == "reversed":
-        return reversed_batch
+        return Partners()
+    places = torch.arange(len(y), device=y.device)
     if how == "random":
         index = noise.uniform(len(y)).argsort(stable=True)
-    else:
-        others = y[:, None] != y
-        chosen = noise.uniform(len(y), len(y)).masked_fill(~others, -1).argmax(dim=1)
-        index = torch.where(others.any(dim=1), chosen, torch.arange(len(y), device=y.device))
-    return lambda t: t[index]
-
-
-def draw_mixing(mixup: Mixup, noise: Noise) -> Tensor:
-    """The image's own share at each layer, float32 [layers]: one at all but one of them.
-
-    The share is from Beta(alpha, alpha): the middle one of 2 alpha - 1 uniform numbers is so distributed.
-    """
-    uniform = noise.uniform(2 * mixup.alpha)
-    share = uniform[1:].sort().values[mixup.alpha - 1]
-    layer = (uniform[0] * mixup.layers).long()
-    places = torch.arange(mixup.layers, device=uniform.device)
-    return torch.where(places == layer, share, 1.0)
+        return Partners(index, torch.empty_like(index).scatter_(0, index, places))
+    others = y[:, None] != y
+    chosen = noise.uniform(len(y), len(y)).masked_fill(~others, -1).argmax(dim=1)
+    return Partners(torch.where(others.any(dim=1), chosen, places))

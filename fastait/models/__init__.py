@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from fastait.models.gowal_wide_resnet import GowalWideResNet
     from fastait.models.preact_resnet import PreActResNet18
     from fastait.models.resnet import ResNet18
-    from fastait.models.wide_resnet import Mixing, WideResNet
+    from fastait.models.wide_resnet import WideResNet
 
 _HOME = {
     "Features": "features",
     "GowalWideResNet": "gowal_wide_resnet",
-    "Mixing": "wide_resnet",
     "PreActResNet18": "preact_resnet",
     "ResNet18": "resnet",
     "WideResNet": "wide_resnet",
@@ -30,7 +29,6 @@ _HOME = {
 __all__ = [
     "Features",
     "GowalWideResNet",
-    "Mixing",
     "PreActResNet18",
     "ResNet18",
     "WideResNet",

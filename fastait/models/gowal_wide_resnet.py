@@ -75,6 +75,7 @@ class GowalWideResNet(nn.Module):
 
     mean: Tensor
     std: Tensor
+    mixing_places = ("layer.0", "layer.1")
 
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, activation: str = "silu"):
         super().__init__()

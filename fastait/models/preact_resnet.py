@@ -47,6 +47,8 @@ class PreActResNet18(nn.Module):
         ValueError: there are fewer classes.
     """
 
+    mixing_places = ("layer1", "layer2")
+
     def __init__(self, num_classes: int = 10, *, activated_shortcuts: bool = False, final_bn: bool = False):
         super().__init__()
         if num_classes < 2:

@@ -40,6 +40,8 @@ class ResNet18(nn.Module):
         ValueError: there are fewer classes.
     """
 
+    mixing_places = ("layer1", "layer2")
+
     def __init__(self, num_classes: int = 10):
         super().__init__()
         if num_classes < 2:

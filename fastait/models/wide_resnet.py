@@ -5,30 +5,10 @@ Parameter names follow the authors' released checkpoints and RobustBench's ``Wid
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-class Mixing(NamedTuple):
-    """How images are mixed with their partners on the way through a network (Verma et al., 2019, equation 1).
-
-    Attributes:
-        own: float32 [layers], each image's own share at the input and at the outputs of the first blocks.
-        partner: int64 [B], places of the partners in the batch.
-    """
-
-    own: Tensor
-    partner: Tensor
-
-    def at(self, layer: int, x: Tensor) -> Tensor:
-        """``x``, float [B, ...], mixed as is due at ``layer``, in its dtype; a share of one changes nothing."""
-        if layer >= len(self.own):
-            return x
-        own = self.own[layer].to(x.dtype)
-        return own * x + (1 - own) * x[self.partner]
 
 
 class BasicBlock(nn.Module):
@@ -81,6 +61,8 @@ class WideResNet(nn.Module):
         ValueError: ``depth`` is not 6n + 4, or another argument is too small.
     """
 
+    mixing_places = ("block1", "block2")
+
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, *, in_channels: int = 3):
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
@@ -132,26 +114,18 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         nn.init.zeros_(self.fc.bias)
 
-    def features(self, x: Tensor, mixing: Mixing | None = None) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """The paper's f: all but the last layer, pooled over the image.
 
         Args:
             x: float [B, C, H, W] in [0, 1], H and W at least 8.
-            mixing: of the input and of the outputs of ``block1`` and ``block2`` within the batch; none if None.
 
         Returns:
             float [B, 64 * widen_factor], non-negative.
         """
+        out = self.block3(self.block2(self.block1(self.conv1(2 * x - 1))))
+        return F.relu(self.bn1(out), inplace=True).mean(dim=(2, 3))
 
-        def mixed(layer: int, hidden: Tensor) -> Tensor:
-            return hidden if mixing is None else mixing.at(layer, hidden)
-
-        out = self.conv1(2 * mixed(0, x) - 1)
-        out = mixed(1, self.block1(out))
-        out = mixed(2, self.block2(out))
-        out = F.relu(self.bn1(self.block3(out)), inplace=True)
-        return out.mean(dim=(2, 3))
-
-    def forward(self, x: Tensor, mixing: Mixing | None = None) -> Tensor:
-        """Logits [B, num_classes] of images [B, C, H, W] in [0, 1], mixed as ``features`` says."""
-        return self.fc(self.features(x, mixing))
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""
+        return self.fc(self.features(x))

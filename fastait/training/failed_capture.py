@@ -19,7 +19,7 @@ def clear_up(graph: "torch.cuda.CUDAGraph", pool: Any, stream: "torch.cuda.Strea
     """End the capture of ``graph`` that failed, for the allocator and the generators too.
 
     Args:
-        graph: captured on ``stream`` with this ``pool``, which no other graph shares.
+        graph: captured on ``stream`` with this ``pool``; graphs that share it are not replayed any more.
         pool: of ``torch.cuda.graph_pool_handle``.
         stream: the capture's, and no longer the current one.
     """

@@ -1,10 +1,13 @@
 """A step as one CUDA graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastait.runtime.errors import words
 from fastait.training.failed_capture import clear_up
 
 WARMUP = 3
@@ -33,6 +36,8 @@ class Graph:
         warmup: calls before the capture.
         agree: called after the warm-up and, if that went well, after the capture, with what went wrong here or None;
             returns what went wrong in any process that captures beside this one. Called by all of them as often.
+        pool: the memory of graphs that are replayed before or after this one, never beside it, and that keep nothing in
+            it for their next replay; memory of its own if None.
 
     Raises:
         CaptureError: here or elsewhere the call does something that a graph cannot hold, a synchronisation for example,
@@ -47,13 +52,14 @@ class Graph:
         stream: "torch.cuda.Stream | None" = None,
         warmup: int = WARMUP,
         agree: Callable[[str | None], str | None] = lambda problem: problem,
+        pool: Any = None,
     ):
         self.inputs = [tensor.clone() for tensor in inputs]
         self.graph = torch.cuda.CUDAGraph()
         before = [tensor.detach().clone() for tensor in state]
         side = stream or torch.cuda.Stream()
         outside = torch.cuda.current_stream()
-        pool = torch.cuda.graph_pool_handle()
+        self.pool = pool or torch.cuda.graph_pool_handle()
         side.wait_stream(outside)
 
         def warm_up() -> None:
@@ -64,7 +70,10 @@ class Graph:
 
         def capture() -> None:
             # Loader threads may allocate while this thread captures.
-            with torch.cuda.graph(self.graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            with (
+                _no_draws_on_the_cpu(),
+                torch.cuda.graph(self.graph, pool=self.pool, stream=side, capture_error_mode="thread_local"),
+            ):
                 call(*self.inputs)
 
         unfinished = False
@@ -80,7 +89,7 @@ class Graph:
         except BaseException:
             torch.cuda.set_stream(outside)  # before torch 2.15 a capture that fails leaves its own stream current
             if unfinished:
-                clear_up(self.graph, pool, side)
+                clear_up(self.graph, self.pool, side)
             self.close()
             raise
         finally:
@@ -104,10 +113,19 @@ class Graph:
         self.graph.reset()
 
 
+@contextmanager
+def _no_draws_on_the_cpu() -> Iterator[None]:
+    """Raise a RuntimeError if what runs within draws random numbers on the CPU, which every replay would repeat."""
+    before = torch.default_generator.get_state()
+    yield
+    if not torch.equal(before, torch.default_generator.get_state()):
+        raise RuntimeError("the network draws random numbers on the CPU, and every replay would repeat them")
+
+
 def _problem(part: Callable[[], None]) -> str | None:
     """The RuntimeError of ``part`` as one line, without the traceback that would keep its tensors."""
     try:
         part()
     except RuntimeError as error:
-        return " ".join(str(error).split())[:300]
+        return words(error, 300)
     return None

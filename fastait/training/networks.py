@@ -50,6 +50,11 @@ def first_network(
     return model
 
 
+def black(size: int) -> Tensor:
+    """Images to try a network on: float32 [2, 3, ``size``, ``size``], on the CPU."""
+    return torch.zeros(PROBED, 3, size, size, dtype=torch.float32)
+
+
 def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note: Callable[[str], None]) -> None:
     """Give ``model`` the weights in ``--init-from``."""
     where = f"--init-from {config.init_from}"
@@ -86,9 +91,8 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
 
 def _last_layer(model: nn.Module, config: TrainConfig) -> set[str]:
     """The names of the weights that the logits are made with; none where no single layer makes them."""
-    sample = torch.zeros(PROBED, 3, config.image_size, config.image_size)
     try:
-        places = find_head(model, sample).places
+        places = find_head(model, black(config.image_size)).places
     except InputError:
         return set()
     names = {f"{place}.{part}" if place else part for place in places for part in ("weight", "bias")}

@@ -1,13 +1,15 @@
 """One training step, the same for every method, written so that a CUDA graph can hold it.
 
 What a step reads and writes besides its batch lies in tensors that stay where they are: weights, gradients, momentum,
-learning rate, BN statistics, the step's number, the noise's counter and the epoch's totals. Nothing is read from the
-device, and no shape depends on data.
+learning rate, BN statistics, the step's number, the share of an image that is mixed, the noise's counter and the
+epoch's totals. Nothing is read from the device, and no shape depends on data. What the host decides, the layer that is
+mixed, has a graph for each answer.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +17,18 @@ from torch import Tensor, nn
 from fastait.attacks import Noise
 from fastait.data import Shard, to_float
 from fastait.methods import Method, Settings
-from fastait.methods.sample import Partner, Sample, choose_partners, draw_mixing
-from fastait.models import Mixing
+from fastait.methods.mixing import draw_mixing
+from fastait.methods.sample import FeatureFn, Sample, choose_partners
+from fastait.models import Features
+from fastait.models.features import own_features
+from fastait.models.mixing import Mixing, Partners, mixed, mixing_places
 from fastait.runtime.errors import RunError, SaidElsewhere
 from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.training.compiled import Compiled
 from fastait.training.convolutions import timed_convolutions
+from fastait.training.draws import Draws
 from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
 from fastait.training.optimizer import zero_gradients
 
@@ -86,16 +92,22 @@ class Totals:
 
 
 class Passes(nn.Module):
-    """Several batches through one network in one call, which is what DistributedDataParallel wraps."""
+    """Several batches through one network in one call, which is what DistributedDataParallel wraps.
 
-    def __init__(self, model: nn.Module):
+    Args:
+        model: makes logits of images.
+        mixed: the same of images that are mixed on the way.
+    """
+
+    def __init__(self, model: nn.Module, mixed: Callable[[Tensor, Mixing], Tensor]):
         super().__init__()
         self.model = model
+        self.mixed = mixed
 
     def forward(self, batches: list[Tensor], mixings: list[Mixing | None]) -> list[Tensor]:
         """The logits of each batch, mixed as its own entry says."""
         return [
-            self.model(x) if mixing is None else self.model(x, mixing)
+            self.model(x) if mixing is None else self.mixed(x, mixing)
             for x, mixing in zip(batches, mixings, strict=True)
         ]
 
@@ -111,10 +123,11 @@ class TrainStep:
         precision: of the model's passes.
         seed: of everything drawn; an image's noise depends on (seed, step, its place in the batch) only.
         ranks: the processes that share each batch.
+        features: of the model, for a method that interpolates; needed where its class has no method ``features``.
         batch_size: of the batches that are compiled and captured, over all processes; others run eagerly. Needed for
             ``compile`` and ``graph``.
         compile: compile the model's passes.
-        graph: capture the step at its first whole batch and replay it from then on.
+        graph: capture the step at its first whole batch, for each layer that is mixed, and replay it from then on.
         insist: end with a RunError if the step cannot be captured. Several processes do so in any case: a capture that
             breaks off can leave their gradients' reduction half done.
         note: called with one line if the step cannot be captured; it then goes on without.
@@ -130,6 +143,7 @@ class TrainStep:
         seed: int,
         ranks: Ranks = Ranks(),  # noqa: B008, immutable
         *,
+        features: Features | None = None,
         batch_size: int | None = None,
         compile: bool = False,
         graph: bool = False,
@@ -140,9 +154,17 @@ class TrainStep:
         self.compiled = compile
         self.graphed = graph
         self.insist = insist or ranks.size > 1
-        self.graph: Graph | None = None
+        self.graphs: dict[tuple[int | None, ...], Graph] = {}
         self.note = note
-        self.model: nn.Module = Compiled(model) if compile else model
+        if method.interpolates and features is None:
+            features = _own_features(model)
+        self.features: FeatureFn | None = features
+        self.model = model
+        self.mixed: Callable[[Tensor, Mixing], Tensor] = partial(mixed, model)
+        if compile:
+            layers = max((term.mixing.layers for term in method.terms if term.mixing is not None), default=1)
+            compiled = Compiled(model, features, mixing_places(model)[: layers - 1])
+            self.model, self.mixed, self.features = compiled, compiled.mixed, compiled.features
         self.terms = method.terms
         self.move_images = [term.image_part() for term in method.terms]
         self.losses = [term.label_part() for term in method.terms]
@@ -153,16 +175,21 @@ class TrainStep:
         self.ranks = ranks
         # Its hooks average the gradients; the attack's passes go by the model itself. What is compiled lies within it,
         # and is compiled at its first call: there torch knows its buckets and cuts between them.
-        self.trained: nn.Module = ranks.data_parallel(Passes(self.model))
+        self.trained: nn.Module = ranks.data_parallel(Passes(self.model, self.mixed))
         weight = next(model.parameters())
         device, self.dtype = weight.device, weight.dtype
         names: list[tuple[str | int, ...]] = [("noise",), *(("noise", i) for i in range(1, len(method.terms)))]
         self.starts = [Noise.seeded(derive(seed, *name), device) for name in names]
         self.partner_noise = Noise.seeded(derive(seed, "partners"), device)
-        self.mixing_noise = Noise.seeded(derive(seed, "mixing"), device)
+        self.mixing_seed = derive(seed, "mixing")  # one share for all terms and all processes
+        self.layers: list[int | None] = [None] * len(method.terms)
+        self.shares = [torch.ones((), dtype=torch.float32, device=device) for _ in method.terms]
+        self.draws = Draws(model, seed, ranks.rank)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.totals = Totals(device)
-        self.statistics = [b for b in model.buffers() if b.is_floating_point()]
+        # Not the others: a mean of equal numbers can be another number.
+        named = ((name.rpartition(".")[2], buffer) for name, buffer in model.named_buffers())
+        self.statistics = [b for name, b in named if name.startswith("running_") and b.is_floating_point()]
 
     def __call__(
         self,
@@ -190,31 +217,45 @@ class TrainStep:
             shards.append(unlabeled_shard or Shard(0, len(unlabeled), len(unlabeled)))
             inputs.append(unlabeled)
         whole = all(part.batch == self.batch_size for part in shards)
-        self.number.fill_(step)
-        with timed_convolutions(self.number.device) if whole else nullcontext():
-            if self.graphed and whole and self.graph is None:
+        self._begin(step)
+        timed = partial(timed_convolutions, self.number.device)
+        if self.graphed and whole and tuple(self.layers) not in self.graphs:
+            with self.draws.of(step), timed():
                 self._capture(inputs, shards)
-            if self.graph is not None and whole and self.graph.takes(*inputs):
-                self.graph.replay(*inputs)
-            elif self.compiled and not whole:
-                with torch.compiler.set_stance("force_eager"):
+        graph = self.graphs.get(tuple(self.layers)) if whole else None
+        with self.draws.of(step):
+            if graph is not None and graph.takes(*inputs):
+                graph.replay(*inputs)
+            elif whole:
+                with timed():
                     self.compute(inputs, shards)
             else:
-                self.compute(inputs, shards)
+                with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                    self.compute(inputs, shards)
         self.totals.seen += shard.size
+
+    def _begin(self, step: int) -> None:
+        """Draw and write down what the host decides of a step."""
+        self.number.fill_(step)
+        for i, term in enumerate(self.terms):
+            if term.mixing is not None:
+                self.layers[i], share = draw_mixing(term.mixing, self.mixing_seed, step)
+                self.shares[i].fill_(share)
 
     def _capture(self, inputs: list[Tensor], shards: list[Shard]) -> None:
         try:
-            self.graph = Graph(
+            self.graphs[tuple(self.layers)] = Graph(
                 lambda *inputs: self.compute(inputs, shards),
                 inputs,
                 self.state(),
                 self.ranks.stream,
                 WARMUP if self.ranks.size == 1 else DISTRIBUTED_WARMUP,
                 self.ranks.first_to_say,
+                next((graph.pool for graph in self.graphs.values()), None),
             )
         except CaptureError as error:
             self.graphed = False
+            self._close_graphs()
             self.precision.forget_step(self.optimizer)
             if not self.insist:
                 self.note(f"warning: the step cannot be captured as a CUDA graph and runs without one: {error}")
@@ -227,17 +268,20 @@ class TrainStep:
                 raise SaidElsewhere(RunError.exit_code) from None
 
     def close(self) -> None:
-        """Give back the graph, and what averages gradients over the processes. No step can follow.
+        """Give back the graphs, and what averages gradients over the processes. No step can follow.
 
         Whoever holds this object, a traceback for one, holds neither then.
         """
-        if self.graph is not None:
-            self.graph.close()
-            self.graph = None
+        self._close_graphs()
         self.trained = self.model
 
+    def _close_graphs(self) -> None:
+        for graph in self.graphs.values():
+            graph.close()
+        self.graphs.clear()
+
     def compute(self, inputs: Sequence[Tensor], shards: Sequence[Shard]) -> None:
-        """What a CUDA graph holds: ``__call__`` for the step in ``number``, less what only the host needs.
+        """What a CUDA graph holds: ``__call__`` for the step that ``_begin`` began, less what only the host needs.
 
         Args:
             inputs: images, classes and, where the method needs them, images without classes.
@@ -252,7 +296,7 @@ class TrainStep:
             noise.seek(self.number, shard.start)
             counts = self.totals.gradients if shard.size else None
             batch = to_float(inputs[2], self.dtype) if term.unlabeled else x
-            samples.append(Sample(batch, y, noise, partner, counts, mixing))
+            samples.append(Sample(batch, y, noise, partner, counts, self.features, mixing))
             own.append(shard)
         with self.precision.autocast():
             moved = [part(self.model, s, self.settings) for part, s in zip(self.move_images, samples, strict=True)]
@@ -272,26 +316,28 @@ class TrainStep:
         if shards[0].size:
             self.totals.add(_sum(losses).detach(), logits[-1].detach(), y, self.number)
 
-    def _draw(self, y: Tensor, shard: Shard) -> tuple[Partner, list[Mixing | None]]:
+    def _draw(self, y: Tensor, shard: Shard) -> tuple[Partners, list[Mixing | None]]:
         """Who is whose partner in this step, and how each term's pairs are mixed."""
         self.partner_noise.seek(self.number, shard.start)
         partner = choose_partners(self.settings.partners if self.pairs else "reversed", y, self.partner_noise)
-        mixings: list[Mixing | None] = []
-        for term in self.terms:
-            if term.mixing is None:
-                mixings.append(None)
-                continue
-            self.mixing_noise.seek(self.number)  # one share for all terms and all processes
-            places = partner(torch.arange(len(y), device=y.device))
-            mixings.append(Mixing(draw_mixing(term.mixing, self.mixing_noise), places))
+        mixings = [
+            None if layer is None else Mixing(layer, share, partner)
+            for layer, share in zip(self.layers, self.shares, strict=True)
+        ]
         return partner, mixings
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes, gradients aside, which every step makes anew."""
         momentum = [value for state in self.optimizer.state.values() for value in state.values()]
         model = [*self.model.parameters(), *self.model.buffers()]
-        drawn = [noise.offset for noise in (*self.starts, self.partner_noise, self.mixing_noise)]
+        drawn = [noise.offset for noise in (*self.starts, self.partner_noise)]
         return [*model, *momentum, *self.precision.tensors(), *drawn, *self.totals.tensors()]
+
+
+def _own_features(model: nn.Module) -> Features:
+    if own_features(model) is None:
+        raise ValueError("the method interpolates features, and the model has no method of that name: give them")
+    return Features(model, None)
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

@@ -104,7 +104,7 @@ def main(way):
         step(*batch(number), number)
     seen = {
         "notes": notes,
-        "graph": step.graph is not None,
+        "graph": bool(step.graphs),
         "finite": step.totals.bad_step() == NEVER,
         "random": 0 <= torch.rand(1, device=DEVICE).item() < 1,
         "freed": freed_after_two_streams(),

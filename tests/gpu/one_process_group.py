@@ -64,7 +64,7 @@ def watched(patch, case, seen):
     def counted(self, images, *rest, **more):
         call(self, images, *rest, **more)
         seen["steps"] += 1
-        seen["replays"] += self.graph is not None
+        seen["replays"] += bool(self.graphs)
         if seen["steps"] == STEP:
             seen["happened"] = time.monotonic()
             happens(case, self, images)

@@ -163,6 +163,7 @@ def take_their_place(patch):
         patch.setattr(torch.cuda, name, value)
     patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     patch.setattr(torch.nn.functional, "one_hot", _one_hot)
+    patch.setattr("fastait.training.graph._no_draws_on_the_cpu", contextlib.nullcontext)  # which is the GPU here
     patch.setattr("fastait.training.graph.clear_up", lambda graph, pool, stream: graph.reset())
     # A run on the CPU is captured as one on a GPU would be.
     patch.setattr("fastait.training.prepare._use_graph", lambda config, *where: config.cuda_graph != "off")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 
 import plain
 import pytest
@@ -13,10 +14,11 @@ from torch import Tensor
 from fastait.attacks import Noise
 from fastait.data import to_float
 from fastait.methods import METHODS, Method, Mixup, Term, images, labels
-from fastait.methods.sample import choose_partners, draw_mixing
+from fastait.methods.mixing import draw_mixing
+from fastait.methods.sample import choose_partners
 from fastait.methods.transport import sinkhorn
-from fastait.models import Mixing
 from fastait.recipes import recipe
+from fastait.runtime.randomness import derive, uniform
 from fastait.train import main
 
 CPU = torch.device("cpu")
@@ -155,17 +157,17 @@ def test_partners_keep_the_memory_format():
 
 @pytest.mark.parametrize(("layers", "alpha"), [(1, 1), (3, 2), (2, 5)])
 def test_shares_are_beta_at_layers_alike(layers, alpha):
-    drawn = torch.stack([draw_mixing(Mixup(layers, alpha), noise(number=n)) for n in range(2000)])
-    assert scipy.stats.kstest(drawn.min(1).values.numpy(), scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-3
-    assert ((drawn < 1).sum(1) == 1).all()
-    assert layers == 1 or scipy.stats.chisquare((drawn < 1).sum(0).numpy()).pvalue > 1e-3
+    drawn = [draw_mixing(Mixup(layers, alpha), 0, step) for step in range(2000)]
+    assert scipy.stats.kstest([share for _, share in drawn], scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    counts = Counter(layer for layer, _ in drawn)
+    assert set(counts) == set(range(layers))
+    assert layers == 1 or scipy.stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
-def test_a_share_of_one_changes_nothing(network):
-    x = torch.rand(5, 3, 8, 8)
-    mixing = Mixing(torch.ones(3), torch.arange(4, -1, -1))
-    assert torch.equal(network.eval()(x, mixing), network(x))
-    assert not torch.equal(network(x, Mixing(torch.tensor([1.0, 0.5, 1.0]), mixing.partner)), network(x))
+@pytest.mark.parametrize("step", [0, 7, 2**33])
+def test_the_host_draws_what_a_device_would(step):
+    stream = noise(derive(3, "mixing"), step)
+    assert uniform(derive(3, "mixing"), step, 11) == stream.uniform(11).tolist()
 
 
 def test_normal_starts():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tolerances import REDUCTION
 
-from fastait.models import Mixing, WideResNet
+from fastait.models import WideResNet
 
 
 def test_size_of_the_papers_network():
@@ -63,23 +63,6 @@ def test_forward_leaves_its_input_alone():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         WideResNet(*arguments)
-
-
-@pytest.mark.parametrize("layer", [0, 1, 2])
-def test_mixing_at_each_layer(network, layer):
-    """By hand, block by block."""
-    network.eval()
-    x, partner, share = torch.rand(5, 3, 16, 16), torch.tensor([3, 0, 2, 4, 1]), 0.3
-    own = torch.ones(3)
-    own[layer] = share
-
-    def mixed(place, hidden):
-        return share * hidden + (1 - share) * hidden[partner] if place == layer else hidden
-
-    hidden = network.conv1(2 * mixed(0, x) - 1)
-    hidden = mixed(2, network.block2(mixed(1, network.block1(hidden))))
-    expected = network.fc(torch.relu(network.bn1(network.block3(hidden))).mean(dim=(2, 3)))
-    torch.testing.assert_close(network(x, Mixing(own, partner)), expected, **REDUCTION[torch.float32])
 
 
 def test_weights_that_a_generator_draws_are_those_of_torchs_own():

@@ -46,6 +46,7 @@ class FakeCuda:
     def __init__(self, patch):
         self.tensors, self.captured, self.fails, self.cleared = [], 0, False, []
         self.events, self.waits = 0, []
+        patch.setattr("fastait.training.graph._no_draws_on_the_cpu", contextlib.nullcontext)  # which is the GPU here
         patch.setattr("fastait.training.graph.clear_up", lambda graph, pool, stream: self.cleared.append(graph))
         patch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
         patch.setattr(torch.cuda, "Stream", FakeStream)
@@ -88,8 +89,8 @@ def recorded(step):
 
     def and_record(inputs, shards):
         capture(inputs, shards)
-        if step.graph is not None:
-            step.graph.graph.call = lambda: step.compute(step.graph.inputs, shards)
+        for graph in step.graphs.values():
+            graph.graph.call = lambda inputs=graph.inputs: step.compute(inputs, shards)
 
     step._capture = and_record
     return step

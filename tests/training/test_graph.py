@@ -28,6 +28,7 @@ def test_replays_equal_eager_steps(network, cuda, method):
     eager = make_step(models[0], method, **options)
     graphed = recorded(make_step(models[1], method, **options, batch_size=8, graph=True))
     cuda.tensors = [*graphed.state(), *(p.grad for p in models[1].parameters())]
+    layers = set()
     for number in range(6):
         images, y = batch(number, size=5 if number % 3 == 2 else 8, image=8)
         extra = unlabeled(method, batch(number + 10, image=8)[0])
@@ -37,7 +38,10 @@ def test_replays_equal_eager_steps(network, cuda, method):
         for a, b in zip(eager.state(), graphed.state(), strict=True):
             assert torch.equal(a, b)
         assert eager.totals.seen == graphed.totals.seen
-    assert cuda.captured == 1
+        layers |= {tuple(graphed.layers)} if len(y) == 8 else set()
+        assert cuda.captured == len(layers)  # a graph for each layer that is mixed, when it is first due
+    assert len(layers) == (3 if "manifold" in method else 1)
+    assert len({graph.pool for graph in graphed.graphs.values()}) == 1
 
 
 def test_warm_up_and_capture_leave_the_state_alone(network, cuda):

@@ -54,7 +54,7 @@ def test_outputs_are_matched_by_name(image_folder, classes, order, message):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        (About(normalization=((0.0,) * 3, (1.0,) * 3)), "does not take images in"),
+        (About(normalization=((0.0,) * 3, (1.0,) * 3)), "normalises images otherwise than wrn-10-1 does"),
         (About(classes=("cat",)), "it names 1 classes"),
     ],
 )

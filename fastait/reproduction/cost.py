@@ -21,7 +21,7 @@ from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
 from fastait.runtime.flops import counted
 from fastait.runtime.precision import Precision, current, native_half
-from fastait.training.cost import no_values, step_cost
+from fastait.training.cost import Cost, no_values, step_cost
 from fastait.training.optimizer import make_optimizer
 from fastait.training.prepare import method_settings
 from fastait.training.step import TrainStep
@@ -33,20 +33,26 @@ STEP_FLOP = 1e11
 """On a CPU its steps are at most so large: three images of WRN-28-10."""
 
 
-def training_flops(config: TrainConfig, num_classes: int, images: int) -> float:
-    """Floating-point operations of a whole training: those of one real step per image, times epochs times images.
-
-    See ``fastait.training.cost.step_cost``. The measurements of ``--val-fraction`` are not counted.
+def run_cost(config: TrainConfig, num_classes: int) -> Cost:
+    """What the config's network and a step of its training cost, see ``fastait.training.cost.step_cost``.
 
     Args:
-        config: network, method, its settings, batch size, image size and epochs.
+        config: network, method, its settings, batch size and image size.
         num_classes: of the data set, at least 2.
-        images: of the training set; a method that needs unlabelled images takes as many of these.
 
     Raises:
         InputError: the network cannot be counted.
     """
-    return config.epochs * images * _step_flops(config, num_classes)
+    cost = step_cost(
+        _model(config, num_classes),
+        METHODS[config.method],
+        method_settings(config, num_classes),
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+    )
+    if not cost.passes:
+        raise _not_counted(config)
+    return cost
 
 
 def evaluation_flops(config: TrainConfig, num_classes: int, attacks: Sequence[str], images: int) -> float:
@@ -87,7 +93,7 @@ def measured_rate(config: TrainConfig, num_classes: int, device: torch.device) -
         device: that is to train.
     """
     natural = replace(config, method="natural")
-    flops = _step_flops(natural, num_classes)
+    flops = run_cost(natural, num_classes).step
     count = config.batch_size if device.type == "cuda" else max(2, min(config.batch_size, int(STEP_FLOP / flops)))
     generator = torch.Generator().manual_seed(config.seed)
     shape = (count, config.image_size, config.image_size, 3)
@@ -113,20 +119,6 @@ def _model(config: TrainConfig, num_classes: int, seed: int | None = None) -> nn
     """The config's network; nothing of it is drawn if there is no seed."""
     # The config is of choices that are made now, so that a function of the user's own is named now too.
     return make(config.model, num_classes, image_size=config.image_size, generator_seed=seed, allow_own=True)
-
-
-def _step_flops(config: TrainConfig, num_classes: int) -> float:
-    """Operations per image of one training step on a whole batch."""
-    cost = step_cost(
-        _model(config, num_classes),
-        METHODS[config.method],
-        method_settings(config, num_classes),
-        image_size=config.image_size,
-        batch_size=config.batch_size,
-    )
-    if cost.step is None:
-        raise _not_counted(config)
-    return cost.step
 
 
 def _not_counted(config: TrainConfig) -> InputError:

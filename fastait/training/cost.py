@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastait.methods import Method, Settings
-from fastait.models import Features
+from fastait.models.features import PROBED, feature_function
 from fastait.runtime.flops import counted
 from fastait.runtime.precision import Precision
 from fastait.training.optimizer import make_optimizer
@@ -26,35 +26,37 @@ class Cost:
 
     Attributes:
         parameters: how many numbers the network's parameters are.
-        forward: of a forward pass in eval mode; None if the network cannot be counted.
-        step: of a training step, the attack's passes and the update; None with ``forward``.
+        forward: of a forward pass in eval mode; 0 if the network cannot be counted.
+        step: of a training step, the attack's passes and the update; 0 with ``forward``.
     """
 
     parameters: int
-    forward: float | None = None
-    step: float | None = None
+    forward: float = 0.0
+    step: float = 0.0
 
     @property
-    def passes(self) -> float | None:
-        """F, how many forward passes' worth a step is."""
-        return self.step / self.forward if self.step and self.forward else None
+    def passes(self) -> float:
+        """F, how many forward passes' worth a step is; 0 if that cannot be counted."""
+        return self.step / self.forward if self.forward else 0.0
 
 
 def said(cost: Cost) -> str:
     """The line of a report."""
     parameters = f"{cost.parameters:,} parameters"
-    if cost.passes is None:
+    if not cost.passes:
         return f"cost: operations not counted; {parameters}"
-    step, forward = (f"{operations / 1e9:,.3g}" for operations in (cost.step or 0, cost.forward or 0))
     return (
-        f"cost: a step is {cost.passes:.1f} forward passes' worth (F), {step} GFLOP an image; a pass {forward}; "
-        f"{parameters}"
+        f"cost: a step is {cost.passes:.1f} forward passes' worth (F), {gflop(cost.step)} GFLOP an image; a pass "
+        f"{gflop(cost.forward)}; {parameters}"
     )
 
 
-def step_cost(
-    model: nn.Module, method: Method, settings: Settings, features: Features | None = None, *, image_size: int, batch_size: int
-) -> Cost:
+def gflop(operations: float) -> str:
+    """So many operations in GFLOP, to three digits."""
+    return f"{float(f'{operations / 1e9:.3g}'):,g}"
+
+
+def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_size: int, batch_size: int) -> Cost:
     """What a step of ``method`` on a whole batch costs, an image.
 
     With F for a forward pass of an image, natural training is 3F, adversarial interpolation 6F (section 4 of the paper)
@@ -63,7 +65,7 @@ def step_cost(
     Args:
         model: on any device. Neither it nor any generator changes; a copy without values is made of it.
         method: as for ``TrainStep``; one that needs unlabelled images takes as many of these.
-        settings, features: as for ``TrainStep``.
+        settings: as for ``TrainStep``.
         image_size: height and width.
         batch_size: of all processes together.
 
@@ -73,22 +75,22 @@ def step_cost(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     try:
         with no_values(model) as twin:
+            x = torch.zeros(PROBED, 3, image_size, image_size)
             images = torch.zeros(batch_size, image_size, image_size, 3, dtype=torch.uint8)
             labels = torch.zeros(batch_size, dtype=torch.int64)
             unlabeled = images if method.needs_unlabeled else None
+            features = feature_function(twin, x) if method.interpolates else None
             optimizer = make_optimizer("sgd", twin.parameters(), lr=0.1, weight_decay=0.0)
             # Whole batches are attacked together: parts make as many operations and take longer to be counted.
             settings = replace(settings, at_a_time=None)
-            own = features and Features(twin, features.head)
             precision = Precision(torch.device("cpu"), None)
-            step = TrainStep(twin.train(), method, settings, optimizer, precision, seed=0, features=own)
+            step = TrainStep(twin.train(), method, settings, optimizer, precision, seed=0, features=features)
             spent = counted(lambda: step(images, labels, 0, unlabeled=unlabeled))
-            x = torch.zeros(1, 3, image_size, image_size)
             with torch.no_grad():
-                forward = counted(lambda: twin.eval()(x))
+                forward = counted(lambda: twin.eval()(x)) / len(x)
     except Exception:  # whatever somebody's network raises
         return Cost(parameters)
-    return Cost(parameters, forward, spent / batch_size) if forward else Cost(parameters)
+    return Cost(parameters, forward, spent / batch_size)
 
 
 @contextmanager
@@ -98,12 +100,7 @@ def no_values(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         Exception: whatever a model that cannot be copied raises.
     """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.device("cpu"),
-        torch.compiler.set_stance("force_eager"),
-    ):
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
         values = FakeTensorMode(allow_non_fake_inputs=True)
         with values:
             empty = {id(t): torch.empty(t.shape, dtype=t.dtype) for t in (*model.parameters(), *model.buffers())}

@@ -7,8 +7,7 @@ import trained
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.batch import expected
 from fastait.attacks.feature import targets, towards
-from fastait.evaluation import evaluate, evaluate_robustness
-from fastait.runtime.errors import InputError
+from fastait.evaluation import evaluate
 
 
 def test_targets_are_of_another_class_and_uniform():

@@ -102,7 +102,7 @@ class EvalArguments:
     images]"""
 
     image_size: int | None = field(default=None, kw_only=True)
-    """Height and width that images are brought to. [default: the first run's, or 32]"""
+    """Height and width that images are brought to. [default: the first model's, or 32]"""
 
     model: str | None = field(default=None, kw_only=True)
     """What network the files are of that neither say nor show it: wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18,

@@ -19,6 +19,9 @@ RESNET = "layer1.0.conv1.weight"
 STEMS = (WIDE, GOWAL, RESNET)
 """A network is where one of these is, under whatever prefix."""
 
+COUNTER = "num_batches_tracked"
+"""What BN counts; older files have none."""
+
 DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
@@ -30,7 +33,7 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class Architecture:
     """What weights show.
 
     Attributes:
@@ -43,7 +46,7 @@ class Shown:
     names: tuple[str, ...] = ()
 
 
-def shown(weights: Mapping[str, Tensor]) -> Shown | None:
+def architecture(weights: Mapping[str, Tensor]) -> Architecture | None:
     """What a state dict shows by RobustBench's names, without a prefix; None for other names.
 
     Nothing says yet that all of its weights are such a network's.
@@ -67,7 +70,7 @@ def last_layer(name: str) -> str | None:
     return "linear" if kind.startswith(("resnet", "preact")) else None
 
 
-def _wide(weights: Mapping[str, Tensor], stem: str, blocks: str, variants: tuple[str, ...]) -> Shown | None:
+def _wide(weights: Mapping[str, Tensor], stem: str, blocks: str, variants: tuple[str, ...]) -> Architecture | None:
     place = blocks.count(".")
     count = len({name.split(".")[place] for name in weights if name.startswith(blocks)})
     size = weights[stem].shape
@@ -78,10 +81,10 @@ def _wide(weights: Mapping[str, Tensor], stem: str, blocks: str, variants: tuple
             parse(name)
     except InputError:  # no such depth or width can be
         return None
-    return Shown(f"WRN-{wide}", names)
+    return Architecture(f"WRN-{wide}", names)
 
 
-def _resnet(weights: Mapping[str, Tensor]) -> Shown:
+def _resnet(weights: Mapping[str, Tensor]) -> Architecture:
     layers = tuple(
         len({name.split(".")[1] for name in weights if name.startswith(f"layer{layer}.")}) for layer in (1, 2, 3, 4)
     )
@@ -89,13 +92,13 @@ def _resnet(weights: Mapping[str, Tensor]) -> Shown:
     kind = "PreActResNet" if activated_first else "ResNet"
     depth = DEPTHS.get((layers, "layer1.0.conv3.weight" in weights))
     if depth is None:
-        return Shown(f"{kind} of {'+'.join(map(str, layers))} blocks")
+        return Architecture(f"{kind} of {'+'.join(map(str, layers))} blocks")
     if depth != 18:
-        return Shown(f"{kind}-{depth}")
+        return Architecture(f"{kind}-{depth}")
     if not activated_first:
-        return Shown("ResNet-18", ("resnet-18",))
+        return Architecture("ResNet-18", ("resnet-18",))
     bn = "-bn" if "bn.weight" in weights else ""
-    return Shown("PreActResNet-18", (f"preact-resnet-18{bn}", f"preact-resnet-18-v2{bn}"))
+    return Architecture("PreActResNet-18", (f"preact-resnet-18{bn}", f"preact-resnet-18-v2{bn}"))
 
 
 def differences(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
@@ -131,27 +134,33 @@ def on_meta(name: str, num_classes: int) -> nn.Module:
         return built_in(parse(name), num_classes)
 
 
+def optional(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What files of others may lack of a network's state dict: BN's counts, numbers that images are normalised by."""
+    return {name: value for name, value in own.items() if name.endswith(COUNTER) or name in ("mean", "std")}
+
+
 def fitting(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """The names of this package's networks that a state dict is of, all of it."""
-    found = shown(weights)
+    """The names of this package's networks that a state dict is of, but for what files of others lack."""
+    found = architecture(weights)
     fit = []
     for name in found.names if found else ():
         rows = weights.get(f"{last_layer(name)}.weight")
         if rows is not None and rows.dim() == 2 and len(rows) > 1:
-            fit += [name] if not differences(on_meta(name, len(rows)), weights) else []
+            network = on_meta(name, len(rows))
+            fit += [name] if not differences(network, {**optional(network.state_dict()), **weights}) else []
     return tuple(fit)
 
 
 def other_network(weights: Mapping[str, Tensor], name: str) -> str:
     """Which other network than ``name`` a state dict is of, for the end of a message; empty if none shows."""
-    if names := fitting(weights):
-        return f"; they are those of {' or '.join(names)}"
-    found = shown(weights)
-    if found is not None and not found.names:
+    found = architecture(weights)
+    if found is None or name in found.names:
+        return ""
+    if not found.names:
         return f"; they are those of a {found.title}, which has no name here"
-    if found is not None and name not in found.names:
-        return f"; they are more like those of {' or '.join(found.names)}"
-    return ""
+    if fit := fitting(weights):
+        return f"; they are those of {' or '.join(fit)}"
+    return f"; they are more like those of {' or '.join(found.names)}"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -195,7 +195,8 @@ def _rows_of_last_layer(made: Named, weights: Mapping[str, Tensor]) -> int | Non
     last = last_layer(made.name)
     if last is None:
         try:
-            last = find_head(made.network, torch.zeros(PROBED, 3, made.image_size, made.image_size)).places[0]
+            images = torch.zeros(PROBED, 3, made.image_size, made.image_size, dtype=torch.float32, device="cpu")
+            last = find_head(made.network, images).places[0]
         except InputError:
             return None
     rows = weights.get(f"{last}.weight" if last else "weight")

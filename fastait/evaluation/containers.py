@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastait.checkpoints.architectures import STEMS
+from fastait.checkpoints.architectures import COUNTER, STEMS
 from fastait.checkpoints.classes import shown
 from fastait.evaluation.normalization import buffers
 from fastait.runtime.errors import InputError, one_line
@@ -21,9 +21,6 @@ UNAVERAGED = re.compile(r"(^|[._])(unaveraged|non_ema|no_ema|raw|online)(?=$|[._
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 """Of several networks that are no averages, which is meant: RobustBench's key, common ones, the authors'."""
-
-COUNTER = "num_batches_tracked"
-"""What BN counts; older files have none."""
 
 DEPTH = 4
 """How many dictionaries may lie within one another."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastait.checkpoints.architectures import shown as architecture
+from fastait.checkpoints.architectures import COUNTER, architecture
 from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
 from fastait.checkpoints.weights import (
@@ -29,7 +29,7 @@ from fastait.checkpoints.weights import (
     stated_size,
 )
 from fastait.config import BESIDE, CLASSES, NORMALIZATION
-from fastait.evaluation.containers import COUNTER, Found, find, largest, tables
+from fastait.evaluation.containers import Found, find, largest, tables
 from fastait.evaluation.normalization import (
     CIFAR_10,
     ZERO_ONE,
@@ -40,6 +40,7 @@ from fastait.evaluation.normalization import (
     inside,
 )
 from fastait.models import GowalWideResNet, WideResNet
+from fastait.models.apart import apart
 from fastait.models.names import FORMS, LIBRARIES, parse
 from fastait.runtime.errors import InputError
 
@@ -67,6 +68,7 @@ class Loaded:
         named_by: what says so.
         network: on images in [0, 1], in eval mode.
         num_classes: how many it tells apart.
+        image_size: height and width of the images that it was trained on, None if unknown.
         config: of its run, empty if it lies in no run folder.
         classes: the names of its outputs, None if unknown.
         normalizations: those that it may have been trained with; one where the file decides.
@@ -79,6 +81,7 @@ class Loaded:
     named_by: str
     network: nn.Module
     num_classes: int
+    image_size: int | None
     config: dict[str, Any]
     classes: tuple[str, ...] | None
     normalizations: tuple[Normalization, ...]
@@ -138,7 +141,8 @@ def load_model(
                 stacklevel=2,
             )
     config = loaded.config if loaded.classes is None else {**loaded.config, CLASSES: list(loaded.classes)}
-    return loaded.normalized(chosen), config
+    with apart(None):
+        return loaded.normalized(chosen), config
 
 
 def read_model(path: str | os.PathLike[str], asked: str | None = None, image_size: int | None = None) -> Loaded:
@@ -188,6 +192,7 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
         read.why,
         made.network,
         made.num_classes,
+        about.image_size,
         config,
         about.classes,
         normalizations,
@@ -216,6 +221,8 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
         if config.get(NORMALIZATION) is not None:
             mean, std = config[NORMALIZATION]
             stated_normalization({"mean": mean, "std": std})
+        if not isinstance(config.get("model", ""), str):
+            raise TypeError("model must be a network's name")
         if "image_size" in config:
             stated_size(config["image_size"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -331,7 +338,7 @@ def _read_off(state: dict[str, Tensor]) -> str:
 def _complete(state: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
     """Add what files of others may lack; whether numbers that images are normalised by were among it."""
     for name in own.keys() - state.keys():
-        if name.endswith(COUNTER):
+        if name.endswith(COUNTER) and name.replace(COUNTER, "running_var") in state:
             state[name] = torch.zeros((), dtype=torch.int64, device="cpu")
     if "init_conv.weight" not in own or state.keys() & {"mean", "std"}:
         return False

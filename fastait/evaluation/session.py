@@ -27,7 +27,7 @@ from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
-from fastait.evaluation.model_files import Loaded, read_model
+from fastait.evaluation.model_files import IMAGE_SIZE, Loaded, read_model
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
@@ -128,8 +128,9 @@ class _Session:
 
     def _dataset(self) -> Dataset:
         given, config = self.arguments, self.configs[0]
-        for key in ("dataset", "image_size"):
-            trained = sorted({str(other[key]) for other in self.configs if key in other})
+        sizes = [one.image_size for one in self.loaded if one.image_size is not None]
+        for key, said in (("dataset", [other.get("dataset") for other in self.configs]), ("image_size", sizes)):
+            trained = sorted({str(value) for value in said if value is not None})
             if getattr(given, key) is None and len(trained) > 1:
                 raise InputError(
                     f"the models were trained on different data ({', '.join(trained)}); choose by {flag(key)}"
@@ -152,7 +153,7 @@ class _Session:
             dataset = load_dataset(
                 name,
                 data_dir,
-                given.image_size or config.get("image_size", 32),
+                given.image_size or next(iter(sizes), IMAGE_SIZE),
                 skip_bad=skip_bad,
                 needs_train=False,
                 **layout,

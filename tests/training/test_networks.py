@@ -33,7 +33,6 @@ SIZE = 4
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-
 class Odd(nn.Module):
     """Nothing that the others have: no BN, a convolution for a head, buffers of integers and constants, 1-d and 3-d
     parameters, one that is not trained, a block that is called twice, Dropout.

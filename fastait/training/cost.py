@@ -13,7 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastait.methods import Method, Settings
-from fastait.models.features import PROBED, feature_function
+from fastait.models import Features, feature_function
+from fastait.models.features import PROBED
 from fastait.runtime.flops import counted
 from fastait.runtime.precision import Precision
 from fastait.training.optimizer import make_optimizer
@@ -56,7 +57,15 @@ def gflop(operations: float) -> str:
     return f"{float(f'{operations / 1e9:.3g}'):,g}"
 
 
-def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_size: int, batch_size: int) -> Cost:
+def step_cost(
+    model: nn.Module,
+    method: Method,
+    settings: Settings,
+    features: Features | None = None,
+    *,
+    image_size: int,
+    batch_size: int,
+) -> Cost:
     """What a step of ``method`` on a whole batch costs, an image.
 
     With F for a forward pass of an image, natural training is 3F, adversarial interpolation 6F (section 4 of the paper)
@@ -66,6 +75,7 @@ def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_siz
         model: on any device. Neither it nor any generator changes; a copy without values is made of it.
         method: as for ``TrainStep``; one that needs unlabelled images takes as many of these.
         settings: as for ``TrainStep``.
+        features: of the model, if they are known; else they are found where the method interpolates.
         image_size: height and width.
         batch_size: of all processes together.
 
@@ -79,7 +89,8 @@ def step_cost(model: nn.Module, method: Method, settings: Settings, *, image_siz
             images = torch.zeros(batch_size, image_size, image_size, 3, dtype=torch.uint8)
             labels = torch.zeros(batch_size, dtype=torch.int64)
             unlabeled = images if method.needs_unlabeled else None
-            features = feature_function(twin, x) if method.interpolates else None
+            if method.interpolates:
+                features = feature_function(twin, x) if features is None else Features(twin, features.head)
             optimizer = make_optimizer("sgd", twin.parameters(), lr=0.1, weight_decay=0.0)
             # Whole batches are attacked together: parts make as many operations and take longer to be counted.
             settings = replace(settings, at_a_time=None)

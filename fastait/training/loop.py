@@ -387,6 +387,7 @@ class Loop:
             prepared.model,
             METHODS[config.method],
             prepared.settings,
+            prepared.features,
             image_size=config.image_size,
             batch_size=config.batch_size,
         )

@@ -22,7 +22,7 @@ from fastait.models import feature_function, make
 from fastait.runtime.errors import InputError
 from fastait.runtime.processes import Ranks
 
-SIZE, FEW = 8, 24
+SIZE, FEW = 8, 12
 
 BOTH = r"its weights have the names of several networks; say which it is by --model {0} or {1}, or model= in Python$"
 

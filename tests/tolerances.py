@@ -68,3 +68,7 @@ LOSS_ACROSS_DEVICES = {torch.float64: 1e-6, torch.float32: 2e-4}
 # kernels, in deterministic mode, so that little but what a library chooses by workspace can grow. In 16 bits, and from
 # compiled passes, rounding grows for an epoch. Not yet seen on hardware. "outcomes" are percent of 287 images.
 LOSS_OF_AN_EPOCH = {"fp32": 0.01, "16 bits": 0.05, "compiled": 0.02, "outcomes": 0.1}
+
+# A step in fp64 whose loss is taken in fp32, relative to the largest change of a tensor: some units in fp32's last
+# place, and more where BN divides by the spread of four numbers.
+FP32_LOSS_FP64_STEP = 1e-5

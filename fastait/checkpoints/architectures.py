@@ -101,9 +101,9 @@ def _resnet(weights: Mapping[str, Tensor]) -> Architecture:
     return Architecture("PreActResNet-18", (f"preact-resnet-18{bn}", f"preact-resnet-18-v2{bn}"))
 
 
-def differences(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """Which weights are missing, too many or of other shapes or kinds, for a message; empty if none are."""
-    own = network.state_dict()
+def differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Which weights, where ``own`` are a network's, are missing, too many or of other shapes or kinds, for a message;
+    empty if none are."""
     both = sorted(own.keys() & weights.keys())
     shapes = [
         f"{name} ({_shape(weights[name])}, needed {_shape(own[name])})"
@@ -146,8 +146,8 @@ def fitting(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     for name in found.names if found else ():
         rows = weights.get(f"{last_layer(name)}.weight")
         if rows is not None and rows.dim() == 2 and len(rows) > 1:
-            network = on_meta(name, len(rows))
-            fit += [name] if not differences(network, {**optional(network.state_dict()), **weights}) else []
+            own = on_meta(name, len(rows)).state_dict()
+            fit += [name] if not differences(own, {**optional(own), **weights}) else []
     return tuple(fit)
 
 

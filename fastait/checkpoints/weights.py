@@ -57,8 +57,20 @@ def packed(weights: dict[str, Tensor], about: About) -> bytes:
         metadata["normalization"] = json.dumps({"images": "RGB in [0, 1]", "mean": mean, "std": std})
     if about.image_size is not None:
         metadata["image_size"] = json.dumps(about.image_size)
-    data = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata)
+    data = save(_separate(weights), metadata)
     return _in_order(data) if metadata else data
+
+
+def _separate(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous ones of which no two share memory, as tied weights do: the library refuses those."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return separate
 
 
 def _in_order(data: bytes) -> bytes:
@@ -168,10 +180,10 @@ def filled(made: Named, weights: Mapping[str, Tensor], *, renew: bool) -> Named:
     Raises:
         OtherNetwork: they are another network's.
     """
-    wrong = differences(made.network, weights)
+    wrong = differences(made.network.state_dict(), weights)
     if wrong and renew and (rows := _rows_of_last_layer(made, weights)) not in (None, made.num_classes):
         made = blank(made.name, rows, image_size=made.image_size, allow_own=made.allow_own)
-        wrong = differences(made.network, weights)
+        wrong = differences(made.network.state_dict(), weights)
     if wrong:
         raise OtherNetwork(f"the weights are not those of {made.name}: {wrong}{other_network(weights, made.name)}")
     own = made.network.state_dict()

@@ -15,7 +15,7 @@ MOMENTUM = 0.9
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimiser ``--optimizer`` names, over parameters that are on their device.
+    """The optimiser ``--optimizer`` names, over those of the parameters that ask for a gradient, on their device.
 
     ``sgd`` keeps its learning rate in a tensor that ``set_lr`` fills, and begins with momentum and gradients of zero
     instead of none: without them fused SGD leaves the momentum uninitialised if fp16 overflows in the first step.
@@ -23,7 +23,7 @@ def make_optimizer(
     Raises:
         InputError: ``apex`` and NVIDIA's apex is not installed, or the parameters are not on a GPU.
     """
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]  # others would decay
     if name == "apex":
         return _apex(parameters, lr, weight_decay)
     device = parameters[0].device

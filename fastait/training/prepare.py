@@ -14,6 +14,7 @@ from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_
 from fastait.evaluation.batches import widest_activation
 from fastait.methods import METHODS, Settings
 from fastait.methods.labels import effective_epsilon_y
+from fastait.methods.mixing import check_mixing
 from fastait.models import Features, feature_function, normalization
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import Precision, native_half, resolve_device
@@ -92,9 +93,11 @@ class Prepared:
         if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
         self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
+        sample = black(config.image_size).to(self.device)
+        check_mixing(self.model, config.model, config.method, sample)
         self.features: Features | None = None
         if METHODS[config.method].interpolates:
-            self.features = feature_function(self.model, black(config.image_size).to(self.device))
+            self.features = feature_function(self.model, sample)
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )

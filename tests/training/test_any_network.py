@@ -205,6 +205,20 @@ def test_folders_of_before_there_were_other_networks(stopped, capsys):
     assert eval_command(["run", "--device", "cpu", "--attacks", "fgsm", "--out", "eval"]) == 0
 
 
+def test_weights_that_are_tied():
+    """Files have no memory twice; the network that is loaded has."""
+    Path("nets.py").write_text(
+        "from torch import nn\n\nclass Tied(nn.Module):\n    def __init__(self, classes):\n"
+        "        super().__init__()\n        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)\n"
+        "        self.b.weight = self.a.weight\n        self.fc = nn.Linear(3, classes)\n"
+        "    def forward(self, x):\n        return self.fc(self.b(self.a(x.mean(dim=(2, 3))).relu()).relu())\n"
+    )
+    run = run_training(settings("nets:Tied", 8))
+    model, _ = load_model("run", model="nets:Tied")
+    assert model.b.weight is model.a.weight
+    assert torch.equal(model.a.weight, run.model.a.weight)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("timm:resnet10t", 32), ("nets:small", 16)])
 def test_killed_on_the_command_line(name, size):

@@ -80,6 +80,6 @@ def test_apex(monkeypatch):
             made.update(options, parameters=parameters)
 
     fake_module(monkeypatch, "apex.optimizers", FusedSGD=FusedSGD)
-    on_gpu = [types.SimpleNamespace(device=torch.device("cuda", 0))]
+    on_gpu = [types.SimpleNamespace(requires_grad=True, device=torch.device("cuda", 0))]
     assert isinstance(make_optimizer("apex", on_gpu, lr=0.1, weight_decay=0.2), FusedSGD)
     assert made == {"parameters": on_gpu, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.2}

@@ -1,4 +1,4 @@
-"""Mixup on the way through a network (Zhang et al., 2018; Verma et al., 2019): the input or what a block makes is mixed.
+"""Mixup on the way through a network (Zhang et al., 2018; Verma et al., 2019): of its input or of what a block makes.
 
 A network is plain ``forward(x)``. Its class says which of its submodules' outputs, [B, ...], may be mixed, by their
 names from the input on: ``mixing_places = ("layer1", "layer2")``. Each is called once in a pass. Every network can be
@@ -34,7 +34,7 @@ class Partners(NamedTuple):
 
 
 class _Permuted(torch.autograd.Function):
-    """``x[index]``, whose gradient is a gather too. An index's own is sorted first, since it might not be one to one."""
+    """``x[index]``, whose gradient is a gather too. An index's own is sorted, as it might not be one to one."""
 
     @staticmethod
     def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def test_rows_and_gradients_keep_the_memory_format(partners):
 
 
 def test_second_derivatives():
-    ours, index = PARTNERS["permuted"]
+    ours, _ = PARTNERS["permuted"]
     x = torch.rand(5, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda t: ours(t) ** 3, x)
 

@@ -17,20 +17,20 @@ class Partners(NamedTuple):
     """Who is whose partner in a batch, and a function to the partners' rows.
 
     Attributes:
-        index: int64 [B], the place of each image's partner; None in the reversed batch.
-        inverse: int64 [B], whose partner each image is; None where that is not one image each.
+        place: int64 [B], that of each image's partner; None in the reversed batch.
+        inverse: int64 [B], that of the image whose partner each one is; None where that is not one image each.
     """
 
-    index: Tensor | None = None
+    place: Tensor | None = None
     inverse: Tensor | None = None
 
     def __call__(self, t: Tensor) -> Tensor:
         """The rows of each image's partner, of ``t`` [B, ...], in the same memory format."""
-        if self.index is None:
+        if self.place is None:
             return t.flip(0)
         if self.inverse is None:
-            return t[self.index]
-        return _Permuted.apply(t, self.index, self.inverse)
+            return t[self.place]
+        return _Permuted.apply(t, self.place, self.inverse)
 
 
 class _Permuted(torch.autograd.Function):
@@ -45,7 +45,7 @@ class _Permuted(torch.autograd.Function):
         ctx.save_for_backward(inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
         return grad[inverse], None, None
 

@@ -96,7 +96,7 @@ def test_rows_and_gradients_keep_the_memory_format(partners):
     (grad,) = torch.autograd.grad(rows, x, weight)
     expected = torch.zeros_like(x).index_add_(0, index, weight)
     torch.testing.assert_close(grad, expected, rtol=0, atol=0)
-    if ours.index is None or ours.inverse is not None:
+    if ours.place is None or ours.inverse is not None:
         assert grad.stride() == x.stride()
 
 

@@ -7,8 +7,8 @@ from fastait.runtime import cli
 
 COMMAND = "fastait eval"
 SUMMARY = (
-    "Measure how models withstand adversarial examples, in fp32. Models are run folders, RobustBench-style state dicts "
-    "or the authors' checkpoints; what has been measured into --out is not measured again."
+    "Measure how models withstand adversarial examples, in fp32. Models are run folders and files of weights, "
+    "RobustBench's and the authors' among them; what has been measured into --out is not measured again."
 )
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fastait.config import DATASETS, IN_PLACE, PARQUET_SETTINGS, check_parquet_settings, flag, parquet_settings
+from fastait.models.names import parse
 from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.settings import Numbers, Ratio, fraction
 
 GROUPS = {
-    "Models": ("models", "inputs", "mean", "std", "surrogate", "input_noise"),
+    "Models": ("models", "model", "inputs", "mean", "std", "surrogate", "input_noise"),
     "Attacks": ("attacks", "epsilon", "step_size", "masking", "seed"),
     "Data": (
         "dataset",
@@ -101,11 +102,16 @@ class EvalArguments:
     images]"""
 
     image_size: int | None = field(default=None, kw_only=True)
-    """Height and width that images are brought to. [default: the first run's, or 32]"""
+    """Height and width that images are brought to. [default: the first model's, or 32]"""
+
+    model: str | None = field(default=None, kw_only=True)
+    """What network the files are of that neither say nor show it: wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18,
+    preact-resnet-18-v2, timm:NAME, torchvision:NAME, or package.module:function, a function of your own, which is
+    called only if you name it here. [default: what the file says, or its weights show]"""
 
     inputs: str = field(default="auto", kw_only=True)
-    """What networks take after normalisation: minus-one-one (ours, the authors'), zero-one (RobustBench's plain
-    WideResNet), or auto: what the file says, or else what classifies more of 200 test images correctly."""
+    """What networks take after normalisation: minus-one-one (our wide ResNets, the authors'), zero-one (RobustBench's
+    plain networks), or auto: what the file says, or else what classifies more of 200 test images correctly."""
 
     mean: Numbers | None = field(default=None, kw_only=True)
     """Of another normalisation, (x - mean) / std of images in [0, 1]: one number or three with commas between, such as
@@ -195,6 +201,8 @@ class EvalArguments:
             if self.dataset in IN_PLACE and self.data_dir is None:
                 raise InputError(f"--dataset {self.dataset} needs --data-dir DIR with {IN_PLACE[self.dataset]}")
             check_parquet_settings(self.dataset, **parquet_settings(self))
+        if self.model is not None:
+            parse(self.model)
         if self.export is not None:
             check_choice("--export", self.export, ("robustbench",))
 
@@ -211,7 +219,7 @@ class EvalArguments:
             (_INTEGERS, int, "a whole number"),
             (_RATIOS, float, "a number"),
             (_LISTS, tuple, "numbers"),
-            (("attacks", "inputs", "dataset", "export", "device"), str, "a text"),
+            (("attacks", "model", "inputs", "dataset", "export", "device"), str, "a text"),
         )
         for names, kind, what in kinds:
             for name in names:

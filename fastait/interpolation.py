@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fastait.attacks import Noise, Subject, frozen
 from fastait.attacks.checks import budget, checked_images, checked_labels, count, number, of_array, readable
-from fastait.attacks.subject import PROBED, feature_tensor
+from fastait.attacks.subject import feature_tensor
 from fastait.methods import images, labels
 from fastait.models import WideResNet
+from fastait.models.features import PROBED
 
 ROUNDED = 0.02
 """What rounding in half precision may change of the sum of a row of soft labels."""
@@ -38,33 +39,32 @@ def adversarial_interpolation(
     gets a gradient. It does not autocast; call it under ``torch.autocast`` for mixed precision.
 
     Args:
-        model: has ``forward(x)`` -> logits [B, K] and ``features(x)`` -> features [B, ...], flattened per image.
+        model: has ``forward(x)`` -> logits [B, K]. Its features [B, ...] are those of a method ``features(x)`` of its
+            class, or what its last linear layer is given, see ``fastait.models.feature_function``; flattened per image.
         x: float [B, C, H, W] in [0, 1], in any layout.
         y: whole numbers [B], classes, or float [B, K] soft labels whose rows sum to one; a tensor, an array or a list.
         epsilon: radius of the Linf ball and length of a step, in [0, 1].
         epsilon_y: share of the way a label goes towards its target in one step, in [0, 1).
         steps: the paper's L, at least 1.
         generator: source of the random start, on ``x``'s device; the global one if None.
-        feature_fn: images -> features, for a model without ``features``; it must call the model itself, so that eval
-            mode and freezing act on it. Example: ``lambda x: model.forward_features(x).mean(dim=(2, 3))``.
+        feature_fn: images -> features, if they are to be others; it must call the model itself, so that eval mode and
+            freezing act on it. Example: ``lambda x: model.forward_features(x).mean(dim=(2, 3))``.
 
     Returns:
         ``(x_tilde, y_tilde)``: ``x_tilde`` like ``x``, within ``epsilon`` of it and in [0, 1]; ``y_tilde`` float32
         [B, K], each row moved by 1 - (1 - epsilon_y)^steps towards (1 - y') / (K - 1). Both are detached.
 
     Raises:
-        TypeError: ``x`` is not floating-point, the model has no ``features`` and no ``feature_fn`` is given, or these
-            are no tensor.
+        TypeError: ``x`` is not floating-point, the model is a function without ``features`` and no ``feature_fn`` is
+            given, or these are no tensor.
         ValueError: a shape, a value of ``x`` or ``y``, or a number is out of its range.
-        InputError: the model returns no logits, or no gradient reaches the images.
+        InputError: the model returns no logits, no linear layer makes them, or no gradient reaches the images.
     """
     epsilon, epsilon_y, steps = budget(epsilon), number("epsilon_y", epsilon_y, 0, 1), count("steps", steps)
     if epsilon_y == 1:
         raise ValueError("epsilon_y must be in [0, 1), got 1")
     with torch.inference_mode(False):
         x, subject = checked_images(x), Subject.of(model)
-        if feature_fn is None and not subject.has_features:
-            raise TypeError(f"{subject.title} has no features(x); pass feature_fn, a callable images -> features")
         soft = _soft_labels(subject, x, y)
 
         def features(images: Tensor) -> Tensor:

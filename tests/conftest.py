@@ -12,7 +12,7 @@ from PIL import Image
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run on CPU tensors
 
-from fastait.models import WideResNet
+import small
 
 QUICK = (
     *("attacks/test_attacks.py", "attacks/test_columns.py", "attacks/test_public.py"),
@@ -25,7 +25,10 @@ QUICK = (
 )
 """What the mark ``quick`` selects: something of everything, under a minute in all on two cores."""
 
-OLDEST = (*(name for name in QUICK if name != "test_house.py"), "kernels/", "training/test_run.py")
+OLDEST = (
+    *(name for name in QUICK if name != "test_house.py"),
+    *("kernels/", "training/test_callers_world.py", "training/test_memory.py", "training/test_run.py"),
+)
 """What the mark ``oldest`` selects: what leans on the versions of torch, triton and numpy, which imports do not."""
 
 LONG = (
@@ -35,7 +38,8 @@ LONG = (
         "evaluation/test_command.py",
         "training/test_processes.py",
     ),
-    *("evaluation/test_evaluate.py", "training/test_run.py", "attacks/test_trajectory.py", "test_cli.py"),
+    *("evaluation/test_evaluate.py", "training/test_run.py", "training/test_callers_world.py"),
+    *("training/test_memory.py", "attacks/test_trajectory.py", "test_cli.py"),
     *("reproduction/", "training/", "test_examples.py", "kernels/test_ahead_of_time.py", "attacks/", "evaluation/"),
 )
 """What begins first, so that two processes end together."""
@@ -80,15 +84,7 @@ def _own_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def network():
     """A small network whose BN statistics and weights are not at their initial values."""
-    torch.manual_seed(1)
-    model = WideResNet(10, 1, 10)
-    with torch.no_grad():
-        model.train()
-        for _ in range(3):
-            model(torch.rand(16, 3, 16, 16))
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return model
+    return small.wide_resnet()
 
 
 def write_folder(

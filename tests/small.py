@@ -1,8 +1,10 @@
-"""A small classifier of somebody else's, and images that it tells apart."""
+"""A small classifier of somebody else's, and images that it tells apart; a small network of ours."""
 
 import pytest
 import torch
 from torch import nn
+
+from fastait.models import WideResNet
 
 
 class Classifier(nn.Module):
@@ -29,6 +31,19 @@ def images(count=40):
     x = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return x, new()(x).argmax(1)
+
+
+def wide_resnet(widen_factor=1, size=16):
+    """WRN-10 not at its first weights, where BN statistics say nothing and biases are zero."""
+    torch.manual_seed(1)
+    model = WideResNet(10, widen_factor, 10)
+    with torch.no_grad():
+        model.train()
+        for _ in range(3):
+            model(torch.rand(16, 3, size, size))
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
 
 
 def short_library(patch, queries=10, iterations=5):

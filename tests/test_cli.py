@@ -64,7 +64,10 @@ def refused(capsys, *argv, code=2):
         (["--batch-size", 1443], "--batch-size 1443 is larger than the 1442 training images"),
         (["--eval-samples", 356], "--eval-samples 356 is more than the 355 test images"),
         (["--image-size", 7], "--image-size must be at least 8"),
-        (["--depth", 12], "--depth must be 6n + 4"),
+        (["--model", "wrn-12-1"], "a wide ResNet's depth must be 6n + 4"),
+        (["--model", "resnet18"], "Did you mean 'resnet-18'?"),
+        (["--model", "resnet-18", "--pretrained"], "--pretrained is for timm:NAME and torchvision:NAME"),
+        (["--model", "timm:resnet10t", "--pretrained", "--init-from", "w"], "are two beginnings"),
         (["--lr", "nan"], "--lr must be a finite number"),
         (["--milestones", 9, "--milestones", 4], "--milestones must be increasing"),
         (["--device", "gpu"], "'gpu' is not auto, cpu, cuda or cuda:N"),
@@ -294,7 +297,7 @@ def test_init_from(finished, capsys):
 
     old, new = load_file(finished / "model.safetensors"), load_file("tuned/model.safetensors")
     assert torch.equal(old["fc.weight"], new["fc.weight"])
-    assert "does not fit WRN-10-2" in refused(capsys, *argv, "--widen-factor", "2")
+    assert "does not fit wrn-10-2" in refused(capsys, *argv, "--model", "wrn-10-2")
     assert "no safetensors file" in refused(capsys, *TINY, "--init-from", "run/checkpoint.pt")
 
 
@@ -315,7 +318,7 @@ def test_loss_that_becomes_nan(capsys, tmp_path):
 
 def test_recipes_are_the_papers():
     cifar10 = recipe("cifar10")
-    assert (cifar10.depth, cifar10.widen_factor, cifar10.batch_size) == (28, 10, 128)
+    assert (cifar10.model, cifar10.batch_size) == ("wrn-28-10", 128)
     assert (cifar10.epsilon, cifar10.epsilon_y, cifar10.attack_steps) == (8 / 255, 0.5, 1)
     rates = [cifar10.learning_rate(epoch) for epoch in range(cifar10.epochs)]
     assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [59, 30, 111]

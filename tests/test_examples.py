@@ -17,6 +17,10 @@ def test_example(example, capsys, tmp_path):
     if example.stem.endswith("_in_your_loop"):
         natural, defended = (float(share) for share in re.findall(r"under PGD-\d+ ([\d.]+) %", said))
         assert defended > natural + 10
+    elif example.stem == "finetune_a_folder":
+        drawn, tuned = (float(share) for share in re.findall(r"under PGD-20 ([\d.]+) %", said))
+        assert tuned > drawn + 10
+        assert "['eight', 'nine', 'seven'] {'clean': 9" in said
     elif example.stem == "evaluate_your_model":
         assert re.search(r"^clean +[89]\d\.\d %$", said, re.MULTILINE)
         assert "PGD against AutoAttack" in said

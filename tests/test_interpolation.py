@@ -3,7 +3,6 @@
 import pytest
 import torch
 from tolerances import BALL_FP32, ELEMENTWISE, SIGN_FLIPS_FP32
-from torch import nn
 
 from fastait import adversarial_interpolation, reference
 from fastait.attacks import Noise
@@ -129,16 +128,6 @@ def test_works_under_no_grad(network):
     with torch.no_grad():
         inside = adversarial_interpolation(network, x, y, generator=torch.Generator().manual_seed(0))
     assert torch.equal(free[0], inside[0])
-
-
-def test_feature_fn_serves_a_model_without_features():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
-    x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
-    with pytest.raises(TypeError, match="feature_fn"):
-        adversarial_interpolation(model, x, y)
-    x_tilde, y_tilde = adversarial_interpolation(model, x, y, feature_fn=model[:2])
-    assert x_tilde.shape == x.shape
-    assert y_tilde.shape == (4, 5)
 
 
 @pytest.mark.parametrize(

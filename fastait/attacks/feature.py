@@ -15,7 +15,7 @@ def towards(model: Any, target_images: Tensor) -> Objective:
     """Ascend minus the cosine distance to the features of ``target_images``, float [B, C, H, W] in [0, 1].
 
     Raises:
-        TypeError: the model has no ``features``, or they are no tensor.
+        TypeError, InputError: the model has no features, or they are no tensor.
     """
     features = Subject.of(model).features
     with torch.no_grad():

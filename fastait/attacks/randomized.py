@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from fastait.models import feature_function
+
 
 class RandomSignNoise(nn.Module):
     """``model`` on clip(x + epsilon s, 0, 1), s uniform on {-1, 1} per value: the paper's Adv-Interp*, section A.11.
@@ -11,7 +13,7 @@ class RandomSignNoise(nn.Module):
     the loss, as the attacks named ``eotN-...`` do.
 
     Args:
-        model: maps images in [0, 1] to logits; may have ``features``.
+        model: maps images in [0, 1] to logits.
         epsilon: size of the noise, in [0, 1].
 
     Raises:
@@ -41,8 +43,8 @@ class RandomSignNoise(nn.Module):
         return (x + self.epsilon * (2 * bits - 1).to(x.dtype)).clamp(0, 1)
 
     def features(self, x: Tensor) -> Tensor:
-        """The model's features of the noisy images."""
-        return self.model.features(self.noisy(x))  # type: ignore[operator]
+        """The model's features of the noisy images, see ``fastait.models.feature_function``."""
+        return feature_function(self.model, x)(self.noisy(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """The model's logits of the noisy images."""

@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastait.models.features import DEFINE, feature_function, logits_of, own_features
 from fastait.runtime.errors import InputError
-
-PROBED = 2
-"""Images that a model is tried on: one alone has no statistics of a batch."""
 
 
 class Subject(nn.Module):
@@ -62,14 +60,13 @@ class Subject(nn.Module):
                     "no robustness of its own; keep running statistics (track_running_stats=True)"
                 ) from None
             raise
-        if not isinstance(output, Tensor):
-            found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-            if not isinstance(found, Tensor):
-                raise InputError(
-                    f"{self.title} returns {_kind(output)} where logits [B, K] are needed; attack a function that "
-                    "picks them out, such as lambda x: model(x)[0]"
-                )
-            output = found
+        found = logits_of(output)
+        if found is None:
+            raise InputError(
+                f"{self.title} returns {_kind(output)} where logits [B, K] are needed; attack a function that "
+                "picks them out, such as lambda x: model(x)[0]"
+            )
+        output = found
         if output.dim() != 2 or len(output) != len(x) or not output.is_floating_point():
             raise InputError(
                 f"{self.title} returns {tuple(output.shape)} where logits [B, K] are needed: a row for each of the "
@@ -82,20 +79,16 @@ class Subject(nn.Module):
             )
         return output
 
-    @property
-    def has_features(self) -> bool:
-        """Whether the model has ``features``."""
-        return callable(getattr(self.called, "features", None))
-
     def features(self, x: Tensor) -> Tensor:
-        """The model's features [B, ...] of images.
+        """The model's features [B, ...] of images: see ``fastait.models.feature_function``.
 
         Raises:
-            TypeError: it has none, or they are no tensor.
+            TypeError: it is a function without ``features``, or they are no tensor.
+            InputError: it is a module that has none.
         """
-        if not self.has_features:
-            raise TypeError(f"{self.title} has no features(x), which this attack moves")
-        return feature_tensor(self.called.features(x.clone()), f"features(x) of {self.title}")  # type: ignore[attr-defined]
+        if not isinstance(self.called, nn.Module) and own_features(self.called) is None:
+            raise TypeError(f"{self.title} has no features(x): {DEFINE}")
+        return feature_tensor(feature_function(self.called, x)(x.clone()), f"features(x) of {self.title}")
 
     def reseed(self, seed: int) -> None:
         """Make a random defence draw as after any other call with the same seed; others have nothing to draw."""

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +12,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from fastait.models import WideResNet
-from fastait.runtime.errors import InputError
+from fastait.checkpoints.architectures import differences, last_layer, on_meta, other_network
+from fastait.models.by_name import make
+from fastait.models.features import PROBED, find_head
+from fastait.models.names import parse
+from fastait.runtime.errors import InputError, words
 
 Network = TypeVar("Network", bound=nn.Module)
 
-OURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""Mean and standard deviation that ``WideResNet`` normalises by: images in [0, 1] become [-1, 1]."""
+LARGEST = 4096
+"""Pixels that a side of an image can have: a network of a fixed size is made for what a file says."""
+
+
+class OtherNetwork(InputError):
+    """Weights are of another network than the one that was named."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class About:
     """What a file says of the weights that it holds; None where it says nothing.
 
     Attributes:
-        network: its name, such as WRN-28-10.
+        network: its name, as ``--model`` has it.
         classes: the names of its outputs, in order.
         normalization: mean and standard deviation per channel by which it normalises images in [0, 1].
         image_size: height and width of the images that it was trained on.
@@ -47,8 +55,22 @@ def packed(weights: dict[str, Tensor], about: About) -> bytes:
     if about.normalization is not None:
         mean, std = about.normalization
         metadata["normalization"] = json.dumps({"images": "RGB in [0, 1]", "mean": mean, "std": std})
-    data = save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata)
+    if about.image_size is not None:
+        metadata["image_size"] = json.dumps(about.image_size)
+    data = save(_separate(weights), metadata)
     return _in_order(data) if metadata else data
+
+
+def _separate(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous ones of which no two share memory, as tied weights do: the library refuses those."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return separate
 
 
 def _in_order(data: bytes) -> bytes:
@@ -76,7 +98,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
     # A file whose header lies makes torch raise too.
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file: {' '.join(str(error).split())[:200]!s}") from None
+        raise InputError(f"{path} is no safetensors file: {words(error, 200)}") from None
     return weights, _about(metadata, path)
 
 
@@ -89,20 +111,113 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return read_weights(path)[0]
 
 
-def wide_resnet(depth: int, widen_factor: int, weights: dict[str, Tensor]) -> WideResNet:
-    """The network of these weights, which it holds itself, in eval mode. Draws nothing and takes no memory besides.
+def network_of(
+    name: str, weights: Mapping[str, Tensor], num_classes: int | None, *, image_size: int, allow_own: bool
+) -> nn.Module:
+    """The network called ``name`` with these weights, in eval mode, contiguous. Draws nothing.
+
+    One of this package holds the weights themselves, in fp32, and takes no memory besides.
+
+    Args:
+        name: see ``models.names.parse``.
+        weights: its state dict.
+        num_classes: how many classes it must tell apart; as many as the weights do if None.
+        image_size: height and width of the images that it is made for.
+        allow_own: see ``models.make``.
 
     Raises:
-        InputError: they are not those of such a network.
+        OtherNetwork: they are another network's.
+        InputError: there is no such network.
     """
+    made = blank(name, num_classes or classes_guessed(weights), image_size=image_size, allow_own=allow_own)
+    return filled(made, weights, renew=num_classes is None).network
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network and how it was made.
+
+    Attributes:
+        network: it.
+        name: what ``--model`` calls it.
+        num_classes: how many classes it tells apart.
+        image_size: of the images that it was made for.
+        allow_own: whether a function of the user's own may be called.
+    """
+
+    network: nn.Module
+    name: str
+    num_classes: int
+    image_size: int
+    allow_own: bool
+
+
+def blank(name: str, num_classes: int, *, image_size: int, allow_own: bool) -> Named:
+    """The network called ``name`` for ``filled``: one of this package without memory, others as ``models.make`` does.
+
+    Args:
+        As for ``network_of``.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    if last_layer(name) is None:
+        options: dict[str, Any] = {"image_size": image_size, "generator_seed": None, "allow_own": allow_own}
+        network = make(name, num_classes, **options)
+    else:
+        network = on_meta(name, num_classes)
+    return Named(network, name, num_classes, image_size, allow_own)
+
+
+def filled(made: Named, weights: Mapping[str, Tensor], *, renew: bool) -> Named:
+    """A blank network with its weights, in eval mode, contiguous.
+
+    Args:
+        made: by ``blank``; not to be used any more.
+        weights: its state dict.
+        renew: make another where the weights tell another number of classes apart.
+
+    Raises:
+        OtherNetwork: they are another network's.
+    """
+    wrong = differences(made.network.state_dict(), weights)
+    if wrong and renew and (rows := _rows_of_last_layer(made, weights)) not in (None, made.num_classes):
+        made = blank(made.name, rows, image_size=made.image_size, allow_own=made.allow_own)
+        wrong = differences(made.network.state_dict(), weights)
+    if wrong:
+        raise OtherNetwork(f"the weights are not those of {made.name}: {wrong}{other_network(weights, made.name)}")
+    own = made.network.state_dict()
     try:
-        with torch.device("meta"):
-            model = WideResNet(depth, widen_factor, len(weights["fc.bias"]))
-        model.load_state_dict(weights, assign=True)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(f"the weights are not those of WRN-{depth}-{widen_factor}: {why}") from None
-    return contiguous(model).eval()
+        with torch.inference_mode(False):
+            state = {name: _as(weights[name], own[name].dtype) for name in weights}
+            made.network.load_state_dict(state, assign=last_layer(made.name) is not None)
+            return replace(made, network=contiguous(made.network).eval())
+    except (RuntimeError, MemoryError) as error:
+        raise InputError(f"the weights cannot be used: {words(error, 200)}") from None
+
+
+def classes_guessed(weights: Mapping[str, Tensor]) -> int:
+    """How many classes a state dict's last matrix tells apart: most networks' logits are made by it."""
+    rows = [len(value) for value in weights.values() if value.dim() == 2]
+    return max(2, rows[-1]) if rows else 2
+
+
+def _rows_of_last_layer(made: Named, weights: Mapping[str, Tensor]) -> int | None:
+    """How many logits the weights make; None if that cannot be seen."""
+    last = last_layer(made.name)
+    if last is None:
+        try:
+            images = torch.zeros(PROBED, 3, made.image_size, made.image_size, dtype=torch.float32, device="cpu")
+            last = find_head(made.network, images).places[0]
+        except InputError:
+            return None
+    rows = weights.get(f"{last}.weight" if last else "weight")
+    return len(rows) if rows is not None and rows.dim() in (2, 4) and len(rows) > 1 else None
+
+
+def _as(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    weight = weight.detach().to(dtype).contiguous()
+    return weight.clone() if weight.is_inference() else weight
 
 
 def contiguous(model: Network) -> Network:
@@ -130,14 +245,45 @@ def class_names(value: Any) -> tuple[str, ...]:
 
 def _about(metadata: dict[str, str], path: Path) -> About:
     try:
-        classes = class_names(json.loads(metadata["classes"])) if "classes" in metadata else None
-        normalization = _normalization(json.loads(metadata["normalization"])) if "normalization" in metadata else None
+        decoded = {
+            key: json.loads(metadata[key]) for key in ("classes", "normalization", "image_size") if key in metadata
+        }
+        classes = class_names(decoded["classes"]) if "classes" in decoded else None
+        stated = stated_normalization(decoded["normalization"]) if "normalization" in decoded else None
+        size = stated_size(decoded["image_size"]) if "image_size" in decoded else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: the file's metadata are damaged: {' '.join(str(error).split())[:200]}") from None
-    return About(metadata.get("network"), classes, normalization)
+        raise InputError(f"{path}: the file's metadata are damaged: {words(error, 200)}") from None
+    return About(_named(metadata.get("network")), classes, stated, size)
 
 
-def _normalization(value: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _named(network: str | None) -> str | None:
+    """A network's name; None for what is no name of ours, as another program may have written it."""
+    if network is not None:
+        network = network.lower() if network.startswith("WRN-") else network  # as version 0.1 wrote it
+        try:
+            parse(network)
+        except InputError:
+            return None
+    return network
+
+
+def stated_size(value: Any) -> int:
+    """``value``, decoded from JSON, as height and width of images.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+        raise ValueError(f"image_size must be a whole number from 1 to {LARGEST}")
+    return value
+
+
+def stated_normalization(value: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """``value``, decoded from JSON, as mean and standard deviation per channel.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
     found = []
     for key in ("mean", "std"):
         numbers = tuple(float(number) for number in value[key])

@@ -12,7 +12,7 @@ from typing import Any
 from fastait.data.decode import BadImage, Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk, why_no_file
 from fastait.data.names import spelling
-from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.errors import InputError, one_line, words
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -262,6 +262,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{one_line(path)} is truncated or no parquet file: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise InputError(f"{one_line(path)} is truncated or no parquet file: {words(error, 200)}") from None

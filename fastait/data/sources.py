@@ -24,7 +24,7 @@ from fastait.data.decode import Contents, Decoded, Item, Split, TooSmall
 from fastait.data.folder import folder_splits, tested_folder, unlabeled_split
 from fastait.data.parquet import Layout, parquet_splits
 from fastait.data.survey import explain
-from fastait.runtime.errors import InputError, check_choice, one_line
+from fastait.runtime.errors import InputError, check_choice, one_line, words
 from fastait.runtime.settings import as_path
 
 DALI_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "JPEG2000")
@@ -272,7 +272,7 @@ def _fetch(name: str, files: str, data_dir: Path, load: Callable[[], Any]) -> An
     except urllib.error.URLError as error:
         reason = f"it could not be downloaded ({error.reason})"
     except (RuntimeError, OSError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error) as error:
-        reason = f"it could not be read or downloaded ({' '.join(str(error).split())})"
+        reason = f"it could not be read or downloaded ({words(error)})"
     raise InputError(f"--dataset {name}: {reason}; without internet, put {files} into {data_dir.resolve()}") from None
 
 

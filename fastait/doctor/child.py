@@ -18,7 +18,7 @@ import sys
 import traceback
 
 from fastait.doctor.findings import Finding, Setup, wrong
-from fastait.runtime.errors import FastaitError, one_line
+from fastait.runtime.errors import FastaitError, one_line, words
 
 PARENT_DEATH_SIGNAL = 1
 """Of prctl, Linux's."""
@@ -53,7 +53,7 @@ def answer(call: str, setup: Setup) -> Finding:
         return getattr(importlib.import_module(module), name)(setup)
     except Exception as error:
         traceback.print_exc()
-        said = " ".join(str(error).split())
+        said = words(error)
         text = said if isinstance(error, FastaitError) else f"{type(error).__name__}: {said}"
         return wrong(one_line(text)[:400], "")
 

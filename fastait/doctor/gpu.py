@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastait.doctor.findings import Finding, Setup, ok, skipped, wrong
+from fastait.runtime.errors import words
 
 DEVICES = Path("/sys/bus/pci/devices")
 NVIDIA, DISPLAY = "0x10de", "0x03"
@@ -51,7 +52,7 @@ def driver(setup: Setup) -> Finding:
             torch.cuda.init()
             why = "torch does not say why"
         except (RuntimeError, AssertionError) as error:
-            why = " ".join(str(error).split())
+            why = words(error)
         return wrong(
             f"the driver is for CUDA {_text(found)}, but torch sees no GPU: {why}",
             "look at CUDA_VISIBLE_DEVICES and nvidia-smi; in a container start it with --gpus all; after an update of "

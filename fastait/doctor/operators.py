@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastait.doctor.findings import Finding, Setup, ok, ready, skipped, wrong
+from fastait.runtime.errors import words
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,8 @@ def operators(setup: Setup) -> Finding:
                     if not error <= AGREES[kind]:
                         bad.append(f"{kernel} in {kind} by {error:.2g}")
             except Exception as error:
-                words = " ".join(str(error).split())[:200]
-                return wrong(f"{name} in {kind} does not run: {type(error).__name__}: {words}", REMEDY)
+                why = f"{type(error).__name__}: {words(error, 200)}"
+                return wrong(f"{name} in {kind} does not run: {why}", REMEDY)
     if bad:
         return wrong(f"not what torch computes: {', '.join(bad)}", REMEDY)
     how = "on the GPU" if setup.on_gpu else "in Triton's interpreter"

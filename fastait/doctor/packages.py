@@ -2,8 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import operator
-import re
 from collections.abc import Iterator
 
 from fastait.doctor.findings import Finding, Setup, ok, skipped, wrong
@@ -70,45 +68,35 @@ def apex(setup: Setup) -> Finding:
 
 
 def fits(have: str, wanted: str) -> bool:
-    """Whether version ``have`` is one of ``wanted``, such as ``>=2.13,<3`` or ``~=3.8.0``; what is not understood is
-    taken to fit."""
-    release = _numbers(have)
-    return all(_fits_one(release, part.strip()) for part in wanted.split(",") if part.strip())
+    """Whether version ``have`` is one of ``wanted``, such as ``>=2.13,<3`` or ``~=3.8.0``.
 
+    What comes before a release, 2.14.1rc2 or a nightly build, is taken for the release too; what is not understood is
+    taken to fit.
+    """
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion, Version
 
-def _fits_one(release: tuple[int, ...], part: str) -> bool:
-    match = re.match(r"(==|!=|>=|<=|~=|>|<)\s*([\w.*+!]+)$", part)
-    if match is None:
+    try:
+        versions, installed = SpecifierSet(wanted), Version(have)
+    except (InvalidSpecifier, InvalidVersion):
         return True
-    sign, text = match.groups()
-    wanted = _numbers(text)
-    if text.endswith(".*"):
-        equal = release[: len(wanted)] == wanted
-        return equal if sign == "==" else not equal
-    if sign == "~=":
-        return release[: len(wanted) - 1] == wanted[:-1] and release >= wanted
-    length = max(len(release), len(wanted))
-    a, b = (numbers + (0,) * (length - len(numbers)) for numbers in (release, wanted))
-    compare = {"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le}
-    return {**compare, ">": operator.gt, "<": operator.lt}[sign](a, b)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The release alone: 2.14.1 of 2.14.1+cu130 and of 2.14.1rc2."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, match[0].split("."))) if match else ()
+    return any(versions.contains(v, prereleases=True) for v in (installed, installed.base_version))
 
 
 def _requirements(owner: str) -> Iterator[tuple[str, str]]:
-    """(name, versions) that ``owner`` asks for: those that it always needs, and of ours the extras' too."""
+    """(name, versions) that ``owner`` asks for here: those that it always needs, and of ours the extras' too."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
     try:
-        lines = importlib.metadata.requires(owner) or []
+        about = importlib.metadata.metadata(owner)
     except importlib.metadata.PackageNotFoundError:
         return
-    for line in dict.fromkeys(lines):
-        requirement, _, marker = line.partition(";")
-        match = re.match(r"\s*([\w.-]+)(?:\[[^]]*\])?\s*\(?([^)]*)\)?\s*$", requirement)
-        if match is None or ("extra" in marker and owner != "fastait"):
+    extras = ["", *(about.get_all("Provides-Extra") or [] if owner == "fastait" else [])]
+    for line in about.get_all("Requires-Dist") or []:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
             continue
-        if match[2]:
-            yield match[1], match[2].replace(" ", "")
+        marker = requirement.marker
+        if requirement.specifier and (marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)):
+            yield requirement.name, str(requirement.specifier)

@@ -9,8 +9,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
+from fastait.models.features import PROBED
 from fastait.runtime.errors import OutOfMemory, first_line
 from fastait.runtime.memory import free_bytes, ran_out, release
 from fastait.runtime.precision import full_precision
@@ -54,7 +54,7 @@ def default_batch_size(model: Any, images: ImageSet, passes: int = 1) -> int:
         with full_precision(device), torch.inference_mode(False):
             x = images.floats(places, device, dtype)
             if device.type == "cpu":
-                return max(8, CACHED_BYTES // max(1, _widest_activation(subject, x[:PROBED])) // 4 * 4)
+                return max(8, CACHED_BYTES // max(1, widest_activation(subject, x[:PROBED])) // 4 * 4)
             if device.type != "cuda":
                 return GPU_BATCH
             return fitting(bytes_per_image(subject, x, passes), free_bytes(device))
@@ -84,7 +84,7 @@ def bytes_per_image(model: Subject, x: Tensor, passes: int = 1) -> int:
     """
     half = len(x) // 2
     saved = _saved_bytes(model, x) - _saved_bytes(model, x[:half])
-    return max(0, saved) // half * passes + WORKING * _widest_activation(model, x)
+    return max(0, saved) // half * passes + WORKING * widest_activation(model, x)
 
 
 def _saved_bytes(model: Subject, x: Tensor) -> int:
@@ -109,8 +109,8 @@ def _saved_bytes(model: Subject, x: Tensor) -> int:
     return sum(pieces.values())
 
 
-def _widest_activation(model: Subject, x: Tensor) -> int:
-    """The most bytes that an operation of ``model`` returns for an image of ``x``, [n, C, H, W]."""
+def widest_activation(model: Any, x: Tensor) -> int:
+    """The most bytes that an operation of ``model`` returns for an image of ``x``, float [n, C, H, W], n >= 2."""
     # Hooks would miss what is no module, and traced modules refuse them.
     with frozen(model), torch.no_grad(), torch.compiler.set_stance("force_eager"), _Widest(len(x)) as seen:
         model(x.contiguous())

@@ -1,7 +1,10 @@
 """Networks from files as networks of a data set: of its classes in its order, and normalised as they were trained."""
 
+import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
 from fastait.evaluation.model_files import Loaded
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Ordered
-from fastait.runtime.errors import InputError
+from fastait.models.names import LIBRARIES, parse
+from fastait.models.trial import said
+from fastait.runtime.errors import FastaitError, InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
 
@@ -32,6 +37,9 @@ class Entrant:
 
     Attributes:
         path: of its file.
+        network: its name, as ``--model`` has it.
+        named_by: what says so.
+        code: what it is made by, besides its weights: another version of that may compute otherwise.
         model: on images in [0, 1], its logits in the order of the data set's classes.
         normalized: the same in its own order.
         outputs: how many classes it tells apart.
@@ -43,6 +51,9 @@ class Entrant:
     """
 
     path: Path
+    network: str
+    named_by: str
+    code: str
     model: nn.Module
     normalized: nn.Module
     outputs: int
@@ -56,6 +67,8 @@ class Entrant:
         """What decides outcomes, for the journal."""
         return {
             "model": self.checksum,
+            "network": self.network,
+            "code": self.code,
             "mean": self.normalization.mean,
             "std": self.normalization.std,
             "order": self.match.order(self.outputs),
@@ -64,6 +77,7 @@ class Entrant:
     def described(self) -> dict[str, Any]:
         """For ``eval.json``."""
         return {
+            "network": self.network,
             "mean": self.normalization.mean,
             "std": self.normalization.std,
             "why": self.why,
@@ -99,7 +113,7 @@ def make_entrant(
     Raises:
         InputError: the network does not tell these classes apart, or returns no logits.
     """
-    outputs = loaded.network.num_classes
+    outputs = loaded.num_classes
     own_numbered = loaded.config.get("dataset", "parquet") == "parquet" and are_numbers(loaded.classes)
     try:
         found = match(loaded.classes, outputs, classes, numbered=numbered, own_numbered=own_numbered)
@@ -108,18 +122,20 @@ def make_entrant(
         candidates = loaded.normalizations if asked is None else (asked,)
         why = loaded.why if asked is None else "as asked for"
         models = [_model(loaded, candidate, found, device) for candidate in candidates]
+        sample = few.floats(torch.arange(min(4, len(few))), device)
+        _try(models[0], sample, loaded.name)
         accuracies = [_accuracy(model, few, device, ranks) for model in models]
         best = accuracies.index(max(accuracies))  # the first of equals
         with torch.no_grad(), full_precision(device):
-            check_logits(tried(models[best], few.floats(torch.arange(min(4, len(few))), device)))
+            check_logits(tried(models[best], sample))
     except InputError as error:
         raise InputError(f"{loaded.path}: {error}") from None
-    chosen = candidates[best]
+    chosen, kind = candidates[best], parse(loaded.name).kind
     notes = [*loaded.notes, *([f"classes: {found.note}"] if found.note else [])]
     if len(candidates) > 1:
         figures = (f"{candidate} {value:.1f} %" for candidate, value in zip(candidates, accuracies, strict=True))
         why += f"; clean accuracy on {len(few)} test images: {', '.join(figures)}"
-    elif len(loaded.normalizations) == 1 and not chosen.like(loaded.normalizations[0]):
+    elif len(loaded.normalizations) == 1 and not chosen.like(loaded.normalizations[0]) and kind != "own":
         notes.append(f"warning: it was trained with another one: {loaded.normalizations[0]} ({loaded.why})")
     if accuracies[best] < 100 * (1 + CHANCE * (outputs - 1)) / outputs:
         others = [one for one in (MINUS_ONE_ONE, ZERO_ONE) if not any(one.like(tried) for tried in candidates)]
@@ -131,6 +147,9 @@ def make_entrant(
         )
     return Entrant(
         loaded.path,
+        loaded.name,
+        loaded.named_by,
+        _code(loaded.network, kind),
         models[best],
         loaded.normalized(chosen),
         outputs,
@@ -142,8 +161,32 @@ def make_entrant(
     )
 
 
+def _try(model: nn.Module, images: torch.Tensor, name: str) -> None:
+    """Raise an InputError where a network fails on images of such a size."""
+    try:
+        with torch.no_grad(), full_precision(images.device):
+            tried(model, images)
+    except FastaitError:
+        raise
+    except Exception as error:  # whatever a network raises
+        size = "x".join(map(str, images.shape[2:]))
+        raise InputError(f"{name} does not take images of {size}: {said(error)}") from None
+
+
+def _code(network: nn.Module, kind: str) -> str:
+    """What a network outside of this package is made by: the library's version, or a checksum of its class's file."""
+    if kind in LIBRARIES:
+        return f"{kind} {version(kind)}"
+    if kind != "own":
+        return ""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(type(network))).read_bytes()).hexdigest()
+    except (OSError, TypeError):  # of a class that no file has
+        return ""
+
+
 def _model(loaded: Loaded, normalization: Normalization, found: Match, device: torch.device) -> nn.Module:
-    normalized, order = loaded.normalized(normalization), found.order(loaded.network.num_classes)
+    normalized, order = loaded.normalized(normalization), found.order(loaded.num_classes)
     return (normalized if order is None else Ordered(normalized, order).eval()).to(device)
 
 

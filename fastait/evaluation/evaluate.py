@@ -144,13 +144,15 @@ def evaluate(
 
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
-            # A black box takes its images one by one, and as long for a few as a gradient attack for many.
             alone = names[0] in black_boxes
-            at_most = min(size(1), BLACK_BOX_BATCH) if alone else None
-            together = Together(AT_A_TIME if alone else size(max([1, *(column.passes for column in group)])), note)
             lacking = known.lacking([*names, _queries_of(names[0])] if alone else names)
             if before := len(known.own) - sum(len(places) for _, places in lacking):
                 advance(names[-1], before)
+            if not lacking:
+                continue
+            # A black box takes its images one by one, and as long for a few as a gradient attack for many.
+            at_most = min(size(1), BLACK_BOX_BATCH) if alone else None
+            together = Together(AT_A_TIME if alone else size(max([1, *(column.passes for column in group)])), note)
             for unknown, places in lacking:
                 wanted = [column for column in group if column.name in unknown] or group
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradient, sign_step
 from fastait.attacks.checks import count, number, whole
-from fastait.attacks.subject import PROBED
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
 from fastait.evaluation.intervals import wilson
+from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.randomness import derive

@@ -1,12 +1,10 @@
 """Networks from files: our runs, RobustBench-style state dicts, the authors' checkpoints."""
 
-import io
 import json
 import os
-import re
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,39 +13,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastait.checkpoints.architectures import COUNTER, architecture
 from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
-from fastait.checkpoints.weights import About, class_names, read_weights, wide_resnet
-from fastait.config import BESIDE, CLASSES
+from fastait.checkpoints.weights import (
+    About,
+    Named,
+    OtherNetwork,
+    blank,
+    class_names,
+    classes_guessed,
+    filled,
+    read_weights,
+    stated_normalization,
+    stated_size,
+)
+from fastait.config import BESIDE, CLASSES, NORMALIZATION
+from fastait.evaluation.containers import Found, find, largest, tables
 from fastait.evaluation.normalization import (
-    MINUS_ONE_ONE,
+    CIFAR_10,
     ZERO_ONE,
     Normalization,
     Normalized,
     buffers,
     forced,
+    inside,
 )
-from fastait.models import WideResNet
-from fastait.runtime.errors import InputError, one_line
-from fastait.runtime.files import write_whole
+from fastait.models import GowalWideResNet, WideResNet
+from fastait.models.apart import apart
+from fastait.models.names import FORMS, LIBRARIES, parse
+from fastait.runtime.errors import InputError
 
-STEM = "block1.layer.0.conv1.weight"
-"""A wide ResNet is where this is, under whatever prefix."""
-
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of names that DataParallel, averaging, torch.compile and sharding put in, before or within a network's own."""
-
-AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|avg|shadow|polyak)(?=$|[._\d])", re.IGNORECASE)
-UNAVERAGED = re.compile(r"(^|[._])(unaveraged|non_ema|no_ema|raw|online)(?=$|[._])", re.IGNORECASE)
-"""What a file's parts are called that hold the mean of a training's weights, and that do not where others do."""
-
-CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
-"""Of several networks that are no averages, which is meant: RobustBench's key, common ones, the authors'."""
-
-DEPTH = 4
-"""How many dictionaries may lie within one another."""
-
-ELSEWHERE = "a network of another architecture can be evaluated from Python: fastait.evaluate_robustness(model, x, y)"
+IMAGE_SIZE = 32
+"""What a network is made for, where neither its file nor a user says."""
 
 NUMPY_SCALARS: list[Any] = [
     np.dtype,
@@ -66,7 +64,11 @@ class Loaded:
 
     Attributes:
         path: of the file.
-        network: in eval mode, as if it took images in [-1, 1].
+        name: of the network, as ``--model`` has it.
+        named_by: what says so.
+        network: on images in [0, 1], in eval mode.
+        num_classes: how many it tells apart.
+        image_size: height and width of the images that it was trained on, None if unknown.
         config: of its run, empty if it lies in no run folder.
         classes: the names of its outputs, None if unknown.
         normalizations: those that it may have been trained with; one where the file decides.
@@ -75,7 +77,11 @@ class Loaded:
     """
 
     path: Path
-    network: WideResNet
+    name: str
+    named_by: str
+    network: nn.Module
+    num_classes: int
+    image_size: int | None
     config: dict[str, Any]
     classes: tuple[str, ...] | None
     normalizations: tuple[Normalization, ...]
@@ -84,7 +90,7 @@ class Loaded:
 
     def normalized(self, normalization: Normalization) -> nn.Module:
         """The network on images in [0, 1], which it normalises so."""
-        if normalization.like(MINUS_ONE_ONE):
+        if normalization.like(inside(self.network)):
             return self.network
         return Normalized(self.network, normalization).eval()
 
@@ -93,19 +99,25 @@ def load_model(
     path: str | os.PathLike[str],
     inputs: str = "auto",
     *,
+    model: str | None = None,
+    image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """A network and what its run folder says of how it was trained.
 
     Args:
-        path: a run folder, or a file: safetensors, or dictionaries of tensors saved by torch. The network is where the
-            names of a wide ResNet are, within whatever containers (``state_dict``, ``net``, ``model_ema``) and behind
-            whatever prefixes (``module.``, ``_orig_mod.``, ``model.``); of several, averaged weights are taken before
-            plain ones. The architecture is read off the weights.
-        inputs: what the network takes after normalisation: ``minus-one-one``, as ours and the authors' do;
-            ``zero-one``, as RobustBench's plain ``WideResNet``; or ``auto``, what the file says. A file that says
-            nothing is taken to be ``minus-one-one``, with a warning; ``fastait.eval`` measures it.
+        path: a run folder, or a file: safetensors, or dictionaries of tensors saved by torch, with a network's weights
+            within whatever containers (``state_dict``, ``net``, ``model_ema``) and behind whatever prefixes
+            (``module.``, ``_orig_mod.``, ``model.``); of several, averaged weights are taken before plain ones.
+        inputs: what the network takes after normalisation: ``minus-one-one``, as our wide ResNets and the authors' do;
+            ``zero-one``, as RobustBench's plain networks; or ``auto``, what the file says. Where it says nothing, what
+            the network does by itself is assumed, with a warning if others are usual; ``fastait.eval`` measures it.
+        model: the network's name, as ``--model`` has it. Needed where neither the file nor its weights' names and
+            shapes say which it is, and where it is a function of the caller's own: that is called only if it is named
+            here.
+        image_size: height and width of the images that a network is made for which takes one size only, where the file
+            does not say. [default: 32]
         mean, std: of another normalisation, in units of images in [0, 1], one number or three each.
 
     Returns:
@@ -113,10 +125,11 @@ def load_model(
         ``classes`` where they are known; empty for a file that says nothing and lies in no run folder).
 
     Raises:
-        InputError: there is no such file, it holds no wide ResNet, or it is damaged; the message says what differs.
+        InputError: there is no such file, what it holds is not such a network or does not show which it is, or it is
+            damaged; the message says what differs.
     """
     chosen = forced(inputs, mean, std)
-    loaded = read_model(path)
+    loaded = read_model(path, model, image_size)
     for note in loaded.notes:
         warnings.warn(f"{loaded.path}: {note}", stacklevel=2)
     if chosen is None:
@@ -128,11 +141,23 @@ def load_model(
                 stacklevel=2,
             )
     config = loaded.config if loaded.classes is None else {**loaded.config, CLASSES: list(loaded.classes)}
-    return loaded.normalized(chosen), config
+    with apart(None):
+        return loaded.normalized(chosen), config
 
 
-def read_model(path: str | os.PathLike[str]) -> Loaded:
-    """What lies at ``path``; see ``load_model``."""
+def read_model(path: str | os.PathLike[str], asked: str | None = None, image_size: int | None = None) -> Loaded:
+    """What lies at ``path``.
+
+    Args:
+        path, image_size: as for ``load_model``.
+        asked: the ``--model`` that a user gives.
+
+    Raises:
+        OtherNetwork: it is not the one that is asked for.
+        InputError: as for ``load_model``.
+    """
+    if asked is not None:
+        parse(asked)
     path = _expanded(path)
     is_folder = os.path.isdir(path)  # which is False, no exception, for a path that cannot be
     folder = RunFolder(path if is_folder else path.parent)
@@ -152,15 +177,28 @@ def read_model(path: str | os.PathLike[str]) -> Loaded:
     elif checkpoint:  # it was taken out of its folder
         kept = {key: checkpoint[key] for key in BESIDE if key in checkpoint}
         config = _config(lambda: json.dumps({**checkpoint["config"], **kept}), path)
-    found = _find(content, path)
-    network = _wide_resnet(found.state, path)
-    classes = about.classes or (tuple(config[CLASSES]) if CLASSES in config else None)
-    if classes is not None and len(classes) != network.num_classes:
+    about = _with_config(about, config)
+    read = _network(content, about, asked, about.image_size or image_size or IMAGE_SIZE, path)
+    made = read.made
+    if about.classes is not None and len(about.classes) != made.num_classes:
         raise InputError(
-            f"{path} names {len(classes)} classes ({shown(classes)}), its network tells {network.num_classes} apart"
+            f"{path} names {len(about.classes)} classes ({shown(about.classes)}), its network tells "
+            f"{made.num_classes} apart"
         )
-    normalizations, why = _normalizations(found, about, bool(config or checkpoint))
-    return Loaded(path, network, config, classes, normalizations, why, found.notes)
+    normalizations, why = _normalizations(read, about, bool(config or checkpoint))
+    return Loaded(
+        path,
+        made.name,
+        read.why,
+        made.network,
+        made.num_classes,
+        about.image_size,
+        config,
+        about.classes,
+        normalizations,
+        why,
+        read.notes,
+    )
 
 
 def _expanded(path: str | os.PathLike[str]) -> Path:
@@ -172,32 +210,6 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{path!r}: {error}") from None
 
 
-def check_robustbench(model: nn.Module, whose: str = "the model") -> None:
-    """Raise an InputError unless ``export_robustbench`` takes ``model``."""
-    if isinstance(model, Normalized):
-        raise InputError(
-            "--export robustbench is for networks on [-1, 1], which Hendrycks2019UsingNet maps images to; "
-            f"{model.normalization} is assumed of {whose}"
-        )
-    if not isinstance(model, WideResNet):
-        raise InputError(f"--export robustbench is for fastait's WideResNet, not {type(model).__name__}")
-
-
-def export_robustbench(model: nn.Module, path: Path) -> None:
-    """Write a file for RobustBench: a flat state dict for its ``Hendrycks2019UsingNet``.
-
-    That class is its ``WideResNet`` on images in [0, 1] with 2x - 1 inside, which ours is.
-
-    Raises:
-        InputError: the model is no ``WideResNet``.
-        RunError: the file cannot be written.
-    """
-    check_robustbench(model)
-    buffer = io.BytesIO()
-    torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, buffer)
-    write_whole(path, buffer.getbuffer())
-
-
 def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
     """A run's settings, which ``read`` reads from ``path``; nothing of another program's ``config.json``."""
     try:
@@ -206,6 +218,13 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
             return {}
         if CLASSES in config:
             class_names(config[CLASSES])
+        if config.get(NORMALIZATION) is not None:
+            mean, std = config[NORMALIZATION]
+            stated_normalization({"mean": mean, "std": std})
+        if not isinstance(config.get("model", ""), str):
+            raise TypeError("model must be a network's name")
+        if "image_size" in config:
+            stated_size(config["image_size"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return config
@@ -227,177 +246,133 @@ def _unpickled(path: Path) -> Any:
         raise InputError(f"{path} is no file of weights that can be loaded safely: {why}") from None
 
 
+def _with_config(about: About, config: dict[str, Any]) -> About:
+    """What a file says, or else its run's settings."""
+    network = about.network or config.get("model")
+    if network is None and {"depth", "widen_factor"} <= config.keys():  # as version 0.1 wrote it
+        network = f"wrn-{config['depth']}-{config['widen_factor']}"
+    return About(
+        network,
+        about.classes or (tuple(config[CLASSES]) if CLASSES in config else None),
+        about.normalization or config.get(NORMALIZATION),
+        about.image_size or config.get("image_size"),
+    )
+
+
 @dataclass(frozen=True)
-class _Found:
-    """A network in a file.
+class _Read:
+    """A network of a file's weights.
 
     Attributes:
-        state: its tensors, by the network's own names.
-        beside: the tensors that lie in the same dictionary.
-        notes: what was chosen among what.
+        made: the network.
+        why: it is this one.
+        found: where it was.
+        own: the names of its own weights.
+        completed: whether numbers that it normalises by are not the file's.
+        notes: a line each.
     """
 
-    state: dict[str, Tensor]
-    beside: dict[str, Tensor]
+    made: Named
+    why: str
+    found: Found
+    own: Collection[str]
+    completed: bool
     notes: tuple[str, ...]
 
 
-def _find(content: Any, path: Path) -> _Found:
-    """The network in ``content``, or what could be meant to be one."""
-    tables = {key: _cleaned(table, path) for key, table in _tables(content).items()}
-    if not tables:
-        raise InputError(f"{path} holds no state dict, bare or under {', '.join(CONTAINERS)}")
-    places = [
-        (key, name.removesuffix(STEM))
-        for key, table in tables.items()
-        for name in table
-        if name == STEM or name.endswith("." + STEM)
-    ]
-    if not places:
-        largest = max(tables.values(), key=lambda table: sum(t.numel() for t in table.values()))
-        return _Found(largest, {}, ())
-    places.sort(
-        key=lambda place: _rank(place[0], place[1], tables[place[0]])
-    )  # stable: the file's order, if all is equal
-    key, prefix = places[0]
-    notes = []
-    if len(places) > 1:
-        names = [_called(*place) for place in places]
-        kind = "averaged weights are" if _rank(key, prefix, tables[key])[0] == 0 else "one is"
-        notes.append(f"it holds {len(names)} networks ({', '.join(names)}); {kind} taken, {names[0]}")
-    beside = tables[key]
-    state = {name.removeprefix(prefix): tensor for name, tensor in beside.items() if name.startswith(prefix)}
-    used = {part for pair in buffers(beside) for part in pair.split(" and ")}
-    others = [
-        name
-        for name in beside
-        if not name.startswith(tuple(place for k, place in places if k == key)) and not _bookkeeping(name, used)
-    ]
-    if others:
-        notes.append(f"tensors beside its network are passed over ({shown(others)})")
-    state = {name: tensor for name, tensor in state.items() if not _bookkeeping(prefix + name, used)}
-    return _Found(state, beside, tuple(notes))
+def _network(content: Any, about: About, asked: str | None, image_size: int, path: Path) -> _Read:
+    """The network of a file: the one that the file names, or else that is asked for, or else that its weights show."""
+    found = None
+    try:
+        dictionaries = tables(content)
+        name, why = _named(about.network, asked)
+        if name is None:
+            found = find(dictionaries, None)
+            name, why = _read_off(found.state), "its weights show it"
+        classes = classes_guessed(largest(dictionaries)) if about.classes is None else max(2, len(about.classes))
+        made = blank(name, classes, image_size=image_size, allow_own=name == asked)
+        own = made.network.state_dict()
+        if found is None:
+            found = find(dictionaries, own.keys())
+        state, notes = found.own(own.keys())
+        completed = _complete(state, own)
+        made = filled(made, state, renew=True)
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return _Read(made, why, found, own.keys(), completed, found.notes + notes)
 
 
-def _tables(content: Any) -> dict[str, dict[str, Tensor]]:
-    """The dictionaries of tensors in ``content``, by their keys with dots between."""
-    found: dict[str, dict[str, Tensor]] = {}
-    seen: set[int] = set()  # a file may hold a dictionary within itself
-
-    def walk(value: Any, key: str, depth: int) -> None:
-        if not isinstance(value, dict) or id(value) in seen or depth > DEPTH:
-            return
-        seen.add(id(value))
-        named = {one_line(name): item for name, item in value.items() if isinstance(name, str)}
-        tensors = {name: item for name, item in named.items() if isinstance(item, Tensor)}
-        if tensors:
-            found[key] = tensors
-        for name, item in named.items():
-            walk(item, f"{key}.{name}" if key else name, depth + 1)
-
-    walk(content, "", 0)
-    return found
+def _named(said: str | None, asked: str | None) -> tuple[str | None, str]:
+    """A network's name and what says so, if something does."""
+    if said is None or asked == said:
+        return asked, "as asked for"
+    if asked is None:
+        return said, "its file says so"
+    if (parse(said).kind, parse(asked).kind) == ("own", "own"):  # which may have been moved
+        return asked, f"as asked for, where its file says {said}"
+    raise OtherNetwork(f"its file says that its network is {said}, not --model {asked}")
 
 
-def _cleaned(table: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """``table`` with names without what wrappers put into them."""
-    cleaned: dict[str, Tensor] = {}
-    for name, tensor in table.items():
-        own = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-        if own in cleaned:
-            raise InputError(f"{path} holds {shown([own])} twice, behind different prefixes; save one network alone")
-        cleaned[own] = tensor
-    return cleaned
+def _read_off(state: dict[str, Tensor]) -> str:
+    """The name of the network that weights show."""
+    found = architecture(state)
+    if found is None:
+        has = ", ".join(name[:LENGTH] for name in sorted(state)[:3])
+        raise InputError(
+            f"its weights show no network that has a name here (it has {has}, ...); say which it is by --model NAME, "
+            f"or model= in Python: {FORMS}"
+        )
+    if not found.names:
+        raise InputError(
+            f"its weights are those of a {found.title}, which has no name here; --model package.module:function names "
+            "one of your own"
+        )
+    if len(found.names) > 1:
+        raise InputError(
+            f"its weights have the names of several networks; say which it is by --model {' or '.join(found.names)}, "
+            "or model= in Python"
+        )
+    return found.names[0]
 
 
-def _rank(key: str, prefix: str, table: dict[str, Tensor]) -> tuple[int, int, int]:
-    """Averaged weights first, as their authors report them; then the usual container, then the outermost network."""
-    name = _called(key, prefix)
-    averaged = 1
-    if UNAVERAGED.search(name):
-        averaged = 2
-    elif AVERAGED.search(name) or f"{prefix}n_averaged" in table:
-        averaged = 0
-    first = name.partition(".")[0]
-    usual = CONTAINERS.index(first) if first in CONTAINERS else len(CONTAINERS)
-    return averaged, usual, name.count(".")
+def _complete(state: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    """Add what files of others may lack; whether numbers that images are normalised by were among it."""
+    for name in own.keys() - state.keys():
+        if name.endswith(COUNTER) and name.replace(COUNTER, "running_var") in state:
+            state[name] = torch.zeros((), dtype=torch.int64, device="cpu")
+    if "init_conv.weight" not in own or state.keys() & {"mean", "std"}:
+        return False
+    for name, values in (("mean", CIFAR_10.mean), ("std", CIFAR_10.std)):
+        state[name] = torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None]
+    return True
 
 
-def _called(key: str, prefix: str) -> str:
-    return ".".join(part for part in (key, prefix.rstrip(".")) if part) or "the outermost"
-
-
-def _bookkeeping(name: str, used: set[str]) -> bool:
-    """Whether a tensor is none of a network's: a normalisation, or a counter of those who average weights."""
-    return name in used or name.rpartition(".")[2] in ("n_averaged", "initted", "step")
-
-
-def _normalizations(found: _Found, about: About, ours: bool) -> tuple[tuple[Normalization, ...], str]:
+def _normalizations(read: _Read, about: About, ours: bool) -> tuple[tuple[Normalization, ...], str]:
     """Those that the network may have been trained with, and what says so."""
+    network, kind = read.made.network, parse(read.made.name).kind
+    by_itself = inside(network)
     if about.normalization is not None:
         return (Normalization.of(*about.normalization),), "its file says so"
     if ours:
-        return (MINUS_ONE_ONE,), "it is of a run of fastait"
-    said = buffers(found.beside)
+        return (by_itself,), "it is of a run of fastait"
+    if isinstance(network, GowalWideResNet):
+        return (by_itself,), "the file does not say" if read.completed else "the file holds mean and std"
+    prefix = read.found.prefix
+    said = {
+        pair: one
+        for pair, one in buffers(read.found.beside).items()
+        if pair.partition(" and ")[0].removeprefix(prefix) not in read.own
+    }
     different: list[Normalization] = []
     for normalization in said.values():
         if not any(normalization.like(other) for other in different):
             different.append(normalization)
     if different:
         return tuple(different), f"the file holds {', '.join(said)}"
-    if any(name.startswith("sub_block1.") for name in found.state):
+    if any(name.startswith("sub_block1.") for name in read.found.state):
         return (ZERO_ONE,), "the file holds sub_block1, as RobustBench's plain WideResNet does"
-    return (MINUS_ONE_ONE, ZERO_ONE), "the file does not say"
-
-
-def _wide_resnet(state: dict[str, Tensor], path: Path) -> WideResNet:
-    # RobustBench's class keeps a second copy of its first block, which no image passes through.
-    state = {name: value for name, value in state.items() if not name.startswith("sub_block1.")}
-    blocks = {name.split(".")[2] for name in state if name.startswith("block1.layer.") and name.count(".") > 2}
-    try:
-        width, (classes, _) = len(state[STEM]) // 16, state["fc.weight"].shape
-        with torch.device("meta"):
-            own = WideResNet(6 * len(blocks) + 4, width, classes).state_dict()
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        has = ", ".join(name[:LENGTH] for name in sorted(state)[:3])
-        raise InputError(f"{path} is no wide ResNet: {why}; it has {has}, ...; {ELSEWHERE}") from None
-    for name, value in own.items():
-        if name.endswith("num_batches_tracked") and name not in state:  # older files have none
-            state[name] = torch.zeros_like(value, device="cpu")
-    missing = sorted(own.keys() - state.keys())
-    extra = sorted(state.keys() - own.keys())
-    shapes = [
-        f"{name} ({_shape(state[name])}, needed {_shape(own[name])})"
-        for name in sorted(own.keys() & state.keys())
-        if own[name].shape != state[name].shape
-    ]
-    kinds = sorted(
-        name
-        for name in own.keys() & state.keys()
-        if own[name].is_floating_point() != state[name].is_floating_point() or state[name].layout != torch.strided
-    )
-    found = [
-        f"{what} {', '.join(name[:LENGTH] for name in names[:3])}{' and others' if len(names) > 3 else ''}"
-        for what, names in (
-            ("without", missing),
-            ("with", extra),
-            ("with other shapes of", shapes),
-            ("with other numbers than fp32 in", kinds),
-        )
-        if names
-    ]
-    if found:
-        raise InputError(f"{path} is no wide ResNet of our kind: {'; '.join(found)}; {ELSEWHERE}")
-    try:
-        weights = {
-            name: value.detach().to(torch.float32 if value.is_floating_point() else torch.int64).contiguous()
-            for name, value in state.items()
-        }
-    except (RuntimeError, MemoryError) as error:
-        raise InputError(f"{path}: its weights cannot be used: {' '.join(str(error).split())[:200]}") from None
-    return wide_resnet(6 * len(blocks) + 4, width, weights)
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+    if kind == "own":
+        return (by_itself,), "it is what a function of your own takes"
+    if kind in LIBRARIES:
+        return (by_itself,), f"{kind} says so"
+    return (by_itself, ZERO_ONE if isinstance(network, WideResNet) else CIFAR_10), "the file does not say"

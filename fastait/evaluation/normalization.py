@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastait.models import feature_function, normalization
+from fastait.models.gowal_wide_resnet import CIFAR10_MEAN, CIFAR10_STD
 from fastait.runtime.errors import InputError, check_choice
 
 INPUTS = ("auto", "minus-one-one", "zero-one")
@@ -61,6 +63,7 @@ class Normalization:
 
 MINUS_ONE_ONE = Normalization.of([0.5], [0.5])
 ZERO_ONE = Normalization.of([0.0], [1.0])
+CIFAR_10 = Normalization.of(CIFAR10_MEAN, CIFAR10_STD)
 _NAMED = {"[-1, 1]": MINUS_ONE_ONE, "[0, 1]": ZERO_ONE}
 
 
@@ -110,23 +113,36 @@ def buffers(state: Mapping[str, Tensor]) -> dict[str, Normalization]:
     return found
 
 
+def inside(network: nn.Module) -> Normalization:
+    """What a network does to images in [0, 1] by itself; of one that nobody knows, nothing."""
+    known = normalization(network)
+    return ZERO_ONE if known is None else Normalization(*known)  # type: ignore[arg-type]
+
+
 class Normalized(nn.Module):
-    """A network that normalises by ``normalization``, where ``network`` maps images to [-1, 1] by itself."""
+    """A network that normalises by ``normalization``, where ``network`` normalises by itself otherwise.
+
+    In front of a network of which nothing is known, its images are what comes of it.
+    """
 
     mean: Tensor
     std: Tensor
+    own_mean: Tensor
+    own_std: Tensor
 
     def __init__(self, network: nn.Module, normalization: Normalization):
         super().__init__()
         self.network = network
         self.normalization = normalization
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(normalization, name), dtype=torch.float32)
-            self.register_buffer(name, values[:, None, None])
+        for prefix, numbers in (("", normalization), ("own_", inside(network))):
+            for name in ("mean", "std"):
+                values = torch.tensor(getattr(numbers, name), dtype=torch.float32)
+                self.register_buffer(prefix + name, values[:, None, None])
 
     def features(self, x: Tensor) -> Tensor:
         """As the network's, of normalised images."""
-        return self.network.features(self._undone(x))  # type: ignore[operator]
+        given = self._undone(x)
+        return feature_function(self.network, given)(given)
 
     def forward(self, x: Tensor) -> Tensor:
         """As the network's, of normalised images."""
@@ -134,7 +150,7 @@ class Normalized(nn.Module):
 
     def _undone(self, x: Tensor) -> Tensor:
         """What the network maps to the normalised images."""
-        return ((x - self.mean) / self.std + 1) / 2
+        return (x - self.mean) / self.std * self.own_std + self.own_mean
 
 
 class Ordered(nn.Module):
@@ -149,7 +165,7 @@ class Ordered(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The network's."""
-        return self.network.features(x)  # type: ignore[operator]
+        return feature_function(self.network, x)(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's logits in this order."""

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fastait.attacks import Subject, frozen
 from fastait.attacks.checks import checked_images, checked_labels, number
-from fastait.attacks.subject import PROBED
 from fastait.data import FloatSet
 from fastait.evaluation.batches import tried
 from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
 from fastait.evaluation.masking import Check, masking_report
+from fastait.models.features import PROBED
 from fastait.runtime.precision import full_precision
 
 

@@ -19,6 +19,7 @@ from fastait.attacks import RandomSignNoise
 from fastait.attacks.autoattack import available
 from fastait.attacks.columns import parse, parse_all
 from fastait.checkpoints.classes import are_numbers
+from fastait.checkpoints.weights import OtherNetwork
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
@@ -26,9 +27,10 @@ from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
-from fastait.evaluation.model_files import Loaded, check_robustbench, export_robustbench, read_model
+from fastait.evaluation.model_files import IMAGE_SIZE, Loaded, read_model
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
+from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.runtime.files import write_text
 from fastait.runtime.hardware import environment
@@ -96,7 +98,7 @@ class _Session:
         columns = parse_all(arguments.names())
         self.asked = forced(arguments.inputs, arguments.mean, arguments.std)
         paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
-        self.loaded = [read_model(path) for path in paths]
+        self.loaded = _read(paths, arguments.model, arguments.image_size)
         self.configs = [loaded.config for loaded in self.loaded]
         self.names = _names(arguments.models)
         self.dataset = self._dataset()
@@ -109,7 +111,7 @@ class _Session:
             available(min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
             for entrant in self.entrants:
-                check_robustbench(entrant.normalized, f"{entrant.path}, {entrant.why}")
+                robustbench_class(entrant.normalized, f"{entrant.path}, {entrant.why}")
         self.note = cache(lambda text: report.note(f"warning: {text}"))  # once, if several evaluations say the same
 
     def _entrant(self, loaded: Loaded) -> Entrant:
@@ -126,8 +128,9 @@ class _Session:
 
     def _dataset(self) -> Dataset:
         given, config = self.arguments, self.configs[0]
-        for key in ("dataset", "image_size"):
-            trained = sorted({str(other[key]) for other in self.configs if key in other})
+        sizes = [one.image_size for one in self.loaded if one.image_size is not None]
+        for key, said in (("dataset", [other.get("dataset") for other in self.configs]), ("image_size", sizes)):
+            trained = sorted({str(value) for value in said if value is not None})
             if getattr(given, key) is None and len(trained) > 1:
                 raise InputError(
                     f"the models were trained on different data ({', '.join(trained)}); choose by {flag(key)}"
@@ -150,7 +153,7 @@ class _Session:
             dataset = load_dataset(
                 name,
                 data_dir,
-                given.image_size or config.get("image_size", 32),
+                given.image_size or next(iter(sizes), IMAGE_SIZE),
                 skip_bad=skip_bad,
                 needs_train=False,
                 **layout,
@@ -235,7 +238,10 @@ class _Session:
         return found
 
     def _say(self, name: str, entrant: Entrant) -> None:
-        self.report.note(f"{name}: the normalisation {entrant.normalization} is assumed ({entrant.why})")
+        self.report.note(
+            f"{name}: {entrant.network} ({entrant.named_by}); the normalisation {entrant.normalization} is assumed "
+            f"({entrant.why})"
+        )
         for note in entrant.notes:
             self.report.note(f"{name}: {note}")
 
@@ -315,7 +321,9 @@ class _Session:
         write_text(self.out / "eval.md", markdown(found, heading))
         if arguments.export == "robustbench":
             for name, entrant in zip(self.names, self.entrants, strict=True):
-                export_robustbench(entrant.normalized, self.out / f"{name}-robustbench.pt")
+                path = self.out / f"{name}-robustbench.pt"
+                made_by = export_robustbench(entrant.normalized, path)
+                self.report.note(f"{path} is for RobustBench's {made_by}")
         if self.report.show:
             show(found, heading, masking, str(self.out))
 
@@ -355,6 +363,29 @@ def _determinism(wanted: bool) -> Iterator[None]:
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 """Without it older versions of torch refuse cuBLAS's matrix products where algorithms must be deterministic."""
+
+
+def _read(paths: list[Path], asked: str | None, image_size: int | None) -> list[Loaded]:
+    """The models; ``--model`` is for those of them that do not say or show to be another network.
+
+    Raises:
+        InputError: one cannot be read, or none of them is the network that is asked for.
+    """
+    loaded, refused = [], []
+    for path in paths:
+        try:
+            loaded.append(read_model(path, asked, image_size))
+        except OtherNetwork as error:
+            refused.append(error)
+            if len(paths) == 1:
+                raise
+            try:
+                loaded.append(read_model(path, None, image_size))
+            except InputError:
+                raise error from None
+    if len(refused) == len(paths):
+        raise refused[0]
+    return loaded
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:

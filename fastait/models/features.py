@@ -191,6 +191,7 @@ def find_head(model: nn.Module, sample: Tensor) -> Head:
             continue
         twin = twins[found[0]]
         twin.__dict__["training"] = False
+        twin.__dict__["_parameters"] = {name: _followed(weight) for name, weight in module._parameters.items()}
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1}):
             watch(twin, module, _recorder(calls, found[0]))
     # Of its own, and no leaf, so that the model may normalise it in place.
@@ -215,6 +216,13 @@ def find_head(model: nn.Module, sample: Tensor) -> Head:
         )
     every = next(tuple(found) for found in names.values() if found[0] == call.place)
     return Head(every, call.number, tuple(call.given.shape[1:]), logits.shape[1])
+
+
+def _followed(weight: nn.Parameter | None) -> Tensor | None:
+    """The same weight where the gradient reaches it, though it is frozen, maybe by an attack in another thread."""
+    if weight is None or weight.is_inference() or not weight.is_floating_point():
+        return weight
+    return weight.detach().requires_grad_()
 
 
 def _recorder(calls: list[_Call], place: str) -> Callable[[Tensor, Tensor], None]:

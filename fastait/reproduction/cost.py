@@ -1,28 +1,27 @@
 """What a table costs, before it is begun: floating-point operations, counted, and how fast this machine does them.
 
-Operations are those of convolutions and matrix products, a multiplication and an addition each, as
-``torch.utils.flop_counter`` has them. They are counted on tensors that have shapes but no values, so that counting
+Operations are those that ``fastait.runtime.flops`` counts, on tensors that have shapes but no values, so that counting
 takes seconds whatever the network.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import nn
 
 from fastait.attacks import frozen, input_gradient
 from fastait.attacks.columns import Ascent, Column, groups, parse_all
 from fastait.attacks.local_search import CANDIDATES
 from fastait.config import TrainConfig
 from fastait.methods import METHODS
-from fastait.models import WideResNet
+from fastait.models import feature_function, make
+from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
+from fastait.runtime.flops import counted
 from fastait.runtime.precision import Precision, current, native_half
+from fastait.training.cost import Cost, no_values, step_cost
 from fastait.training.optimizer import make_optimizer
 from fastait.training.prepare import method_settings
 from fastait.training.step import TrainStep
@@ -34,19 +33,26 @@ STEP_FLOP = 1e11
 """On a CPU its steps are at most so large: three images of WRN-28-10."""
 
 
-def training_flops(config: TrainConfig, num_classes: int, images: int) -> float:
-    """Floating-point operations of a whole training: those of one real step per image, times epochs times images.
-
-    With F for a forward pass of an image, natural training is 3F, adversarial interpolation 6F (section 4 of the paper)
-    and PGD training with T steps 2TF + 3F, less the first layer's input gradient, which an update does not need.
-    The measurements of ``--val-fraction`` are not counted, nor is whatever is no convolution or matrix product.
+def run_cost(config: TrainConfig, num_classes: int) -> Cost:
+    """What the config's network and a step of its training cost, see ``fastait.training.cost.step_cost``.
 
     Args:
-        config: network, method, its settings, batch size, image size and epochs.
+        config: network, method, its settings, batch size and image size.
         num_classes: of the data set, at least 2.
-        images: of the training set; a method that needs unlabelled images takes as many of these.
+
+    Raises:
+        InputError: the network cannot be counted.
     """
-    return config.epochs * images * _step_flops(config, num_classes)
+    cost = step_cost(
+        _model(config, num_classes),
+        METHODS[config.method],
+        method_settings(config, num_classes),
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+    )
+    if not cost.passes:
+        raise _not_counted(config)
+    return cost
 
 
 def evaluation_flops(config: TrainConfig, num_classes: int, attacks: Sequence[str], images: int) -> float:
@@ -62,13 +68,15 @@ def evaluation_flops(config: TrainConfig, num_classes: int, attacks: Sequence[st
         images: that are attacked.
 
     Raises:
-        InputError: an attack's name is wrong, or it is one of pyautoattack's, whose cost is not known beforehand.
+        InputError: an attack's name is wrong, or it is one of pyautoattack's, whose cost is not known beforehand, or
+            the network cannot be counted.
     """
-    passes = _Passes(config, num_classes)
     columns = parse_all(attacks)
     for column in columns:
         if column.needs_library:
             raise InputError(f"what {column.name} costs is not known beforehand: pyautoattack decides as it goes")
+    ascents = [part.ascent for column in columns for part in (column, *column.parts) if part.ascent is not None]
+    passes = _Passes(config, num_classes, any(ascent.loss == "feature" for ascent in ascents))
     return images * (passes.forward + sum(_group_flops(group, passes, config.image_size) for group in groups(columns)))
 
 
@@ -85,16 +93,18 @@ def measured_rate(config: TrainConfig, num_classes: int, device: torch.device) -
         device: that is to train.
     """
     natural = replace(config, method="natural")
-    flops = _step_flops(natural, num_classes)
+    flops = run_cost(natural, num_classes).step
     count = config.batch_size if device.type == "cuda" else max(2, min(config.batch_size, int(STEP_FLOP / flops)))
     generator = torch.Generator().manual_seed(config.seed)
     shape = (count, config.image_size, config.image_size, 3)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(device)
     labels = torch.randint(0, num_classes, (count,), generator=generator).to(device)
     with current(device):
-        model = WideResNet.drawn(generator, config.depth, config.widen_factor, num_classes)
-        model = model.to(device).to(memory_format=torch.channels_last)
-        step = _make_step(natural, model, Precision(device, native_half(device) if config.amp else None))
+        model = _model(config, num_classes, config.seed).to(device).to(memory_format=torch.channels_last)
+        optimizer = make_optimizer("sgd", model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        precision = Precision(device, native_half(device) if config.amp else None)
+        settings = method_settings(natural, num_classes)
+        step = TrainStep(model, METHODS["natural"], settings, optimizer, precision, config.seed)
         begun, steps = 0.0, -1
         while steps < 1 or time.perf_counter() - begun < SECONDS:
             step(images, labels, steps + 1)
@@ -105,43 +115,17 @@ def measured_rate(config: TrainConfig, num_classes: int, device: torch.device) -
         return steps * count * flops / (time.perf_counter() - begun)
 
 
-class _Counter(TorchDispatchMode):
-    """``FlopCounterMode`` without its record of modules, whose hooks refuse the gradient of a module's own input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
+def _model(config: TrainConfig, num_classes: int, seed: int | None = None) -> nn.Module:
+    """The config's network; nothing of it is drawn if there is no seed."""
+    # The config is of choices that are made now, so that a function of the user's own is named now too.
+    return make(config.model, num_classes, image_size=config.image_size, generator_seed=seed, allow_own=True)
 
 
-def _counted(work: Callable[[], object]) -> int:
-    with _Counter() as counter:
-        work()
-    return counter.flops
-
-
-def _make_step(config: TrainConfig, model: WideResNet, precision: Precision) -> TrainStep:
-    device = next(model.parameters()).device
-    # Whole batches are attacked together: parts make as many operations and take longer to be counted.
-    settings = replace(method_settings(config, model.num_classes, device), at_a_time=None)
-    optimizer = make_optimizer("sgd", model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return TrainStep(model.train(), METHODS[config.method], settings, optimizer, precision, config.seed)
-
-
-def _step_flops(config: TrainConfig, num_classes: int) -> float:
-    """Operations per image of one training step on a whole batch."""
-    with FakeTensorMode():
-        model = WideResNet(config.depth, config.widen_factor, num_classes)
-        step = _make_step(config, model, Precision(torch.device("cpu"), None))
-        images = torch.zeros(config.batch_size, config.image_size, config.image_size, 3, dtype=torch.uint8)
-        labels = torch.zeros(config.batch_size, dtype=torch.int64)
-        unlabeled = images if METHODS[config.method].needs_unlabeled else None
-        return _counted(lambda: step(images, labels, 0, unlabeled=unlabeled)) / config.batch_size
+def _not_counted(config: TrainConfig) -> InputError:
+    return InputError(
+        f"what --model {config.model} costs cannot be counted beforehand: it needs the values of its images; leave "
+        "--dry-run out"
+    )
 
 
 class _Passes:
@@ -150,19 +134,27 @@ class _Passes:
     Attributes:
         forward: to the logits.
         gradient: to the logits and back to the image.
-        features: to the features.
+        features: to the features; 0 if no attack asks for them.
         features_gradient: to the features and back.
     """
 
-    def __init__(self, config: TrainConfig, num_classes: int):
-        with FakeTensorMode():
-            model = WideResNet(config.depth, config.widen_factor, num_classes)
-            x = torch.zeros(1, 3, config.image_size, config.image_size)
-            with frozen(model), torch.no_grad():
-                self.forward = _counted(lambda: model(x))
-                self.gradient = _counted(lambda: input_gradient(lambda leaf: model(leaf).sum(), x))
-                self.features = _counted(lambda: model.features(x))
-                self.features_gradient = _counted(lambda: input_gradient(lambda leaf: model.features(leaf).sum(), x))
+    def __init__(self, config: TrainConfig, num_classes: int, with_features: bool):
+        model, size = _model(config, num_classes), config.image_size
+        self.features = self.features_gradient = 0
+        try:
+            with no_values(model) as twin:
+                features = feature_function(twin, torch.zeros(PROBED, 3, size, size)) if with_features else None
+                x = torch.zeros(1, 3, size, size)
+                with frozen(twin), torch.no_grad():
+                    self.forward = counted(lambda: twin(x))
+                    self.gradient = counted(lambda: input_gradient(lambda leaf: twin(leaf).sum(), x))
+                    if features is not None:
+                        self.features = counted(lambda: features(x))
+                        self.features_gradient = counted(lambda: input_gradient(lambda leaf: features(leaf).sum(), x))
+        except InputError:  # it has no features
+            raise
+        except Exception:  # whatever somebody's network raises
+            raise _not_counted(config) from None
 
 
 def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, words
 from fastait.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def looked_at(model: "nn.Module") -> "Iterator[nn.Module]":
 
 def plain(name: str) -> str:
     """A class's name on a picture: one line, and no dollar signs, which would make mathematics of it."""
-    return " ".join(name.split()).replace("$", r"\$")
+    return words(name).replace("$", r"\$")
 
 
 def about(dataset: "Dataset", models: "list[nn.Module]", epsilon: float, seed: int) -> str:

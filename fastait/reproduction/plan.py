@@ -18,6 +18,7 @@ from fastait.runtime.console import say, show_table
 from fastait.runtime.hardware import environment
 from fastait.runtime.precision import full_precision, resolve_device
 from fastait.runtime.report import epsilon_text
+from fastait.training.cost import Cost, gflop
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Job:
         state: finished, missing, or begun and how far.
         flop: floating-point operations that are left to do.
         seconds: estimated, for those.
+        passes: F, how many forward passes' worth a step of a run is.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Job:
     state: str
     flop: float = 0.0
     seconds: float = 0.0
+    passes: float = 0.0
 
 
 class Plan:
@@ -45,6 +48,9 @@ class Plan:
     Args:
         names: of the tables and figures.
         choices: of the user. Nothing is written.
+
+    Attributes:
+        networks: what those cost that are left to be trained, by their names.
     """
 
     def __init__(self, names: Iterable[str], choices: Choices):
@@ -52,6 +58,7 @@ class Plan:
         self.choices = choices
         self.device = resolve_device(choices.device)
         self.environment = environment(self.device)
+        self.networks: dict[str, Cost] = {}
         self.rate = cache(self._rate)
         self.fp32_rate = cache(self._rate)  # in which TF32 has no part
         self.checksum = cache(self._checksum)
@@ -68,7 +75,7 @@ class Plan:
         return [self._evaluation(point, attacks) for point, attacks in asked.items()]
 
     def _run(self, system: str) -> Job:
-        from fastait.reproduction.cost import training_flops
+        from fastait.reproduction.cost import run_cost
 
         config, folder = self.choices.config(system), RunFolder(self.choices.run(system))
         name, method = SYSTEMS[system].run_name(self.choices.scale), SYSTEMS[system].method
@@ -77,8 +84,10 @@ class Plan:
         done = len(folder.metrics_file.read_bytes().splitlines()) if folder.metrics_file.is_file() else 0
         begun = f"begun, {done} of {config.epochs} epochs" if RunFolder.begun(folder.path) else "missing"
         size = DATA_SIZES[config.dataset]
-        flop = training_flops(config, size.classes, size.train) * (1 - done / config.epochs)
-        return Job(name, method, begun, flop, flop / self.rate(_shape(config)))
+        cost = run_cost(config, size.classes)
+        self.networks[f"{config.model} of {size.classes} classes"] = cost
+        flop = cost.step * size.train * (config.epochs - done)
+        return Job(name, method, begun, flop, flop / self.rate(_shape(config)), cost.passes)
 
     def _evaluation(self, point: Point, attacks: list[str]) -> Job:
         from fastait.reproduction.cost import evaluation_flops
@@ -137,9 +146,12 @@ def show_plan(names: Iterable[str], choices: Choices) -> None:
     check(names, choices)
     plan = Plan(names, choices)
     runs, evaluations = plan.runs(), plan.evaluations()
-    for title, what, jobs in (("runs", "method", runs), ("evaluations", "attacks", evaluations)):
-        if jobs:
-            _show_jobs(title, what, jobs)
+    if runs:
+        _show_jobs("runs", "method", runs, passes=True)
+    for network, cost in plan.networks.items():
+        say(f"{network}: F, a forward pass, is {gflop(cost.forward)} GFLOP an image; {cost.parameters:,} parameters.")
+    if evaluations:
+        _show_jobs("evaluations", "attacks", evaluations)
     left = [job for job in (*runs, *evaluations) if job.flop]
     seconds = _time(sum(job.seconds for job in left))
     say(
@@ -152,12 +164,14 @@ def show_plan(names: Iterable[str], choices: Choices) -> None:
             say(f"{system} is left out: it needs images without labels, --unlabeled DIR.")
 
 
-def _show_jobs(title: str, what: str, jobs: list[Job]) -> None:
+def _show_jobs(title: str, what: str, jobs: list[Job], *, passes: bool = False) -> None:
     lines = []
     for job in jobs:
+        step = [f"{job.passes:.1f}" if job.passes else ""] if passes else []
         left = [f"{job.flop / 1e15:.3g}", _time(job.seconds)] if job.flop else ["", ""]
-        lines.append([job.name, job.what, job.state, *left])
-    show_table(["name", what, "state", "PFLOP left", "estimated time"], lines, title=title, words=(0, 1, 2))
+        lines.append([job.name, job.what, job.state, *step, *left])
+    columns = ["name", what, "state", *(["F a step"] if passes else []), "PFLOP left", "estimated time"]
+    show_table(columns, lines, title=title, words=(0, 1, 2))
 
 
 def _time(seconds: float) -> str:

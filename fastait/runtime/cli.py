@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from fastait.runtime.console import console, say, surviving_streams
-from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere, one_line
+from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere, one_line, words
 from fastait.runtime.settings import Written, as_written
 from fastait.runtime.version import __version__
 
@@ -66,7 +66,7 @@ def parse(
     except cyclopts.UnusedCliTokensError as error:
         raise InputError(f"unexpected argument: {' '.join(error.unused_tokens or ())}") from None
     except cyclopts.CycloptsError as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(words(error)) from None
     if function is not collect:  # the help page and the version are commands of their own
         function(*bound.args, **bound.kwargs)
         raise SystemExit(0)

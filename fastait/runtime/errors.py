@@ -50,6 +50,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
+def words(text: object, at_most: int | None = None) -> str:
+    """``text`` with single blanks for all its white space, and no more characters of it than ``at_most``."""
+    return " ".join(str(text).split())[:at_most]
+
+
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     """Raise an InputError with the near match unless ``value`` is one of ``choices``."""
     choices = list(choices)

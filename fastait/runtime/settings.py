@@ -14,7 +14,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,5 +164,5 @@ def _path(text: Any) -> Path:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = words(repr(value))
     return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastait.runtime.errors import words
 from fastait.training.failed_capture import clear_up
 
 WARMUP = 3
@@ -126,5 +127,5 @@ def _problem(part: Callable[[], None]) -> str | None:
     try:
         part()
     except RuntimeError as error:
-        return " ".join(str(error).split())[:300]
+        return words(error, 300)
     return None

@@ -21,6 +21,7 @@ from fastait.runtime.memory import release, said_with
 from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
+from fastait.training.cost import Cost, said, step_cost
 from fastait.training.optimizer import restore_optimizer, set_lr
 from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
@@ -60,6 +61,7 @@ class Loop:
             prepared.precision,
             self.config.seed,
             prepared.ranks,
+            features=prepared.features,
             batch_size=self.config.batch_size,
             compile=self.config.compile,
             graph=prepared.graph,
@@ -154,6 +156,8 @@ class Loop:
         self.report.note(self._headline())
         if prepared.features is not None:
             self.report.note(f"features: {prepared.features.source}")
+        if self.report.show:
+            self.report.note(said(self._cost()))
         self.report.start("training", last, self.step)
         prepared.model.train()
         for images, labels, unlabeled in self._batches(last):
@@ -375,6 +379,17 @@ class Loop:
             + (", compiled" if config.compile else "")
             + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")
             + f"; run folder {self.folder.path}"
+        )
+
+    def _cost(self) -> Cost:
+        prepared, config = self.prepared, self.config
+        return step_cost(
+            prepared.model,
+            METHODS[config.method],
+            prepared.settings,
+            prepared.features,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
         )
 
     def _arithmetic(self) -> str:

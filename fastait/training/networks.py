@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastait.checkpoints.architectures import differences, other_network
 from fastait.checkpoints.classes import match
 from fastait.checkpoints.weights import About, read_weights
 from fastait.config import TrainConfig
@@ -50,6 +51,11 @@ def first_network(
     return model
 
 
+def black(size: int) -> Tensor:
+    """Images to try a network on: float32 [2, 3, ``size``, ``size``], on the CPU."""
+    return torch.zeros(PROBED, 3, size, size, dtype=torch.float32)
+
+
 def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note: Callable[[str], None]) -> None:
     """Give ``model`` the weights in ``--init-from``."""
     where = f"--init-from {config.init_from}"
@@ -59,16 +65,11 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
     outputs = {len(weights[name]) for name in last if name in weights and weights[name].dim()}
     renewed = len(outputs) == 1 and outputs != {len(classes)}
     compared = {name for name in own if not (renewed and name in last)}
-    wrong = sorted(
-        name
-        for name in compared | (weights.keys() - (last if renewed else set()))
-        if name not in own or name not in weights or own[name].shape != weights[name].shape
-    )
-    if wrong:
-        named = f" (they are those of {about.network})" if about.network else ""
+    kept = {name: weights[name] for name in weights if not (renewed and name in last)}
+    if wrong := differences({name: own[name] for name in compared}, kept):
         raise InputError(
-            f"{where} does not fit {config.model} with {len(classes)} classes: {', '.join(wrong[:3])}"
-            f"{' and others' if len(wrong) > 3 else ''}{named}"
+            f"{where} does not fit {config.model} with {len(classes)} classes: {wrong}"
+            f"{other_network(weights, config.model)}"
         )
     if renewed:
         (theirs,) = outputs
@@ -86,9 +87,8 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
 
 def _last_layer(model: nn.Module, config: TrainConfig) -> set[str]:
     """The names of the weights that the logits are made with; none where no single layer makes them."""
-    sample = torch.zeros(PROBED, 3, config.image_size, config.image_size)
     try:
-        places = find_head(model, sample).places
+        places = find_head(model, black(config.image_size)).places
     except InputError:
         return set()
     names = {f"{place}.{part}" if place else part for place in places for part in ("weight", "bias")}

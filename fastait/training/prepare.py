@@ -5,20 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from fastait.attacks.subject import Subject
 from fastait.checkpoints.weights import About
 from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
+from fastait.evaluation.batches import widest_activation
 from fastait.methods import METHODS, Settings
 from fastait.methods.labels import effective_epsilon_y
+from fastait.methods.mixing import check_mixing
 from fastait.models import Features, feature_function, normalization
-from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.runtime.report import Report
-from fastait.training.networks import first_network
+from fastait.training.networks import black, first_network
 from fastait.training.optimizer import make_optimizer
 
 CACHED_BYTES = 1 << 23
@@ -85,14 +88,15 @@ class Prepared:
         classes = self.dataset.classes
         self.network = first_network(config, classes, report.note, allow_own=allow_own, begun=begun)
         self.about = About(config.model, classes, normalization(self.network), config.image_size)
-        at_a_time = cached_images(widest_bytes(self.network, config.image_size)) if self.device.type == "cpu" else None
+        at_a_time = cached_images(self.network, config.image_size) if self.device.type == "cpu" else None
         self.settings = method_settings(config, len(classes), at_a_time)
         if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
         self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
+        sample = black(config.image_size).to(self.device)
+        check_mixing(self.model, config.model, config.method, sample)
         self.features: Features | None = None
         if METHODS[config.method].interpolates:
-            sample = torch.zeros(PROBED, 3, config.image_size, config.image_size, device=self.device)
             self.features = feature_function(self.model, sample)
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
@@ -151,14 +155,9 @@ def method_settings(config: TrainConfig, num_classes: int, at_a_time: int | None
     )
 
 
-def widest_bytes(model: Any, image_size: int) -> int:  # part "cost" replaces this
-    return int(getattr(model, "block1", [torch.zeros(16)])[0].numel() if False else 16 * image_size**2 * 4)
-
-
-def cached_images(widest: int) -> int:
-    """How many images an attack on a CPU takes together, where ``widest`` is the widest activation's bytes an image;
-    see ``CACHED_BYTES``."""
-    return max(8, CACHED_BYTES // widest)
+def cached_images(model: nn.Module, image_size: int) -> int:
+    """How many images an attack on a CPU takes together; see ``CACHED_BYTES``. The model is left as it was."""
+    return max(8, CACHED_BYTES // widest_activation(Subject.of(model), black(image_size)))
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:

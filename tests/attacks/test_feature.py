@@ -7,8 +7,7 @@ import trained
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.batch import expected
 from fastait.attacks.feature import targets, towards
-from fastait.evaluation import evaluate, evaluate_robustness
-from fastait.runtime.errors import InputError
+from fastait.evaluation import evaluate
 
 
 def test_targets_are_of_another_class_and_uniform():
@@ -47,13 +46,6 @@ def test_feature_attack_fools_and_restarts_fool_more():
     assert found.accuracy()["feature10"] < found.accuracy()["clean"]
     assert not (found.correct["feature10-min4"] & ~found.correct["feature10"]).any()
     assert found.accuracy()["feature10-min4"] < found.accuracy()["feature10"]
-
-
-def test_a_model_without_features_is_named():
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10))
-    x, y = trained.tensors(4)
-    with pytest.raises(InputError, match=r"Sequential has no features\(x\), which this attack moves"):
-        evaluate_robustness(model, x, y, ["feature3"])
 
 
 def test_noise_is_of_signs_clipped_and_reseeded():

@@ -229,7 +229,7 @@ def test_interrupted(natural):
         (["RUN", "RUN"], "a model is given twice"),
         (["RUN", "--attacks", ","], "--attacks names none"),
         (["RUN", "--epsilon", "8/255", "--epsilon", "8/255"], "--epsilon is given twice"),
-        (["RUN", "--inputs", "zero-one", "--export", "robustbench"], "is for networks on [-1, 1]"),
+        (["RUN", "--inputs", "zero-one", "--export", "robustbench"], "is for networks that normalise by themselves"),
         (["RUN", "--atacks", "fgsm"], "--atacks"),
     ],
 )

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
-from fastait.checkpoints.weights import OURS, About, packed
+from fastait.checkpoints.weights import About, packed
 from fastait.data import ImageSet
 from fastait.eval import EvalArguments, main
 from fastait.evaluation import load_model, session
@@ -33,7 +33,9 @@ def weights_file(path, classes, order=range(10)):
     state = dict(trained.run("natural").model.state_dict())
     order = list(order)
     state |= {name: state[name][order] for name in ("fc.weight", "fc.bias")}
-    Path(path).write_bytes(packed(state, About("WRN-10-1", classes and tuple(classes[i] for i in order), OURS)))
+    Path(path).write_bytes(
+        packed(state, About("wrn-10-1", classes and tuple(classes[i] for i in order), ((0.5,) * 3, (0.5,) * 3)))
+    )
     return path
 
 
@@ -74,7 +76,7 @@ def test_a_run_knows_its_classes():
     with safe_open(folder / "model.safetensors", "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == names
-    assert metadata["network"] == "WRN-10-1"
+    assert metadata["network"] == "wrn-10-1"
     assert json.loads(metadata["normalization"])["mean"] == [0.5, 0.5, 0.5]
     assert load_model(folder)[1]["classes"] == names
     weights_file("lone.safetensors", NAMES)
@@ -157,7 +159,10 @@ def test_the_command_says_what_it_assumes(capsys):
     torch.save(trained.run("natural").model.state_dict(), "file.pt")
     flags = {"dataset": "digits", "samples": 8}
     assert main(argv("file.pt", **flags)) == 0
-    assert "file.pt: the normalisation [-1, 1] is assumed (the file does not say; clean" in capsys.readouterr().err
+    assert (
+        "file.pt: wrn-10-1 (its weights show it); the normalisation [-1, 1] is assumed (the file does not say; clean"
+        in capsys.readouterr().err
+    )
     before = evaluated()["outcomes"]
     assert main(argv("file.pt", **flags, mean="0.1,0.2,0.3", std="25/255")) == 0
     assert "(x - [0.1, 0.2, 0.3]) / [0.09804, 0.09804, 0.09804] is assumed (as asked for)" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What is known of an image does not depend on the batches, or the processes, that it was measured in."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def test_killed_and_gone_on_with_other_batches(undisturbed):
     for name, outcome in whole.correct.items():
         assert torch.equal(found[0].correct[name], outcome), name
     assert torch.equal(found[0].queries["spsa-2x1"], whole.queries["spsa-2x1"])
+
+
+def test_batches_are_not_sized_for_what_is_known(monkeypatch):
+    def unwanted(*arguments):
+        raise AssertionError("sized")
+
+    (found,), _ = measured(names=["pgd3"])
+    monkeypatch.setattr(import_module("fastait.evaluation.evaluate"), "default_batch_size", unwanted)
+    (again,), _ = measured(names=["pgd3"])
+    assert torch.equal(again.correct["pgd3"], found.correct["pgd3"])
+    with pytest.raises(AssertionError, match="sized"):
+        measured(names=["pgd3", "cw2"])
 
 
 def test_another_number_of_processes(undisturbed):

@@ -10,8 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from fastait.checkpoints.weights import About, packed
 from fastait.evaluation import load_model
-from fastait.evaluation.model_files import export_robustbench, read_model
+from fastait.evaluation.model_files import read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization
+from fastait.evaluation.robustbench import export_robustbench
 from fastait.models import WideResNet
 from fastait.runtime.errors import InputError, RunError
 
@@ -171,7 +172,7 @@ def test_files_that_do_not_say(tmp_path, network):
     ):
         load_model(tmp_path / "file.pt")
     model, _ = load_model(tmp_path / "file.pt", mean=(0.4, 0.5, 0.6), std=[0.2])
-    with pytest.raises(InputError, match="is for networks on"):
+    with pytest.raises(InputError, match="is for networks that normalise by themselves"):
         export_robustbench(model, tmp_path / "export.pt")
 
 
@@ -227,7 +228,7 @@ def test_export_is_a_flat_state_dict_with_robustbenchs_names(tmp_path, network):
     assert inside == {"bn1", "conv1", "bn2", "conv2", "convShortcut"}
     assert state["block2.layer.0.convShortcut.weight"].shape == (64, 32, 1, 1)
     assert torch.equal(logits(load_model(path, "minus-one-one")[0]), logits(network))
-    with pytest.raises(InputError, match="is for fastait's WideResNet, not Linear"):
+    with pytest.raises(InputError, match=r"not for Linear \(the model\)"):
         export_robustbench(torch.nn.Linear(1, 1), path)
     with pytest.raises(RunError, match="could not be written"):
         export_robustbench(network, tmp_path / "nowhere" / "file.pt")
@@ -242,7 +243,7 @@ def test_other_architectures_are_named(tmp_path, network):
         return str(caught.value)
 
     state = network.state_dict()
-    assert "is no wide ResNet: it has no 'block1.layer.0.conv1.weight'; it has weight" in refused(
+    assert "show no network that has a name here (it has weight, ...); say which it is by --model NAME" in refused(
         torch.nn.Linear(2, 2, bias=False).state_dict()
     )
     conv = torch.nn.Conv2d(3, 64, 7)
@@ -251,15 +252,15 @@ def test_other_architectures_are_named(tmp_path, network):
         "bn1.weight": torch.ones(64),
         "layer1.0.conv1.weight": torch.ones(64, 64, 3, 3),
     }
-    assert refused(resnet).endswith("from Python: fastait.evaluate_robustness(model, x, y)")
+    assert refused(resnet).endswith("timm:NAME, torchvision:NAME or package.module:function")
     stem = refused({**state, "conv1.weight": torch.zeros(16, 3, 7, 7)})
-    assert "with other shapes of conv1.weight (16x3x7x7, needed 16x3x3x3); a network of another" in stem
+    assert "with other shapes of conv1.weight (16x3x7x7, needed 16x3x3x3)" in stem
     assert "with other numbers than fp32 in fc.bias" in refused({**state, "fc.bias": state["fc.bias"].int()})
     assert r"with ev\nil\x1b[2J" in refused({**state, "ev\nil\x1b[2J": torch.zeros(1)})
     assert "holds 'fc.bias' twice" in refused({**state, "module.fc.bias": state["fc.bias"]})
     looped = {"state_dict": {"a": torch.ones(1)}}
     looped["state_dict"]["state_dict"] = looped
-    assert "is no wide ResNet" in refused(looped)
+    assert "show no network that has a name here" in refused(looped)
     assert "without block3.layer.1.conv2.weight" in refused(
         {k: v for k, v in state.items() if k != "block3.layer.1.conv2.weight"}
     )
@@ -270,7 +271,9 @@ def test_other_architectures_are_named(tmp_path, network):
     assert "holds no state dict" in refused({"epoch": 3})
     assert "holds no state dict" in refused([1, 2])
     assert "holds no state dict" in refused({0: torch.zeros(1)})
-    assert "is no wide ResNet" in refused({**state, "block1.layer.0.conv1.weight": torch.tensor(1.0)})
+    assert "show no network that has a name here" in refused(
+        {**state, "block1.layer.0.conv1.weight": torch.tensor(1.0)}
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import small
 import torch
 from rehearsal import CPU, DEVICE, scaled
 from tolerances import LOSS_ACROSS_DEVICES, UPDATE_ACROSS_DEVICES
@@ -11,25 +12,11 @@ from fastait import recipe
 from fastait.attacks import Noise
 from fastait.data import to_float
 from fastait.methods import METHODS, Settings
-from fastait.models import WideResNet
 from fastait.runtime.precision import Precision, full_precision
 from fastait.training.optimizer import make_optimizer
 from fastait.training.step import NEVER, TrainStep
 
 BATCH, SIZE = scaled((32, 32), (8, 16))
-
-
-def network():
-    """Not at its first weights, where BN statistics say nothing and biases are zero."""
-    torch.manual_seed(1)
-    model = WideResNet(10, 2, 10)
-    with torch.no_grad():
-        model.train()
-        for _ in range(3):
-            model(torch.rand(16, 3, SIZE, SIZE))
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return model
 
 
 def batch(seed):
@@ -65,7 +52,7 @@ def step_on(device, dtype, model, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_is_that_of_the_cpu(method, dtype):
     """The noise is the same to the bit: what differs is rounding, and the signs of gradients that are nearly zero."""
-    model = network()
+    model = small.wide_resnet(2, SIZE)
     before = parts(model)
     (loss, *ours), (expected, *theirs) = (step_on(device, dtype, model, method) for device in (DEVICE, CPU))
     assert loss == pytest.approx(expected, rel=LOSS_ACROSS_DEVICES[dtype])

@@ -107,7 +107,7 @@ def test_a_run_is_finished_where_its_evaluation_does_not_fit_at_once():
         "digits",
         method="natural",
         image_size=SIZE,
-        widen_factor=WIDTH,
+        model=f"wrn-10-{WIDTH}",
         batch_size=16,
         epochs=1,
         milestones=(),
@@ -123,7 +123,7 @@ def test_a_run_is_finished_where_its_evaluation_does_not_fit_at_once():
 
 
 def test_a_run_that_does_not_fit_says_so_and_leaves_nothing_behind():
-    config = recipe("digits", image_size=SIZE, widen_factor=WIDTH, epochs=1, milestones=(), cuda_graph="off")
+    config = recipe("digits", image_size=SIZE, model=f"wrn-10-{WIDTH}", epochs=1, milestones=(), cuda_graph="off")
     before = torch.cuda.memory_allocated(DEVICE)
     with only(96 * MIB, 1 << 16), pytest.raises(RunError, match="out of memory"):
         run_training(config)

@@ -170,7 +170,7 @@ def test_the_host_does_not_run_far_ahead(monkeypatch):
         if len(asked) == steps:
             signal.raise_signal(signal.SIGTERM)
 
-    config = recipe("digits", image_size=size, epochs=100, depth=depth, widen_factor=width, batch_size=16)
+    config = recipe("digits", image_size=size, epochs=100, model=f"wrn-{depth}-{width}", batch_size=16)
     config = dataclasses.replace(config, device=str(DEVICE), out=Path("run"), cuda_graph="on", checkpoint_seconds=1e9)
     ended = []
     save = loop.Loop.save

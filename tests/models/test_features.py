@@ -420,6 +420,7 @@ class Tuple(Small):
     ("model", "said"),
     [
         (Cosine(), r"last weights of Cosine, \[4, 4\], are no linear layer's"),
+        (Cosine().requires_grad_(False), r"last weights of Cosine, \[4, 4\], are no linear layer's"),
         (TwoHeads(), r"2 outputs of linear layers \(fc, second\)"),
         (Averaged(), r"2 outputs of linear layers \(fc\)"),
         (OtherWidth(), r"last linear layer, fc, makes \[2, 3\] of 2 images, not their 4 logits"),

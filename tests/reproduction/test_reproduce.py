@@ -1,6 +1,7 @@
 """The command: what it makes, what it does not make twice, how it ends early."""
 
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
@@ -222,6 +223,8 @@ def test_a_dry_run_writes_nothing(work, capsys, monkeypatch):
     assert list(Path().iterdir()) == []
     assert shown.count("missing") == 3 + 3 * 7
     assert "estimated at" in shown
+    assert re.findall(r"missing[ │]+(\d+\.\d) ", shown) == ["3.0", "17.0", "6.0"]
+    assert re.search(r"wrn-10-1 of 10 classes: F, a forward pass, is 0\.\d+ GFLOP an image; 77,850 parameters", shown)
     assert main(TABLE) == 0
     before = sorted(Path("reproduction").rglob("*"))
     capsys.readouterr()

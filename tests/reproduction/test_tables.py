@@ -95,7 +95,7 @@ def test_systems_are_trained_as_published(tmp_path, system):
     config = choices.config(system)
     config.check()
     published = recipe(config.recipe, method=config.method)
-    assert (config.depth, config.widen_factor) == (28, 10)
+    assert config.model == "wrn-28-10"
     assert config.epochs == published.epochs
     assert config.epsilon == 8 / 255
     assert config.step_size == published.step_size

@@ -72,13 +72,13 @@ def test_a_run_says_what_it_computes_in_and_what_it_could(monkeypatch, capsys, c
         patch.setattr(RunFolder, "save_checkpoint", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             run_training(config, show=True)
-    beginning = [line for line in capsys.readouterr().err.replace("\n", " ").split("; ") if "WRN-10-1" in line]
-    words = "WRN-10-1, fp32 (bf16 with --amp), " if "avx512_bf16" in capabilities else "WRN-10-1, fp32, "
+    beginning = [line for line in capsys.readouterr().err.replace("\n", " ").split("; ") if "wrn-10-1" in line]
+    words = "wrn-10-1, fp32 (bf16 with --amp), " if "avx512_bf16" in capabilities else "wrn-10-1, fp32, "
     assert len(beginning) == 1
     assert beginning[0].startswith(words)
     assert resume_training("run", show=True).result["precision"] == "fp32"
     said = capsys.readouterr().err.replace("\n", " ")
-    assert "WRN-10-1, fp32, " in said
+    assert "wrn-10-1, fp32, " in said
     assert "with --amp" not in said
 
 

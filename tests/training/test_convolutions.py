@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fake_cuda import FakeCuda, FakeGraph, recorded
 from step_inputs import batch, make_step
 
 from fastait import recipe, run_training
@@ -73,6 +74,19 @@ def test_whole_batches_are_timed_and_smaller_ones_are_not(network):
     with pytest.raises(ZeroDivisionError):
         step(*batch(2, image=8), 2)
     assert not CUDNN.benchmark
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_capture_is_timed_and_a_replay_chooses_nothing(network, monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    step = recorded(make_step(network, batch_size=8, graph=True))
+    cuda.tensors = step.state()
+    passes, replays = watched(network.conv1), []
+    replay = FakeGraph.replay
+    monkeypatch.setattr(FakeGraph, "replay", lambda graph: (replays.append(len(passes)), replay(graph)))
+    step(*batch(0, image=8), 0)
+    assert set(passes[: replays[0]]) == {True}
+    assert set(passes[replays[0] :]) == {False}  # here a replay calls what was captured
 
 
 def test_a_step_without_a_shape_of_its_own_is_not_timed(network, gpu):

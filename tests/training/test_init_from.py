@@ -1,4 +1,4 @@
-"""Weights that a run begins with: whose outputs they are."""
+"""Weights that a run begins with: whose outputs they are, and what becomes of the last layer."""
 
 from pathlib import Path
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from fastait import recipe
-from fastait.checkpoints.weights import OURS, About, packed
-from fastait.models import WideResNet
+from fastait.checkpoints.weights import About, packed
+from fastait.models import make, normalization
 from fastait.runtime.errors import InputError
 from fastait.runtime.processes import Ranks
 from fastait.runtime.report import Report
 from fastait.training.prepare import Prepared
+
+OURS = ((0.5,) * 3, (0.5,) * 3)
 
 
 class Notes(Report):
@@ -23,12 +25,12 @@ class Notes(Report):
         self.lines.append(text)
 
 
-def begun(data_dir, about, notes):
+def begun(data_dir, about, notes, name="wrn-10-1", classes=2, into=None, size=8):
     """The weights in a file, and the network of a run on ``data_dir`` that begins with them."""
-    network = WideResNet(10, 1, 2)
+    network = make(name, classes, image_size=size, generator_seed=7)
     Path("w.safetensors").write_bytes(packed(network.state_dict(), about))
-    settings = {"dataset": "folder", "data_dir": data_dir, "image_size": 8, "batch_size": 4, "device": "cpu"}
-    config = recipe("digits", **settings, init_from=Path("w.safetensors"))
+    settings = {"dataset": "folder", "data_dir": data_dir, "image_size": size, "batch_size": 4, "device": "cpu"}
+    config = recipe("digits", **settings, model=into or name, init_from=Path("w.safetensors"))
     return network, Prepared(config, notes, Ranks(), "cpu").model
 
 
@@ -52,12 +54,66 @@ def test_outputs_are_matched_by_name(image_folder, classes, order, message):
 
 
 @pytest.mark.parametrize(
-    ("about", "message"),
+    ("name", "last"),
     [
-        (About(normalization=((0.0,) * 3, (1.0,) * 3)), "does not take images in"),
-        (About(classes=("cat",)), "it names 1 classes"),
+        ("wrn-10-1", "fc"),
+        ("wrn-10-1-silu", "logits"),
+        ("preact-resnet-18", "linear"),
+        ("timm:resnet10t", "fc"),
+        ("torchvision:mobilenet_v2", "classifier.1"),
     ],
 )
-def test_what_does_not_fit_is_refused(image_folder, about, message):
-    with pytest.raises(InputError, match=message):
-        begun(image_folder, about, Notes())
+def test_a_last_layer_for_another_number_of_classes_is_drawn_anew(name, last, tmp_path):
+    if ":" in name:
+        pytest.importorskip(name.partition(":")[0])
+    from conftest import write_folder
+
+    folder = write_folder(tmp_path / "images", {"cat": 4, "dog": 4}, size=(32, 32))
+    notes, size = Notes(), 32 if ":" in name else 8
+    network, model = begun(folder, About(classes=tuple("abcde")), notes, name, classes=5, size=size)
+    assert notes.lines[:1] == [
+        "--init-from w.safetensors: its network tells 5 classes apart, the data set has 2, so the last layer is drawn "
+        "anew"
+    ]
+    drawn, theirs = model.state_dict(), network.state_dict()
+    fresh = recipe("digits", dataset="folder", data_dir=folder, image_size=size, batch_size=4, device="cpu", model=name)
+    without = Prepared(fresh, Notes(), Ranks(), "cpu").model.state_dict()
+    assert drawn.keys() == theirs.keys()
+    for key in drawn:
+        own = key.startswith(f"{last}.")
+        assert torch.equal(drawn[key], (without if own else theirs)[key]), key
+
+
+def test_what_normalises_goes_with_the_weights(image_folder):
+    """Gowal et al.'s networks have it among their buffers."""
+    _, model = begun(image_folder, About(), Notes(), "wrn-10-1-silu")
+    weights = {**model.state_dict(), "mean": torch.full((3, 1, 1), 0.25)}
+    Path("w.safetensors").write_bytes(packed(weights, About(normalization=((0.25,) * 3, normalization(model)[1]))))
+    settings = {"dataset": "folder", "data_dir": image_folder, "image_size": 8, "batch_size": 4, "device": "cpu"}
+    config = recipe("digits", **settings, model="wrn-10-1-silu", init_from=Path("w.safetensors"))
+    prepared = Prepared(config, Notes(), Ranks(), "cpu")
+    assert prepared.about.normalization == ((0.25,) * 3, normalization(model)[1])
+
+
+@pytest.mark.parametrize(
+    ("about", "options", "message"),
+    [
+        (About(normalization=((0.0,) * 3, (1.0,) * 3)), {}, "normalises images otherwise than wrn-10-1 does"),
+        (About(classes=("cat",)), {}, "it names 1 classes"),
+        (
+            About(),
+            {"into": "resnet-18"},
+            r"does not fit resnet-18 with 2 classes: without .*; with .*; they are those of wrn-10-1",
+        ),
+        (About(), {"name": "wrn-10-2", "into": "wrn-10-1"}, r"other shapes of .*; they are those of wrn-10-2"),
+        (
+            About(),
+            {"name": "wrn-10-2", "classes": 5, "into": "wrn-10-1"},
+            r"other shapes of .*; they are those of wrn-10-2",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(image_folder, about, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        begun(image_folder, about, Notes(), **options)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,36 +1,26 @@
-"""Runs from Python: what they return, how they end early, and that nothing of the caller's is disturbed."""
+"""Runs from Python: what they return, how they end early and go on."""
 
 import json
-import random
 import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_run import tiny
 
-from fastait import recipe, resume_training, run_training
+from fastait import resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
 from fastait.data import BatchPlan, load_dataset
-from fastait.eval import main as eval_command
 from fastait.evaluation import Outcomes, evaluate, load_model
-from fastait.models import WideResNet
 from fastait.runtime import precision
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.precision import Precision, native_half, resolve_device
-from fastait.runtime.report import COLUMNS
 from fastait.runtime.signals import StopRequest
 from fastait.training import loop
 from fastait.training.loop import Loop
 from fastait.training.step import Totals
-
-
-def tiny(**overrides):
-    return recipe(
-        "digits", **{"image_size": 8, "epochs": 2, "eval_samples": 10, "device": "cpu", "out": Path("run"), **overrides}
-    )
 
 
 def test_returns_what_it_wrote(capsys):
@@ -38,12 +28,6 @@ def test_returns_what_it_wrote(capsys):
     assert run.result == json.loads(Path("run/result.json").read_text())
     assert not run.model.training
     assert capsys.readouterr() == ("", "")
-
-
-def test_callers_random_state_is_untouched():
-    before = torch.get_rng_state()
-    run_training(tiny(epochs=1))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_same_seed_same_weights_and_other_seed_other_weights():
@@ -107,65 +91,6 @@ def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
     model, config = load_model(Path("run/best.safetensors"))
     assert config["val_fraction"] == 0.25
     assert torch.equal(model.fc.weight, shorter.model.fc.weight)
-
-
-def test_an_evaluation_that_runs_out_of_memory_costs_no_training(monkeypatch, capsys):
-    """The weights are there, and to go on is to evaluate."""
-    undisturbed = run_training(tiny(val_fraction=0.25, out=Path("undisturbed")))
-    forward = WideResNet.forward
-
-    def crowded(self, x):
-        if not self.training and Path("run/model.safetensors").exists():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return forward(self, x)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(WideResNet, "forward", crowded)
-        for go_on in (lambda: run_training(tiny(val_fraction=0.25)), lambda: resume_training("run")):
-            with pytest.raises(RunError) as error:
-                go_on()
-            assert str(error.value) == (
-                "out of memory with a single image at a time (CUDA out of memory. Tried to allocate 2.00 GiB.); the "
-                "training is finished and its weights are kept in run: evaluate by fastait eval run, or finish by "
-                "fastait train --resume run, where there is more memory (--device)"
-            )
-    assert not Path("run/result.json").exists()
-    for name in ("model", "best"):
-        assert Path(f"run/{name}.safetensors").read_bytes() == Path(f"undisturbed/{name}.safetensors").read_bytes()
-    assert eval_command(["run", "--device", "cpu", "--samples", "10", "--attacks", "fgsm", "--out", "eval"]) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(Totals, "add", None)  # no step is taken any more
-        resumed = resume_training("run")
-    assert [resumed.result[name] for name in COLUMNS] == [undisturbed.result[name] for name in COLUMNS]
-    assert resumed.result["best"] == undisturbed.result["best"]
-
-
-def test_measuring_what_is_held_out_runs_out_of_memory(monkeypatch):
-    def crowded(model, images, attacks, **options):
-        raise MemoryError
-
-    monkeypatch.setattr(loop, "evaluate", crowded)
-    with pytest.raises(
-        RunError, match=r"out of memory \(MemoryError\); it measured the images held out, after epoch 1; "
-    ):
-        run_training(tiny(val_fraction=0.25))
-
-
-def test_fewer_images_are_validated_at_a_time(monkeypatch, capsys):
-    """Said once in a run of two epochs, and nothing else is different."""
-    settings = {"val_fraction": 0.25, "method": "natural"}
-    undisturbed = run_training(tiny(**settings, out=Path("undisturbed")))
-    forward = WideResNet.forward
-
-    def crowded(self, x):
-        if not self.training and len(x) > 200:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, x)
-
-    monkeypatch.setattr(WideResNet, "forward", crowded)
-    run = run_training(tiny(**settings), show=True)
-    assert capsys.readouterr().err.count("warning: out of memory with 360 images at a time; 180 are taken") == 1
-    assert run.result["best"] == undisturbed.result["best"]
 
 
 def test_what_is_held_out_is_measured():
@@ -381,8 +306,8 @@ def test_config_that_the_checkpoint_was_not_made_with():
     folder = RunFolder(Path("run"))
     folder.result_file.unlink()
     config = json.loads(folder.config_file.read_text())
-    folder.config_file.write_text(json.dumps({**config, "seed": 7, "widen_factor": 2}))
-    with pytest.raises(InputError, match=r"is not what .*checkpoint.pt was made with: seed, widen_factor"):
+    folder.config_file.write_text(json.dumps({**config, "seed": 7, "model": "wrn-10-2"}))
+    with pytest.raises(InputError, match=r"is not what .*checkpoint.pt was made with: model, seed"):
         resume_training(Path("run"))
 
 
@@ -413,67 +338,3 @@ def test_interrupted_evaluation_does_not_count_as_training(monkeypatch):
     state = RunFolder(Path("run")).load_checkpoint()
     resumed = resume_training(Path("run"))
     assert resumed.result["training_seconds"] == round(state["training_seconds"], 1)
-
-
-def test_evaluation_is_fp32_whatever_the_caller_set():
-    """No autocast and no TF32 inside, both as they were afterwards."""
-    seen = []
-    model = WideResNet(10, 1, 10)
-    before = torch.backends.cudnn.allow_tf32
-    assert before  # torch's default
-
-    def look(module, inputs, output):
-        seen.append((output.dtype, torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
-
-    model.fc.register_forward_hook(look)
-    images = load_dataset("digits", image_size=8).test.stratified(10)
-    with torch.autocast("cpu", torch.bfloat16):
-        evaluate(model, images, (), epsilon=0.1)
-    assert set(seen) == {(torch.float32, False, False)}
-    assert torch.backends.cudnn.allow_tf32 == before
-
-
-def test_out_of_memory_is_one_line(monkeypatch):
-    def allocate(*arguments, **options):
-        torch.empty(2**60)
-
-    monkeypatch.setattr("fastait.training.prepare.load_dataset", allocate)
-    with pytest.raises(RunError, match="out of memory"):
-        run_training(tiny())
-
-
-@pytest.mark.parametrize("kind", ["dtype", "device", "autocast"])
-def test_a_callers_defaults_change_no_weights(kind):
-    """Nor does an autocast; the generators of torch, numpy and Python are left alone, also where a run is loaded."""
-    settings = {"epochs": 1, "method": "iat-manifold-mixup", "attack_steps": 1, "partners": "random"}
-    usual = run_training(tiny(**settings, out="usual")).model.state_dict()
-    before = torch.default_generator.get_state(), np.random.get_state()[1].tolist(), random.getstate()
-    try:
-        if kind == "dtype":
-            torch.set_default_dtype(torch.float64)
-        elif kind == "device":
-            torch.set_default_device("meta")
-        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
-            found = [run_training(tiny(**settings)).model, resume_training("run").model]
-        assert torch.get_default_dtype() == (torch.float64 if kind == "dtype" else torch.float32)
-        assert torch.empty(0).device.type == ("meta" if kind == "device" else "cpu")
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
-    for model in found:
-        for name, value in model.state_dict().items():
-            assert value.dtype == usual[name].dtype
-            assert torch.equal(value, usual[name]), name
-    assert torch.equal(before[0], torch.default_generator.get_state())
-    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
-
-
-def test_no_global_generator_is_used(monkeypatch):
-    """Neither seeded nor forked, on the CPU or a GPU: another thread may draw from them meanwhile."""
-
-    def refuse(*arguments, **options):
-        raise AssertionError("a global generator is touched")
-
-    for name in ("torch.manual_seed", "torch.random.fork_rng", "torch.cuda.manual_seed_all", "torch.set_rng_state"):
-        monkeypatch.setattr(name, refuse)
-    run_training(tiny(epochs=1))

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastait.data.dataset import ImageFiles, ImageSet
 from fastait.data.decode import BadImage, read_image
 from fastait.data.plan import Batch, BatchPlan
-from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.errors import InputError, RunError, words
 from fastait.runtime.threads import usable_cores
 
 PREFETCH = 2
@@ -174,4 +174,4 @@ def _check_cuda(dali_major: int, torch_cuda: str | None) -> None:
 
 def _one_line(error: Exception) -> str:
     """What went wrong, less where in the pipeline's definition."""
-    return " ".join(str(error).rpartition("encountered:")[2].split())[:300]
+    return words(str(error).rpartition("encountered:")[2], 300)

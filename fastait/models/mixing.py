@@ -1,4 +1,4 @@
-"""Mixup on the way through a network (Zhang et al., 2018; Verma et al., 2019), of its input or what a block makes.
+"""Mixup on the way through a network (Zhang et al., 2018; Verma et al., 2019): of its input or of what a block makes.
 
 A network is plain ``forward(x)``. Its class says which of its submodules' outputs, [B, ...], may be mixed, by their
 names from the input on: ``mixing_places = ("layer1", "layer2")``. Each is called once in a pass. Every network can be

@@ -1,5 +1,7 @@
 """Attacks under autocast: the forward passes are the caller's, the gradient is each operation's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,7 +67,8 @@ def test_the_transport_distance_is_differentiated_in_fp32(network, backwards):
 @pytest.mark.parametrize("name", sorted({t.images for m in METHODS.values() for t in m.terms}))
 def test_no_attack_differentiates_under_autocast(network, backwards, name):
     with torch.autocast("cpu", torch.bfloat16):
-        getattr(images, name)(network, sample(), Settings(EPSILON, 0.5, 1, EPSILON, 10))
+        own = replace(sample(), features=network.features)
+        getattr(images, name)(network, own, Settings(EPSILON, 0.5, 1, EPSILON, 10))
     assert not any(autocast for autocast, _ in backwards)
     assert bool(backwards) == (name not in ("clean", "pixel_interpolation"))
 

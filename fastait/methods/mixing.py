@@ -37,10 +37,9 @@ def check_mixing(model: nn.Module, name: str, method: str, sample: Tensor) -> No
     inside, found = mixed_layers(method) - 1, mixing_places(model)
     if inside > len(found):
         raise InputError(
-            f"--method {method} mixes within the network, at the outputs of {inside} of its blocks, and {name} does "
-            "not say which of its own may be mixed. Networks that do are wrn-D-W, wrn-D-W-silu, resnet-18 and "
-            'preact-resnet-18; in a class of your own it is mixing_places = ("block1", "block2"), names of its '
-            f"submodules. {method.replace('manifold-', '')} mixes at the input of any network"
+            f"--method {method} mixes at the outputs of {inside} blocks of a network, and {name} does not say "
+            "of which: its class needs mixing_places, names of its submodules. wrn-D-W, wrn-D-W-silu, resnet-18 and "
+            "preact-resnet-18 have them; mixup and iat-mixup mix at the input of any network"
         )
     known = {place for place, _ in places(model)}
     for layer in range(1, inside + 1):

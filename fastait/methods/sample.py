@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,11 @@ from fastait.models.mixing import Mixing, Partners
 FeatureFn = Callable[[Tensor], Tensor]
 """Images [B, C, H, W] -> features [B, ...]."""
 
-Partner = Callable[[Tensor], Tensor]
-"""A tensor [B, ...] of a batch -> the rows of each image's partner, in the same memory format."""
+
+class Partner(Protocol):
+    """A tensor [B, ...] of a batch -> the rows of each image's partner, in the same memory format."""
+
+    def __call__(self, t: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def test_shares_everything_with_the_model(network):
     assert not network.training
 
 
-@pytest.mark.parametrize("method", ["adv-interp", "madry", "iat-manifold-mixup"])
+@pytest.mark.parametrize("method", ["adv-interp", "madry", "manifold-mixup"])
 def test_step_compiled_by_inductor_is_the_step(network, method):
     """Epochs with a smaller last batch; the weights after them, no graph break, and nothing compiled but when it is
     first made: at the first step, and where another layer is mixed.

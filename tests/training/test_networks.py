@@ -33,7 +33,6 @@ SIZE = 4
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
-
 class Odd(nn.Module):
     """Nothing that the others have: no BN, a convolution for a head, buffers of integers and constants, 1-d and 3-d
     parameters, one that is not trained, a block that is called twice, Dropout.
@@ -125,7 +124,7 @@ def plain_step(model, head, method, x, y, number):
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("wrn-10-1", "adv-interp"),
+        slow("wrn-10-1", "adv-interp"),
         slow("wrn-10-1", "madry"),
         slow("resnet-18", "adv-interp"),
         slow("resnet-18", "madry"),
@@ -133,7 +132,7 @@ def plain_step(model, head, method, x, y, number):
         slow("timm:resnet10t", "madry"),
         slow("timm:vit_tiny_patch16_224", "adv-interp"),
         ("timm:vit_tiny_patch16_224", "madry"),
-        ("torchvision:mobilenet_v2", "adv-interp"),
+        slow("torchvision:mobilenet_v2", "adv-interp"),
         slow("torchvision:mobilenet_v2", "madry"),
         ("odd", "adv-interp"),
         ("odd", "madry"),

@@ -219,7 +219,7 @@ def test_the_same_command_under_torchrun_with_other_data(begun, monkeypatch):
 
 def test_what_costs_the_equality_of_bits_is_said(begun, capsys, monkeypatch):
     run, _ = begun()
-    monkeypatch.setattr("fastait.training.step.Compiled", lambda model: model)
+    monkeypatch.setattr("torch.compile", lambda function, **options: function)
     resume_training(run, compile=True, show=True)
     said = [line for line in capsys.readouterr().err.splitlines() if "to the bit" in line]
     assert len(said) == 1

@@ -111,28 +111,6 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return read_weights(path)[0]
 
 
-def network_of(
-    name: str, weights: Mapping[str, Tensor], num_classes: int | None, *, image_size: int, allow_own: bool
-) -> nn.Module:
-    """The network called ``name`` with these weights, in eval mode, contiguous. Draws nothing.
-
-    One of this package holds the weights themselves, in fp32, and takes no memory besides.
-
-    Args:
-        name: see ``models.names.parse``.
-        weights: its state dict.
-        num_classes: how many classes it must tell apart; as many as the weights do if None.
-        image_size: height and width of the images that it is made for.
-        allow_own: see ``models.make``.
-
-    Raises:
-        OtherNetwork: they are another network's.
-        InputError: there is no such network.
-    """
-    made = blank(name, num_classes or classes_guessed(weights), image_size=image_size, allow_own=allow_own)
-    return filled(made, weights, renew=num_classes is None).network
-
-
 @dataclass(frozen=True)
 class Named:
     """A network and how it was made.
@@ -156,7 +134,10 @@ def blank(name: str, num_classes: int, *, image_size: int, allow_own: bool) -> N
     """The network called ``name`` for ``filled``: one of this package without memory, others as ``models.make`` does.
 
     Args:
-        As for ``network_of``.
+        name: see ``models.names.parse``.
+        num_classes: how many it tells apart, for a start: ``filled`` finds out how many its weights do.
+        image_size: height and width of the images that it is made for.
+        allow_own: see ``models.make``.
 
     Raises:
         InputError: there is no such network.
@@ -169,19 +150,21 @@ def blank(name: str, num_classes: int, *, image_size: int, allow_own: bool) -> N
     return Named(network, name, num_classes, image_size, allow_own)
 
 
-def filled(made: Named, weights: Mapping[str, Tensor], *, renew: bool) -> Named:
-    """A blank network with its weights, in eval mode, contiguous.
+def filled(made: Named, weights: Mapping[str, Tensor]) -> Named:
+    """A blank network with its weights, in eval mode, contiguous; for as many classes as they tell apart.
+
+    One of this package holds the weights themselves, in fp32, and takes no memory besides. Nothing is drawn.
 
     Args:
         made: by ``blank``; not to be used any more.
         weights: its state dict.
-        renew: make another where the weights tell another number of classes apart.
 
     Raises:
         OtherNetwork: they are another network's.
+        InputError: the network cannot be made for so many classes.
     """
     wrong = differences(made.network.state_dict(), weights)
-    if wrong and renew and (rows := _rows_of_last_layer(made, weights)) not in (None, made.num_classes):
+    if wrong and (rows := _rows_of_last_layer(made, weights)) not in (None, made.num_classes):
         made = blank(made.name, rows, image_size=made.image_size, allow_own=made.allow_own)
         wrong = differences(made.network.state_dict(), weights)
     if wrong:

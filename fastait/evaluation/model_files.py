@@ -296,7 +296,7 @@ def _network(content: Any, about: About, asked: str | None, image_size: int, pat
             found = find(dictionaries, own.keys())
         state, notes = found.own(own.keys())
         completed = _complete(state, own)
-        made = filled(made, state, renew=True)
+        made = filled(made, state)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
     return _Read(made, why, found, own.keys(), completed, found.notes + notes)

@@ -101,7 +101,7 @@ class _Tapped(nn.Module):
         self.given: list[Tensor] = []
         self.model, copies = copied(model, head.places)
         given, place = self.given, head.places[0]
-        watch(copies[place], layer_at(model, place), lambda x, made: given.append(x))
+        watch(copies[place], lambda x, made: given.append(x))
 
     def forward(self, x: Tensor) -> Tensor:
         self.given.clear()
@@ -193,7 +193,7 @@ def find_head(model: nn.Module, sample: Tensor) -> Head:
         twin.__dict__["training"] = False
         twin.__dict__["_parameters"] = {name: _followed(weight) for name, weight in module._parameters.items()}
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1}):
-            watch(twin, module, _recorder(calls, found[0]))
+            watch(twin, _recorder(calls, found[0]))
     # Of its own, and no leaf, so that the model may normalise it in place.
     with torch.inference_mode(False), torch.enable_grad(), Draws(0):
         leaf = sample[:PROBED].detach().clone().requires_grad_()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastait.models.tapped import copied, layer_at, unwrapped
+from fastait.models.tapped import copied, follow, unwrapped
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,14 @@ class Mixed(nn.Module):
         self.due: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
         self.place = place
         self.model, copies = copied(model, [place])
-        layer, due = layer_at(model, place), self.due
+        due = self.due
 
-        def forward(*args: Any, **options: Any) -> Tensor:
+        def after(given: Any, made: Tensor) -> Tensor:
             if not due:
                 raise RuntimeError(f"{place} is called more than once in a pass, so it cannot be mixed there")
-            return mix(layer.forward(*args, **options), *due.pop())
+            return mix(made, *due.pop())
 
-        copies[place].__dict__["forward"] = forward
+        follow(copies[place], after)
 
     def forward(self, x: Tensor, own: Tensor, index: Tensor | None, inverse: Tensor | None) -> Tensor:
         """The logits of images [B, C, H, W], mixed by a ``Mixing``'s ``tensors``."""

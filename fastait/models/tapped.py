@@ -6,13 +6,18 @@ what torch.compile has guarded stays as it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Seen = Callable[[Tensor, Tensor], None]
 """Is given what a layer was given, and what it made of that."""
+
+After = Callable[[Any, Any], Any]
+"""The same, and returns what the layer is to return."""
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -89,13 +94,42 @@ def _copy(module: nn.Module) -> nn.Module:
     return twin
 
 
-def watch(copy: nn.Module, layer: nn.Module, seen: Seen) -> None:
-    """Call ``seen`` in each pass of ``copy``, which ``copied`` made of ``layer``."""
-    own = layer.forward  # not the copy's, which would then hold itself
+def follow(copy: nn.Module, after: After) -> None:
+    """Have each pass of ``copy``, which ``copied`` made, return what ``after`` makes of what it was given and made.
 
-    def forward(x: Tensor) -> Tensor:
-        made = own(x)
-        seen(x, made)
-        return made
+    The layer itself is not run: what its hooks compute lies in the copy, and the copy's mode counts.
+
+    Raises:
+        RuntimeError: it is scripted.
+    """
+    if isinstance(copy, torch.jit.ScriptModule):
+        raise RuntimeError("it is scripted, so that nothing can be done within it")
+    own = copy.__dict__.get("forward")
+    if own is None:  # by a class of its own: a function that held the copy would keep it alive
+        copy.__dict__["_after"] = after
+        copy.__class__ = _followed(type(copy))
+        return
+
+    def forward(*args: Any, **options: Any) -> Any:
+        return after((*args, *options.values())[0], own(*args, **options))
 
     copy.__dict__["forward"] = forward
+
+
+@cache
+def _followed(base: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        return self._after((*args, *options.values())[0], base.forward(self, *args, **options))
+
+    members = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (base,), members)
+
+
+def watch(copy: nn.Module, seen: Seen) -> None:
+    """Call ``seen`` in each pass of ``copy``, which ``copied`` made."""
+
+    def after(given: Tensor, made: Tensor) -> Tensor:
+        seen(given, made)
+        return made
+
+    follow(copy, after)

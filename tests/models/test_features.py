@@ -479,3 +479,40 @@ def test_networks_of_ours_have_the_method(name):
     head = find_head(model, x)
     with torch.no_grad():
         assert torch.equal(model.features(x), given(model, model.get_submodule(head.place), x))
+
+
+class Reparametrised(Small):
+    """Weights made anew in each pass: by a hook of the layer, as torch did it first, or by a parametrisation."""
+
+    def __init__(self, kind):
+        super().__init__()
+        kind(self.fc), kind(self.body[0])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        nn.utils.spectral_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        lambda layer: layer.register_forward_hook(lambda module, given, made: 2 * made),
+    ],
+)
+def test_layers_that_are_reparametrised(kind):
+    """What they keep of their passes in train mode stays as it was."""
+    model, x = Reparametrised(kind).train(), images()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    features = feature_function(model, x)
+    assert features.head.places == ("fc",)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.eval()
+    assert torch.equal(features(x), model.hidden(x))
+
+
+def test_a_layer_that_is_given_its_input_by_name():
+    class Named(Small):
+        def forward(self, x):
+            return self.fc(input=self.hidden(x))
+
+    model, x = Named().eval(), images()
+    assert torch.equal(feature_function(model, x)(x), model.hidden(x))

@@ -186,3 +186,24 @@ def test_compiled_whole(network):
         expected = mixed(network, x, Mixing(1, torch.tensor(share), partners))
         assert torch.equal(compiled(x, torch.tensor(share), partners.index, partners.inverse), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_the_mixed_layer_makes_its_weight_in_each_pass(norm):
+    """As hooks and parametrisations do; the gradient reaches what it is made of."""
+
+    class Own(nn.Sequential):
+        mixing_places = ("0",)
+
+    model = Own(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    norm(model[0])
+    x, own = torch.rand(5, 3, 8, 8), torch.tensor(0.7)
+    model(x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    expected = gradients(model, plainly(model, x, 1, own, PARTNERS["reversed"][1]))
+    got = gradients(model, mixed(model, x, Mixing(1, own, Partners())))
+    for one, other in zip(expected, got, strict=True):
+        torch.testing.assert_close(one, other)

@@ -174,7 +174,9 @@ def filled(made: Named, weights: Mapping[str, Tensor]) -> Named:
         with torch.inference_mode(False):
             state = {name: _as(weights[name], own[name].dtype) for name in weights}
             made.network.load_state_dict(state, assign=last_layer(made.name) is not None)
-            return replace(made, network=contiguous(made.network).eval())
+            network = contiguous(made.network)
+            network.eval()
+            return replace(made, network=network)
     except (RuntimeError, MemoryError) as error:
         raise InputError(f"the weights cannot be used: {words(error, 200)}") from None
 

@@ -52,10 +52,13 @@ def make(
         check_registered(name)  # which imports the library, as anybody's import would
     with apart(generator_seed):
         if name.kind == "own":
-            return of_function(name.name, num_classes, image_size).train()
-        if name.kind in LIBRARIES:
-            return of_library(name, num_classes, image_size, pretrained).train()
-        return built_in(name, num_classes)
+            model = of_function(name.name, num_classes, image_size)
+        elif name.kind in LIBRARIES:
+            model = of_library(name, num_classes, image_size, pretrained)
+        else:
+            model = built_in(name, num_classes)
+        model.train()  # whose result is not to be relied on: classes that have their own often return nothing
+        return model
 
 
 def built_in(name: ModelName, num_classes: int) -> nn.Module:

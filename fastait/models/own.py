@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fastait.models.names import LIBRARIES
-from fastait.models.trial import said, try_on_images
+from fastait.models.trial import said, try_gradient, try_on_images
 from fastait.runtime.errors import InputError
 
 
@@ -28,7 +29,7 @@ def of_function(name: str, num_classes: int, image_size: int) -> nn.Module:
     Raises:
         InputError: there is no such function, it raises, or what it returns is no network for such images.
     """
-    with _current_folder():
+    with _current_folder(), _surroundings():
         function = _found(name)
         try:
             model = function(num_classes)
@@ -38,6 +39,13 @@ def of_function(name: str, num_classes: int, image_size: int) -> nn.Module:
             raise InputError(f"--model {name} returns a {type(model).__name__}, where a torch.nn.Module is needed")
         model = model.float().cpu()
         try_on_images(model, name, num_classes, image_size)
+        try_gradient(model, name, image_size)
+    for part, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"--model {name} keeps a {type(value).__name__} in its state dict ({part}), where files of weights hold "
+                "tensors"
+            )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"--model {name} returns a network without parameters to train")
     return model
@@ -80,3 +88,17 @@ def _current_folder() -> Iterator[None]:
     finally:
         if here in sys.path:
             sys.path.remove(here)
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """What a function sets for the whole process is put back: torch's seed and default type, the current folder."""
+    here, generator, dtype = os.getcwd(), torch.default_generator.get_state(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        if os.getcwd() != here:
+            os.chdir(here)
+        if not torch.equal(torch.default_generator.get_state(), generator):
+            torch.default_generator.set_state(generator)
+        torch.set_default_dtype(dtype)

@@ -21,16 +21,17 @@ def try_on_images(model: nn.Module, name: str, num_classes: int, image_size: int
         num_classes, image_size: of what it is to be trained on.
     """
     images = torch.linspace(0, 1, PROBED * 3 * image_size**2).reshape(PROBED, 3, image_size, image_size)
-    before: list[tuple[Tensor, Tensor]] = []
+    before: dict[str, Tensor] = {}
     for mode in ("eval", "train"):
         model.train(mode == "train")
         try:
             with torch.no_grad():
                 if mode == "train":  # not before: layers may have been made by the first pass
-                    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+                    before = {place: buffer.clone() for place, buffer in model.named_buffers()}
                 logits = model(images.clone())
-                for buffer, value in before:
-                    buffer.copy_(value)
+                for place, buffer in model.named_buffers():  # which may be other objects now
+                    if place in before:
+                        buffer.copy_(before[place])
         except Exception as error:  # whatever a network raises
             raise InputError(
                 f"--model {name} does not take images of {image_size}x{image_size} in {mode} mode: {said(error)}"
@@ -46,6 +47,25 @@ def try_on_images(model: nn.Module, name: str, num_classes: int, image_size: int
                 f"--model {name} tells {logits.shape[1]} classes apart, the data set has {num_classes}; a function is "
                 "given their number"
             )
+
+
+def try_gradient(model: nn.Module, name: str, image_size: int) -> None:
+    """Raise an InputError unless the logits' gradient reaches the images, as attacks need it.
+
+    Args:
+        model, name, image_size: as for ``try_on_images``, which has been there; the model is in train mode afterwards.
+    """
+    images = torch.zeros(PROBED, 3, image_size, image_size, requires_grad=True)
+    model.eval()
+    try:
+        with torch.enable_grad():
+            logits = model(images)
+            grad = torch.autograd.grad(logits.sum(), images, allow_unused=True)[0] if logits.requires_grad else None
+    except Exception as error:  # whatever a network raises
+        raise InputError(f"--model {name} cannot be differentiated by its images: {said(error)}") from None
+    if grad is None:
+        raise InputError(f"--model {name} cannot be differentiated by its images: no gradient reaches them")
+    model.train()
 
 
 def said(error: BaseException) -> str:

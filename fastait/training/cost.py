@@ -95,10 +95,12 @@ def step_cost(
             # Whole batches are attacked together: parts make as many operations and take longer to be counted.
             settings = replace(settings, at_a_time=None)
             precision = Precision(torch.device("cpu"), None)
-            step = TrainStep(twin.train(), method, settings, optimizer, precision, seed=0, features=features)
+            twin.train()
+            step = TrainStep(twin, method, settings, optimizer, precision, seed=0, features=features)
             spent = counted(lambda: step(images, labels, 0, unlabeled=unlabeled))
+            twin.eval()
             with torch.no_grad():
-                forward = counted(lambda: twin.eval()(x)) / len(x)
+                forward = counted(lambda: twin(x)) / len(x)
     except Exception:  # whatever somebody's network raises
         return Cost(parameters)
     return Cost(parameters, forward, spent / batch_size)

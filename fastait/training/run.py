@@ -289,7 +289,9 @@ def _go_on(
     finally:
         report.finish()
     report.result(result, str(folder.path))
-    return TrainResult(folder.path, contiguous(prepared.model).eval(), result)
+    network = contiguous(prepared.model)
+    network.eval()
+    return TrainResult(folder.path, network, result)
 
 
 @contextmanager

@@ -232,6 +232,7 @@ def test_pretrained_weights_with_another_number_of_classes(monkeypatch):
 
 
 NETS = """
+import os
 import torch
 from torch import nn
 
@@ -279,6 +280,34 @@ class Trains(Net):
 
 def no_arguments():
     return Net(10)
+
+def sets(classes):
+    torch.manual_seed(1)
+    torch.set_default_dtype(torch.float64)
+    os.chdir("/")
+    return Net(classes)
+
+class Silent(Net):
+    def train(self, mode=True):
+        super().train(mode)
+
+class Rebinds(Net):
+    def forward(self, x):
+        if self.training:
+            self.norm.running_mean = self.norm.running_mean + 1
+        return super().forward(x)
+
+class InPlace(Net):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5))
+
+class Detached(Net):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+class Keeps(Net):
+    def get_extra_state(self):
+        return {"a": 1}
 """
 
 
@@ -296,11 +325,13 @@ def nets(monkeypatch):
 
 
 @pytest.mark.usefixtures("nets")
-@pytest.mark.parametrize("name", ["nets:make", "nets:Net", "nets:double"])
+@pytest.mark.parametrize("name", ["nets:make", "nets:Net", "nets:double", "nets:sets", "nets:Silent", "nets:Rebinds"])
 def test_a_users_own(name):
-    path, state = list(sys.path), torch.get_rng_state()
+    path, state, here = list(sys.path), torch.get_rng_state(), Path.cwd()
     model = make(name, 6, generator_seed=0, allow_own=True)
     assert sys.path == path
+    assert Path.cwd() == here
+    assert torch.get_default_dtype() == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert model.fc.weight.dtype == torch.float32
@@ -316,15 +347,18 @@ def test_a_users_own(name):
     [
         ("nets:mak", "nets has no 'mak'; did you mean 'make'"),
         ("nets:numbers", "is a list, where a function or a class is needed"),
-        ("nets:raises", r"calling it with 10 classes failed: RuntimeError: .* \(.*nets.py:12\)"),
-        ("nets:leaves", r"failed: SystemExit: 3 \(.*nets.py:24\)"),
+        ("nets:raises", r"calling it with 10 classes failed: RuntimeError: .* \(.*nets.py:13\)"),
+        ("nets:leaves", r"failed: SystemExit: 3 \(.*nets.py:25\)"),
         ("nets:nothing", "returns a NoneType, where a torch.nn.Module is needed"),
         ("nets:seven", "tells 7 classes apart, the data set has 10"),
         ("nets:plain", r"returns \[2, 3, 1024\] for 2 images in eval mode, where logits \[2, 10\]"),
         ("nets:frozen", "without parameters to train"),
-        ("nets:Fails", r"images of 32x32 in eval mode: KeyError: 'size' \(.*nets.py:40\)"),
+        ("nets:Fails", r"images of 32x32 in eval mode: KeyError: 'size' \(.*nets.py:41\)"),
         ("nets:Trains", "returns a tuple for 2 images in train mode"),
         ("nets:no_arguments", "calling it with 10 classes failed: TypeError: .*argument"),
+        ("nets:InPlace", r"cannot be differentiated by its images: RuntimeError: a leaf .*in-place.* \(.*nets.py:69\)"),
+        ("nets:Detached", "cannot be differentiated by its images: no gradient reaches them"),
+        ("nets:Keeps", r"keeps a dict in its state dict \(_extra_state\), where files of weights hold tensors"),
         ("net:make", "there is no module net in "),
         ("tim:resnet10t", "there is no module tim in .*Did you mean timm:resnet10t"),
         ("broken:make", r"importing broken failed: AttributeError: .*nope.* \(.*broken.py:2\)"),

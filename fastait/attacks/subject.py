@@ -77,7 +77,7 @@ class Subject(nn.Module):
                 f"y must be in [0, {output.shape[1]}), the classes that {self.title} tells apart, "
                 f"got {self.classes - 1}"
             )
-        return output
+        return output.contiguous()  # a network may make them transposed
 
     def features(self, x: Tensor) -> Tensor:
         """The model's features [B, ...] of images: see ``fastait.models.feature_function``.

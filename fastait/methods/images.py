@@ -71,7 +71,7 @@ def divergence(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
 
     def rise(logits: Tensor, predictions: Tensor) -> Tensor:
         # The predictions' entropy is a constant here.
-        return soft_cross_entropy(logits, predictions, reduction="none")
+        return soft_cross_entropy(logits.contiguous(), predictions, reduction="none")
 
     return Moved(_ascend(model, sample, settings, predictions, start, rise), scores)
 

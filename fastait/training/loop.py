@@ -23,6 +23,7 @@ from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.cost import Cost, said, step_cost
 from fastait.training.optimizer import restore_optimizer, set_lr
+from fastait.training.networks import finite
 from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
 from fastait.training.step import NEVER, TrainStep
@@ -54,6 +55,7 @@ class Loop:
         self.config = prepared.config
         self.report = report
         self.ranks = prepared.ranks
+        self.finite = finite(prepared.model)  # not all need be: a mask of attention holds -inf
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -124,7 +126,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint, unless the run has gone wrong since the last one. For all processes to call."""
         self._check_finite()
-        if not all(bool(value.isfinite().all()) for value in self.prepared.model.state_dict().values()):
+        if not finite(self.prepared.model) >= self.finite:
             raise self._not_finite("the weights are", self.step - 1)
         now = time.monotonic()
         totals = self.totals.state(self.ranks)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastait.attacks import frozen
 from fastait.attacks.subject import Subject
 from fastait.checkpoints.weights import About
 from fastait.config import TrainConfig, parquet_settings
@@ -16,6 +17,7 @@ from fastait.methods import METHODS, Settings
 from fastait.methods.labels import effective_epsilon_y
 from fastait.methods.mixing import check_mixing
 from fastait.models import Features, feature_function, normalization
+from fastait.models.trial import said
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.processes import Ranks
@@ -98,6 +100,7 @@ class Prepared:
         self.features: Features | None = None
         if METHODS[config.method].interpolates:
             self.features = feature_function(self.model, sample)
+            check_features(self.model, self.features, config.model, sample)
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -158,6 +161,18 @@ def method_settings(config: TrainConfig, num_classes: int, at_a_time: int | None
 def cached_images(model: nn.Module, image_size: int) -> int:
     """How many images an attack on a CPU takes together; see ``CACHED_BYTES``. The model is left as it was."""
     return max(8, CACHED_BYTES // widest_activation(Subject.of(model), black(image_size)))
+
+
+def check_features(model: nn.Module, features: Features, name: str, sample: torch.Tensor) -> None:
+    """Raise an InputError unless the features of ``sample``, float [B, C, H, W], are a tensor [B, ...] of numbers."""
+    try:
+        with frozen(model), torch.no_grad():
+            found = features(sample.clone())
+    except Exception as error:  # whatever a network raises
+        raise InputError(f"{name}: {features.source} fails: {said(error)}") from None
+    if not isinstance(found, torch.Tensor) or found.dim() < 2 or len(found) != len(sample):
+        kind = list(found.shape) if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+        raise InputError(f"{name}: {features.source} returns {kind} where features [{len(sample)}, ...] are needed")
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:

@@ -107,7 +107,8 @@ class Passes(nn.Module):
     def forward(self, batches: list[Tensor], mixings: list[Mixing | None]) -> list[Tensor]:
         """The logits of each batch, mixed as its own entry says."""
         return [
-            self.model(x) if mixing is None else self.mixed(x, mixing)
+            # A network may make them transposed, which losses do not take.
+            (self.model(x) if mixing is None else self.mixed(x, mixing)).contiguous()
             for x, mixing in zip(batches, mixings, strict=True)
         ]
 

@@ -175,6 +175,58 @@ def test_no_features_where_the_method_needs_them():
     run_training(settings("nets:Cosine", 8, "madry"))
 
 
+ODD = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten())
+        self.weight = nn.Parameter(torch.rand(classes, 36) / 9)
+        self.register_buffer("mask", torch.full((2,), -torch.inf))
+    def features(self, x):
+        return self.body(x)
+    def forward(self, x):
+        return (self.weight @ self.features(x).T).T
+    def train(self, mode=True):
+        super().train(mode)
+
+class Lists(Odd):
+    def features(self, x):
+        return [super().features(x)]
+    def forward(self, x):
+        return (self.weight @ self.body(x).T).T
+
+class Raises(Lists):
+    def features(self, x):
+        raise KeyError("no")
+"""
+
+
+@pytest.mark.parametrize("method", ["adv-interp", "trades", "mixup"])
+def test_what_networks_may_do(method):
+    """Logits that are transposed, a mask that is not finite, a train() that returns nothing."""
+    Path("nets.py").write_text(ODD)
+    run = run_training(settings("nets:Odd", 8, method))
+    assert not run.model.training
+    assert load_model("run", model="nets:Odd")[0].mask.isneginf().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nets:Lists", "features.x. of its class returns a list where features .2, .... are needed"),
+        ("nets:Raises", r"features.x. of its class fails: KeyError: 'no' \(.*nets.py:\d+\)"),
+    ],
+)
+def test_features_are_tried_before_there_is_a_folder(name, said):
+    Path("nets.py").write_text(ODD)
+    with pytest.raises(InputError, match=said):
+        run_training(settings(name, 8))
+    assert not Path("run").exists()
+
+
 def as_of_before(folder):
     """What the first version's folder says of its network."""
     config = json.loads((folder / "config.json").read_text())

@@ -131,6 +131,13 @@ class Ranks:
         means = [mean.view_as(t) for mean, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
         torch._foreach_copy_(tensors, means)
 
+    def as_first(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by the first process's. A launch or two each on a GPU."""
+        for tensor in tensors if self.size > 1 else ():
+            theirs = tensor.contiguous()
+            dist.broadcast(theirs, 0)
+            tensor.copy_(theirs)
+
     def data_parallel(self, model: nn.Module) -> nn.Module:
         """``model`` with gradients that are averaged over the processes; itself if there is but one."""
         if self.size == 1:

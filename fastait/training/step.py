@@ -26,6 +26,7 @@ from fastait.runtime.errors import RunError, SaidElsewhere
 from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
+from fastait.training.buffers import Buffers
 from fastait.training.compiled import Compiled
 from fastait.training.convolutions import timed_convolutions
 from fastait.training.draws import Draws
@@ -188,9 +189,7 @@ class TrainStep:
         self.draws = Draws(model, seed, ranks.rank)
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.totals = Totals(device)
-        # Not the others: a mean of equal numbers can be another number.
-        named = ((name.rpartition(".")[2], buffer) for name, buffer in model.named_buffers())
-        self.statistics = [b for name, b in named if name.startswith("running_") and b.is_floating_point()]
+        self.buffers = Buffers(model, ranks)
 
     def __call__(
         self,
@@ -219,6 +218,9 @@ class TrainStep:
             inputs.append(unlabeled)
         whole = all(part.batch == self.batch_size for part in shards)
         self._begin(step)
+        if self.buffers.others is None:
+            with self.draws.of(step), self.precision.autocast():
+                self.buffers.find(images, self.dtype)
         timed = partial(timed_convolutions, self.number.device)
         if self.graphed and whole and tuple(self.layers) not in self.graphs:
             with self.draws.of(step), timed():
@@ -311,7 +313,7 @@ class TrainStep:
             shares.append(losses[i] if self.ranks.size == 1 else losses[i] * share)
         scaler = self.precision.scaler
         scaler.scale(_sum(shares)).backward()
-        self.ranks.average(self.statistics, shards[0].size / shards[0].batch)
+        self.buffers.agree(shards[0].size / shards[0].batch)
         scaler.step(self.optimizer)
         scaler.update()
         if shards[0].size:

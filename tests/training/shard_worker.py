@@ -11,6 +11,7 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, recorded
 from step_inputs import batch, make_step, unlabeled
+from torch import nn
 from torch._dynamo.backends import distributed
 
 from fastait.attacks import ATTACKS
@@ -103,6 +104,39 @@ def plain_weights(ranks):
     return model.state_dict()
 
 
+class Keeping(nn.Module):
+    """An average of its own, put in the place of the one before; weights of a spectral norm; BN."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.Flatten())
+        self.fc = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 10))
+        self.register_buffer("mean", torch.zeros(64))
+        self.register_buffer("scale", torch.tensor(1 / 3))
+
+    def features(self, x):
+        hidden = self.body(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * hidden.detach().mean(0)
+        return (hidden - self.mean) * self.scale
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+def kept(ranks):
+    """After steps of a network that keeps more of its images than BN does."""
+    torch.manual_seed(1)
+    model = Keeping().double().train()
+    step = make_step(model, ranks=ranks)
+    for number, size in enumerate((8, 8, 3)):
+        images, y = batch(number, size, image=9)
+        shard = shards(size, ranks.size)[ranks.rank]
+        own = slice(shard.start, shard.start + shard.size) if shard.size else slice(0, 1)
+        step(images[own], y[own], number, shard)
+    return {**model.state_dict(), "found": step.buffers.others}
+
+
 def captured(ranks, failing=None, when="capture"):
     """What is said, the weights and how often the step ran if one process cannot capture it."""
     runs = []
@@ -182,6 +216,7 @@ def main(folder):
             ],
             "compiled": compiled_and_eager(ranks),
             "eager": plain_weights(ranks),
+            "kept": kept(ranks),
             "captured": captured(ranks),
             "not_captured": [captured(ranks, 1), captured(ranks, 0), captured(ranks, 1, "warm-up")],
             "decided": decided(ranks),

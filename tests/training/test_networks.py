@@ -244,11 +244,11 @@ def test_replays_in_16_bits(name, dtype, monkeypatch):
 def test_statistics_that_are_averaged_over_processes():
     """Running ones: a constant's mean is not always that constant."""
     model, _, _ = network("torchvision:mobilenet_v2")
-    averaged = {id(buffer) for buffer in make_step(model, "natural").statistics}
+    averaged = {id(buffer) for buffer in make_step(model, "natural").buffers.means}
     names = [name for name, buffer in model.named_buffers() if id(buffer) in averaged]
     assert names
     assert all(name.rpartition(".")[2] in ("running_mean", "running_var") for name in names)
-    assert not make_step(Odd(), "natural").statistics
+    assert not make_step(Odd(), "natural").buffers.means
 
 
 def test_features_must_be_given_where_the_model_has_no_method():

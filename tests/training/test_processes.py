@@ -127,6 +127,16 @@ def test_compiled_steps_are_the_eager_ones(two):
         assert state["compiled"]["cuts"] == [2]
 
 
+def test_what_a_network_keeps_of_its_images_is_equal_on_both(two):
+    """Averages and vectors of its own are the first process's; what does not change is left alone."""
+    first, second = (state["kept"] for state in two)
+    assert first["found"] == second["found"] == ["mean", *(n for n in first["found"] if "parametrizations" in n)]
+    assert len(first["found"]) == 3
+    assert first["scale"] == torch.tensor(1 / 3).double()
+    for name, value in first.items():
+        assert name == "found" or torch.equal(value, second[name]), name
+
+
 def test_gradients_move_into_their_buckets_and_stay(two):
     for state in two:
         assert state["compiled"]["pieces"] == [2, 2]

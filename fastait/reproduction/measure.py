@@ -18,7 +18,8 @@ from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
-from fastait.reproduction.systems import Choices, needs_unlabeled
+from fastait.models import make
+from fastait.reproduction.systems import DATA_SIZES, Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 from fastait.runtime.errors import InputError, Interrupted
 from fastait.runtime.files import write_whole
@@ -28,7 +29,8 @@ from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.runtime.version import __version__
-from fastait.training.prepare import checksum_of_all
+from fastait.training.networks import black
+from fastait.training.prepare import check_method, checksum_of_all
 from fastait.training.run import TrainResult, resume_training, run_training
 
 CHOSEN = ("data_dir", "unlabeled", "device", "dali")
@@ -230,6 +232,26 @@ def check_system(system: str, choices: Choices) -> None:
         _refuse_other_settings(RunFolder(folder), config, unlabeled)
     else:
         config.check()
+
+
+def check_networks(systems: Iterable[str], choices: Choices) -> None:
+    """Refuse, before any long work, a network of the user's choice that a system cannot be trained with.
+
+    Raises:
+        InputError: there is no such network, it cannot be mixed where a method does so, or it has no features.
+    """
+    made: dict[tuple[str, int], nn.Module] = {}
+    for system in systems:
+        if RunFolder.begun(choices.run(system)):
+            continue
+        config = choices.config(system)
+        images = config.dataset, config.image_size
+        if images not in made:
+            classes = DATA_SIZES[config.dataset].classes
+            made[images] = make(
+                config.model, classes, image_size=config.image_size, generator_seed=None, allow_own=True
+            )
+        check_method(made[images], config.model, config.method, black(config.image_size))
 
 
 def journal_folder(choices: Choices) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from fastait.config import TrainConfig
 from fastait.reproduction.categories import categories
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
-from fastait.reproduction.measure import Bench, Measured, check_system
+from fastait.reproduction.measure import Bench, Measured, check_networks, check_system
 from fastait.reproduction.orderings import compare
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import TABLES, Cell, Table
@@ -62,8 +62,11 @@ def check(names: Iterable[str], choices: Choices) -> None:
         for name in names:
             if name in FIGURES:
                 FIGURES[name].available()
-    for system in systems_of(names, choices):
+    systems = systems_of(names, choices)
+    for system in systems:
         check_system(system, choices)
+    if choices.model is not None:
+        check_networks(systems, choices)
 
 
 def systems_of(names: Iterable[str], choices: Choices) -> list[str]:

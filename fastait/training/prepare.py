@@ -95,12 +95,7 @@ class Prepared:
         if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
         self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
-        sample = black(config.image_size).to(self.device)
-        check_mixing(self.model, config.model, config.method, sample)
-        self.features: Features | None = None
-        if METHODS[config.method].interpolates:
-            self.features = feature_function(self.model, sample)
-            check_features(self.model, self.features, config.model, sample)
+        self.features = check_method(self.model, config.model, config.method, black(config.image_size).to(self.device))
         self.optimizer = make_optimizer(
             config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -163,8 +158,22 @@ def cached_images(model: nn.Module, image_size: int) -> int:
     return max(8, CACHED_BYTES // widest_activation(Subject.of(model), black(image_size)))
 
 
-def check_features(model: nn.Module, features: Features, name: str, sample: torch.Tensor) -> None:
-    """Raise an InputError unless the features of ``sample``, float [B, C, H, W], are a tensor [B, ...] of numbers."""
+def check_method(model: nn.Module, name: str, method: str, sample: torch.Tensor) -> Features | None:
+    """The features of ``model`` where ``method`` interpolates.
+
+    Args:
+        model: as it is to be trained; nothing of it is changed.
+        name: what messages call it.
+        method: of ``METHODS``.
+        sample: float [B, C, H, W], images that it takes, on its device.
+
+    Raises:
+        InputError: it cannot be mixed where ``method`` does so, or has no features.
+    """
+    check_mixing(model, name, method, sample)
+    if not METHODS[method].interpolates:
+        return None
+    features = feature_function(model, sample)
     try:
         with frozen(model), torch.no_grad():
             found = features(sample.clone())
@@ -173,6 +182,7 @@ def check_features(model: nn.Module, features: Features, name: str, sample: torc
     if not isinstance(found, torch.Tensor) or found.dim() < 2 or len(found) != len(sample):
         kind = list(found.shape) if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
         raise InputError(f"{name}: {features.source} returns {kind} where features [{len(sample)}, ...] are needed")
+    return features
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:

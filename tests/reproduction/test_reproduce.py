@@ -261,3 +261,14 @@ def test_help_is_light():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_network_that_a_method_cannot_mix_in_is_refused_first(work, capsys, options):
+    """Other systems of the table could be trained."""
+    Path("own_net.py").write_text(
+        "from torch import nn\n\ndef make(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes))\n"
+    )
+    argv = ["table8", "--device", "cpu", "--model", "own_net:make", *options]
+    assert "manifold-mixup mixes at the outputs of 2 blocks of a network, and own_net:make" in refused(capsys, *argv)
+    assert not work[0]

@@ -1,5 +1,8 @@
 """Buffers that several processes must agree on: what a network keeps of the images that it is trained on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +59,26 @@ class Buffers:
         if self.others:
             found = dict(self.model.named_buffers())
             self.ranks.as_first([found[name] for name in self.others])
+
+
+@contextmanager
+def in_their_places(model: nn.Module) -> Iterator[None]:
+    """Raise a RuntimeError if a pass puts new tensors in the place of buffers, which then are the old ones again.
+
+    Replays of a graph would read and write the tensors that were there when it was captured.
+    """
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    moved = False
+    try:
+        yield
+    finally:
+        for module, buffers in before:
+            moved |= any(module._buffers.get(name) is not buffer for name, buffer in buffers.items())
+            module._buffers.update(buffers)
+    if moved:
+        raise RuntimeError(
+            "the network puts new tensors in the place of its buffers, where it could fill them in place"
+        )
 
 
 def _is_statistic(name: str) -> bool:

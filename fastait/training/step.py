@@ -26,7 +26,7 @@ from fastait.runtime.errors import RunError, SaidElsewhere
 from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
-from fastait.training.buffers import Buffers
+from fastait.training.buffers import Buffers, in_their_places
 from fastait.training.compiled import Compiled
 from fastait.training.convolutions import timed_convolutions
 from fastait.training.draws import Draws
@@ -248,7 +248,7 @@ class TrainStep:
     def _capture(self, inputs: list[Tensor], shards: list[Shard]) -> None:
         try:
             self.graphs[tuple(self.layers)] = Graph(
-                lambda *inputs: self.compute(inputs, shards),
+                lambda *inputs: self._compute_in_place(inputs, shards),
                 inputs,
                 self.state(),
                 self.ranks.stream,
@@ -269,6 +269,10 @@ class TrainStep:
                 ) from None
             else:
                 raise SaidElsewhere(RunError.exit_code) from None
+
+    def _compute_in_place(self, inputs: Sequence[Tensor], shards: Sequence[Shard]) -> None:
+        with in_their_places(self.model):
+            self.compute(inputs, shards)
 
     def close(self) -> None:
         """Give back the graphs, and what averages gradients over the processes. No step can follow.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fake_cuda import FakeCuda, FakeGraph, recorded
 from step_inputs import batch, make_step, unlabeled
+from torch import nn
 
 from fastait import recipe
 from fastait.methods import METHODS
@@ -76,6 +77,32 @@ def test_a_step_that_cannot_be_captured_runs_eagerly(network, cuda):
     assert len(notes) == 1
     assert "cannot be captured as a CUDA graph and runs without one: CUDA error: operation not permitted" in notes[0]
     assert "\n" not in notes[0]
+
+
+def test_buffers_that_a_pass_replaces(cuda):
+    """Replays would begin with the same ones again and again."""
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3 * 16 * 16, 10)
+            self.register_buffer("mean", torch.zeros(10))
+
+        def forward(self, x):
+            logits = self.fc(x.flatten(1))
+            if self.training:
+                self.mean = 0.9 * self.mean + 0.1 * logits.detach().mean(0)
+            return logits - self.mean
+
+    notes, model = [], Keeping()
+    models = [model, copy.deepcopy(model)]
+    steps = [make_step(models[0], "madry"), make_step(models[1], "madry", batch_size=8, graph=True, note=notes.append)]
+    for number in range(3):
+        for step in steps:
+            step(*batch(number), number)
+    assert "runs without one: the network puts new tensors in the place of its buffers" in notes[0]
+    for one, other in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_who_insists_on_a_graph_is_told(network, cuda):

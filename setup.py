@@ -22,7 +22,7 @@ DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4"]
 PARQUET = ["pyarrow>=17"]
 AUTOATTACK = ["pyautoattack>=0.2"]
 FIGURES = ["matplotlib>=3.8"]
-TIMM = ["timm>=1.0.3"]
+TIMM = ["timm>=1.0.22"]
 DOCS = ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"]
 PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
 TEST = [

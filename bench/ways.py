@@ -63,7 +63,7 @@ def make_step(way, model, size, method="adv-interp"):
     ingredients = {key: value for key, value in options.items() if key not in OURS}
     if options["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
-    parts = cached_images(model.fc.in_features // 64, 32) if options["parts"] and not ON_GPU else None
+    parts = cached_images(model, 32) if options["parts"] and not ON_GPU else None
     steps, step_size = (7, 2 / 255) if method == "madry" else (1, EPSILON)
     step = TrainStep(
         model,

@@ -1,7 +1,8 @@
 """Networks from files as networks of a data set: of its classes in its order, and normalised as they were trained."""
 
 import hashlib
-import inspect
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
 from fastait.evaluation.model_files import Loaded
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Ordered
-from fastait.models.names import LIBRARIES, parse
+from fastait.models.names import LIBRARIES, ModelName, parse
 from fastait.models.trial import said
 from fastait.runtime.errors import FastaitError, InputError
 from fastait.runtime.precision import full_precision
@@ -130,12 +131,12 @@ def make_entrant(
             check_logits(tried(models[best], sample))
     except InputError as error:
         raise InputError(f"{loaded.path}: {error}") from None
-    chosen, kind = candidates[best], parse(loaded.name).kind
+    chosen, named = candidates[best], parse(loaded.name)
     notes = [*loaded.notes, *([f"classes: {found.note}"] if found.note else [])]
     if len(candidates) > 1:
         figures = (f"{candidate} {value:.1f} %" for candidate, value in zip(candidates, accuracies, strict=True))
         why += f"; clean accuracy on {len(few)} test images: {', '.join(figures)}"
-    elif len(loaded.normalizations) == 1 and not chosen.like(loaded.normalizations[0]) and kind != "own":
+    elif len(loaded.normalizations) == 1 and not chosen.like(loaded.normalizations[0]) and named.kind != "own":
         notes.append(f"warning: it was trained with another one: {loaded.normalizations[0]} ({loaded.why})")
     if accuracies[best] < 100 * (1 + CHANCE * (outputs - 1)) / outputs:
         others = [one for one in (MINUS_ONE_ONE, ZERO_ONE) if not any(one.like(tried) for tried in candidates)]
@@ -149,7 +150,7 @@ def make_entrant(
         loaded.path,
         loaded.name,
         loaded.named_by,
-        _code(loaded.network, kind),
+        _code(named),
         models[best],
         loaded.normalized(chosen),
         outputs,
@@ -173,16 +174,14 @@ def _try(model: nn.Module, images: torch.Tensor, name: str) -> None:
         raise InputError(f"{name} does not take images of {size}: {said(error)}") from None
 
 
-def _code(network: nn.Module, kind: str) -> str:
-    """What a network outside of this package is made by: the library's version, or a checksum of its class's file."""
-    if kind in LIBRARIES:
-        return f"{kind} {version(kind)}"
-    if kind != "own":
+def _code(name: ModelName) -> str:
+    """What makes a network that is not of this package: a library's version, or a checksum of its function's file."""
+    if name.kind in LIBRARIES:
+        return f"{name.kind} {version(name.kind)}"
+    if name.kind != "own":
         return ""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(type(network))).read_bytes()).hexdigest()
-    except (OSError, TypeError):  # of a class that no file has
-        return ""
+    file = getattr(sys.modules.get(name.name.partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and os.path.isfile(file) else ""
 
 
 def _model(loaded: Loaded, normalization: Normalization, found: Match, device: torch.device) -> nn.Module:

@@ -33,8 +33,8 @@ def evaluate_robustness(
 
     Args:
         model: logits [B, K] of images in [0, 1], as a tensor or as ``logits`` of what it returns; a module, whose
-            parameters' device and type are used, or any function. With ``features(x)`` if it is to be attacked by
-            ``featureT``. Left as it was; several threads may evaluate one model.
+            parameters' device and type are used, or any function. ``featureT`` moves what its last linear layer is
+            given, or its method ``features(x)``. Left as it was; several threads may evaluate one model.
         x: float [N, C, H, W] in [0, 1].
         y: whole numbers [N], the true classes: a tensor, an array or a list.
         attacks: names, see ``fastait.attacks.columns``: ``pgd100``, ``cw-min``, ``autoattack``, ...; as a sequence, or

@@ -377,8 +377,6 @@ def _read(paths: list[Path], asked: str | None, image_size: int | None) -> list[
             loaded.append(read_model(path, asked, image_size))
         except OtherNetwork as error:
             refused.append(error)
-            if len(paths) == 1:
-                raise
             try:
                 loaded.append(read_model(path, None, image_size))
             except InputError:

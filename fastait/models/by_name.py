@@ -82,4 +82,6 @@ def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     mean, std = (getattr(model, each, None) for each in names)
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
         return None
-    return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
+    # As they were written before they were fp32.
+    means, stds = (tuple(float(f"{n:.7g}") for n in values.flatten().tolist()) for values in (mean, std))
+    return means, stds

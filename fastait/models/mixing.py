@@ -5,6 +5,7 @@ names from the input on: ``mixing_places = ("layer1", "layer2")``. Each is calle
 mixed at its input.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,28 +14,31 @@ from torch import Tensor, nn
 from fastait.models.tapped import copied, layer_at, unwrapped
 
 
-class Partners(NamedTuple):
+@dataclass(frozen=True)
+class Partners:
     """Who is whose partner in a batch, and a function to the partners' rows.
 
     Attributes:
-        place: int64 [B], that of each image's partner; None in the reversed batch.
-        inverse: int64 [B], that of the image whose partner each one is; None where that is not one image each.
+        index: int64 [B], the place of each image's partner; None in the reversed batch.
+        inverse: int64 [B], whose partner each image is; None where that is not one image each.
     """
 
-    place: Tensor | None = None
+    index: Tensor | None = None
     inverse: Tensor | None = None
 
     def __call__(self, t: Tensor) -> Tensor:
         """The rows of each image's partner, of ``t`` [B, ...], in the same memory format."""
-        if self.place is None:
-            return t.flip(0)
-        if self.inverse is None:
-            return t[self.place]
-        return _Permuted.apply(t, self.place, self.inverse)
+        return _rows(t, self.index, self.inverse)
+
+
+def _rows(t: Tensor, index: Tensor | None, inverse: Tensor | None) -> Tensor:
+    if index is None:
+        return t.flip(0)
+    return t[index] if inverse is None else _Permuted.apply(t, index, inverse)
 
 
 class _Permuted(torch.autograd.Function):
-    """``x[index]``, whose gradient is a gather too. An index's own is sorted, as it might not be one to one."""
+    """``x[index]``, whose gradient is a gather too. An index's own is sorted first: it might not be one to one."""
 
     @staticmethod
     def forward(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
@@ -63,11 +67,16 @@ class Mixing(NamedTuple):
     own: Tensor
     partners: Partners
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The share, and the partners' index and its inverse: what a compiled pass takes."""
+        return self.own, self.partners.index, self.partners.inverse
 
-def mix(x: Tensor, own: Tensor, partners: Partners) -> Tensor:
-    """own x + (1 - own) x' in ``x``'s dtype."""
+
+def mix(x: Tensor, own: Tensor, index: Tensor | None, inverse: Tensor | None) -> Tensor:
+    """own x + (1 - own) x' in ``x``'s dtype; ``index`` and ``inverse`` are those of ``Partners``."""
     own = own.to(x.dtype)
-    return own * x + (1 - own) * partners(x)
+    return own * x + (1 - own) * _rows(x, index, inverse)
 
 
 def mixing_places(model: nn.Module) -> tuple[str, ...]:
@@ -78,8 +87,8 @@ def mixing_places(model: nn.Module) -> tuple[str, ...]:
 def mixed(model: nn.Module, x: Tensor, mixing: Mixing) -> Tensor:
     """The logits of images [B, C, H, W], mixed on the way. Nothing is registered in the model or left there."""
     if mixing.layer == 0:
-        return model(mix(x, mixing.own, mixing.partners))
-    return Mixed(model, mixing_places(model)[mixing.layer - 1])(x, mixing.own, mixing.partners)
+        return model(mix(x, *mixing.tensors))
+    return Mixed(model, mixing_places(model)[mixing.layer - 1])(x, *mixing.tensors)
 
 
 class Mixed(nn.Module):
@@ -94,7 +103,7 @@ class Mixed(nn.Module):
 
     def __init__(self, model: nn.Module, place: str):
         super().__init__()
-        self.due: list[tuple[Tensor, Partners]] = []
+        self.due: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
         self.place = place
         self.model, copies = copied(model, [place])
         layer, due = layer_at(model, place), self.due
@@ -106,10 +115,10 @@ class Mixed(nn.Module):
 
         copies[place].__dict__["forward"] = forward
 
-    def forward(self, x: Tensor, own: Tensor, partners: Partners) -> Tensor:
-        """The logits of images [B, C, H, W]; ``own`` and ``partners`` are ``Mixing``'s."""
+    def forward(self, x: Tensor, own: Tensor, index: Tensor | None, inverse: Tensor | None) -> Tensor:
+        """The logits of images [B, C, H, W], mixed by a ``Mixing``'s ``tensors``."""
         self.due.clear()
-        self.due.append((own, partners))
+        self.due.append((own, index, inverse))
         logits = self.model(x)
         if self.due:
             raise RuntimeError(f"{self.place} is not called in a pass, so it cannot be mixed there")

@@ -4,9 +4,6 @@ Parameter names follow the authors' released checkpoints and RobustBench's ``Wid
 ``block1.layer.0.bn1``, ``block1.layer.0.convShortcut``, ``bn1``, ``fc``.
 """
 
-import math
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -82,36 +79,10 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(widths[3], num_classes)
         self._initialise()
 
-    @classmethod
-    def drawn(cls, generator: torch.Generator | None, depth: int, widen_factor: int, num_classes: int) -> "WideResNet":
-        """A network in fp32 on the CPU, whatever torch's default dtype and device, whose weights ``generator`` draws.
-
-        The weights are those that ``WideResNet`` draws from torch's own generator where it is in the same state. That
-        one is not touched, so that neither a caller nor another thread notices.
-
-        Args:
-            generator: on the CPU; None if nothing is to be drawn, since weights will be loaded.
-            depth, widen_factor, num_classes: as for the class.
-        """
-        with torch.device("meta"):  # where drawing does nothing
-            model = cls(depth, widen_factor, num_classes)
-        model = model.float().to_empty(device="cpu")
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
-            elif generator is not None and isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)  # torch's own
-                if module.bias is not None:
-                    bound = 1 / math.sqrt(module.weight[0].numel())
-                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        if generator is not None:
-            model._initialise(generator)
-        return model
-
-    def _initialise(self, generator: torch.Generator | None = None) -> None:
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
 
     def features(self, x: Tensor) -> Tensor:

@@ -42,5 +42,5 @@ class Compiled(nn.Module):
     def mixed(self, x: Tensor, mixing: Mixing) -> Tensor:
         """The model's logits of images that are mixed on the way."""
         if mixing.layer == 0:
-            return self._forward(mix(x, mixing.own, mixing.partners))
-        return self._mixed[mixing.layer - 1](x, mixing.own, mixing.partners)
+            return self._forward(mix(x, *mixing.tensors))
+        return self._mixed[mixing.layer - 1](x, *mixing.tensors)

@@ -41,6 +41,10 @@ def gradient_shares(totals: dict[str, float | int]) -> dict[str, float]:
     return {name: round(100 * totals[name] / totals["gradients"], 4) for name in ("zero_gradients", "nan_gradients")}
 
 
+def _rate(speed: float) -> str:
+    return f"{speed:.0f} images/s" if speed >= 10 else f"{speed:.2g} images/s"
+
+
 class Loop:
     """The state of a run and the loop that advances it."""
 
@@ -320,7 +324,7 @@ class Loop:
         self.folder.write_metrics(self.history)
         line = (
             f"epoch {epoch}/{self.config.epochs}  loss {record['loss']:.4f}  training accuracy "
-            f"{record['accuracy']:.1f} %  {record['images_per_second']:.0f} images/s"
+            f"{record['accuracy']:.1f} %  {_rate(record['images_per_second'])}"
         )
         if self.best is not None:
             line += f"  held out: clean {record['val_clean']:.1f} %, PGD-10 {record['val_pgd10']:.1f} %"
@@ -339,7 +343,7 @@ class Loop:
                 self.step,
                 f"epoch {self.step // self.prepared.plan.steps_per_epoch + 1}/{self.config.epochs}",
                 f"loss {totals['loss'] / totals['seen']:.3f}  accuracy {100 * totals['correct'] / totals['seen']:.1f} %"
-                f"  {speed:.0f} images/s",
+                f"  {_rate(speed)}",
             )
 
     def _check_finite(self) -> None:

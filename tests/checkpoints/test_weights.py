@@ -72,6 +72,14 @@ def tied(classes):
     net[3].weight = net[2].weight
     return net
 
+class Late(nn.Module):
+    def __init__(self, classes):  # the last layer is not the last that it has
+        super().__init__()
+        self.last, self.first = nn.Linear(12, classes), nn.Linear(12, 12)
+
+    def forward(self, x):
+        return self.last(self.first(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)))
+
 def three_classes(classes):
     return tied(3)
 """
@@ -89,6 +97,10 @@ def test_a_function_of_the_users_own(monkeypatch):
     x = torch.rand(2, 3, 8, 8)
     assert torch.equal(loaded(x), plain(x))
     assert loaded[3].weight is loaded[2].weight
+    late = make("own_of_weights:Late", 4, image_size=8, generator_seed=0, allow_own=True).eval()
+    assert torch.equal(of("own_of_weights:Late", late.state_dict(), None, own=True)(x), late(x))
+    with pytest.raises(OtherNetwork, match=r"of last.bias \(4, needed 5\), last.weight \(4x12, needed 5x12\)$"):
+        of("own_of_weights:Late", late.state_dict(), 5, own=True)
     with pytest.raises(InputError, match="own_of_weights:three_classes tells 3 classes apart"):
         of("own_of_weights:three_classes", plain.state_dict(), None, own=True)
 
@@ -134,6 +146,7 @@ def test_weights_that_are_nearly_right():
             "conv1.weight": torch.zeros(16, 3, 7, 7),
         },
         "with other numbers than fp32 in bn1.bias$": {**weights, "bn1.bias": weights["bn1.bias"].int()},
+        "with other numbers than fp32 in fc.weight$": {**weights, "fc.weight": weights["fc.weight"].to_sparse()},
         "fc.weight .7x64, needed 8x64.$": weights,
     }
     for said, state in cases.items():

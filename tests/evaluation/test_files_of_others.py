@@ -22,7 +22,7 @@ from fastait.models import feature_function, make
 from fastait.runtime.errors import InputError
 from fastait.runtime.processes import Ranks
 
-SIZE, FEW = 8, 24
+SIZE, FEW = 8, 12
 
 BOTH = r"its weights have the names of several networks; say which it is by --model {0} or {1}, or model= in Python$"
 
@@ -37,7 +37,7 @@ def argv(*models, **flags):
     given = [str(model) for model in models]
     given += ["--dataset", "digits", "--device", "cpu", "--attacks", "fgsm", "--samples", str(FEW)]
     for name, value in {"image_size": SIZE, "out": "out", **flags}.items():
-        given += [f"--{name.replace('_', '-')}", str(value)]
+        given += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     return given
 
 
@@ -225,6 +225,8 @@ def test_a_network_of_one_size(capsys):
     assert torch.equal(load_model("said.safetensors")[0](x), model(x))
     assert main(argv("file.pt", model=name, image_size=48)) == 0
     capsys.readouterr()
+    assert main(argv("said.safetensors", image_size=None)) == 0
+    capsys.readouterr()
     line = refused(capsys, *argv("said.safetensors", image_size=32))
     assert f"said.safetensors: {name} does not take images of 32x32: AssertionError: Input height (32)" in line
 
@@ -242,8 +244,17 @@ class Net(nn.Module):
     def forward(self, x):
         return self.last(self.module(x) - 0.1)
 
+class Normalising(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.3))
+        self.register_buffer("std", torch.full((3, 1, 1), 0.2))
+
+    def forward(self, x):
+        return super().forward((x - self.mean) / self.std)
+
 def other(classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, classes))
+    return nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(192, classes))
 """
 
 
@@ -277,18 +288,38 @@ def test_files_of_a_function_of_ones_own(capsys, own):
     err = capsys.readouterr().err
     assert "(x - [0.4, 0.4, 0.4]) / [0.2, 0.2, 0.2] is assumed (as asked for)" in err
     assert "trained with another one" not in err
-    assert "without last.bias" in refused(capsys, *argv("file.pt", model=own.replace("Net", "other"))).replace(
-        "1.bias", "last.bias"
-    )
+    line = refused(capsys, *argv("file.pt", model=own.replace("Net", "other")))
+    assert ":other: without 2.bias, 2.weight; with " in line
+
+
+def test_what_a_function_of_ones_own_does_is_its_own_matter(own):
+    """Numbers in its own buffers are not taken for somebody's in front of it."""
+    name = own.replace("Net", "Normalising")
+    model, state = own_weights(name)
+    torch.save(within("net.", state), "file.pt")
+    loaded = read_model("file.pt", name)
+    assert loaded.normalizations == (ZERO_ONE,)
+    x = torch.rand(2, 3, SIZE, SIZE)
+    assert torch.equal(loaded.normalized(ZERO_ONE)(x), model(x))
+
+
+def test_averages_of_parameters_alone():
+    """They lack BN's statistics, so that they are no whole network."""
+    model = make("resnet-18", 3, generator_seed=0).eval()
+    averaged = {name: value + 1 for name, value in model.named_parameters()}
+    torch.save({"model": model.state_dict(), "model_ema": averaged}, "file.pt")
+    loaded = read_model("file.pt", "resnet-18")
+    assert loaded.notes == ()
+    assert torch.equal(loaded.network.conv1.weight, model.conv1.weight)
 
 
 def test_outcomes_of_a_function_that_has_changed_are_measured_anew(own):
-    state = own_weights(own)[1]
-    torch.save(state, "file.pt")
+    module = own.partition(":")[0]
+    own = f"{module}:other"
+    torch.save(own_weights(own)[1], "file.pt")
     assert main(argv("file.pt", model=own)) == 0
     before = outcomes()
-    module = own.partition(":")[0]
-    Path(f"{module}.py").write_text(OWN.replace("- 0.1", "* -1"))
+    Path(f"{module}.py").write_text(OWN.replace("nn.Identity()", "nn.Hardtanh(0, 0.1)"))
     del sys.modules[module]
     sys.path_importer_cache.clear()
     assert main(argv("file.pt", model=own)) == 0

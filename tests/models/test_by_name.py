@@ -61,8 +61,10 @@ def test_seeds(name):
 
 
 def test_wide_resnets_are_drawn_as_ever():
-    generator = torch.Generator().manual_seed(3)
-    assert same(made("wrn-16-2", 7, seed=3), WideResNet.drawn(generator, 16, 2, 7))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        usual = WideResNet(16, 2, 7)
+    assert same(made("wrn-16-2", 7, seed=3), usual)
 
 
 @pytest.mark.parametrize("name", ["wrn-10-1", "timm:vit_tiny_patch16_224"])

@@ -63,16 +63,3 @@ def test_forward_leaves_its_input_alone():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         WideResNet(*arguments)
-
-
-def test_weights_that_a_generator_draws_are_those_of_torchs_own():
-    torch.manual_seed(5)
-    usual = WideResNet(16, 2, 7)
-    state = torch.get_rng_state()
-    drawn = WideResNet.drawn(torch.Generator().manual_seed(5), 16, 2, 7)
-    assert torch.equal(torch.get_rng_state(), state)
-    for (name, value), (other, ours) in zip(usual.state_dict().items(), drawn.state_dict().items(), strict=True):
-        assert name == other
-        assert value.dtype == ours.dtype
-        assert torch.equal(value, ours), name
-    assert all(parameter.requires_grad for parameter in drawn.parameters())

@@ -2,9 +2,12 @@
 
 import dataclasses
 import importlib
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -157,6 +160,45 @@ def test_a_local_search_that_finds_nothing(monkeypatch):
 def test_what_a_library_costs_is_not_known(name):
     with pytest.raises(InputError, match=f"what {name.replace('+', '.')} costs is not known beforehand"):
         evaluation_flops(SMALL, 10, ["fgsm", name], 6)
+
+
+class Own(nn.Module):
+    """A user's, without ``features``."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.first(x).relu().mean(dim=(2, 3)))
+
+
+class Looking(Own):
+    def forward(self, x):
+        return super().forward(x / x.max().item())
+
+
+class NoLayer(Own):
+    def forward(self, x):
+        return self.first(x).mean(dim=(2, 3)) @ self.fc.weight.t()
+
+
+def test_a_network_of_the_users_own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_nets", SimpleNamespace(Own=Own, Looking=Looking, NoLayer=NoLayer))
+    own, looking, no_layer = (
+        dataclasses.replace(SMALL, model=f"own_nets:{name}", method="madry") for name in ("Own", "Looking", "NoLayer")
+    )
+    first, last = 2 * 36 * 8 * 27, 2 * 8 * 10
+    assert run_cost(own, 10).step == 5 * (first + last) - first
+    # The targets' features, three gradients and the last image's logits; and the clean pass. The last layer is passed
+    # too where it is found by what it is given.
+    assert evaluation_flops(own, 10, ["feature3"], 1) == 3 * (first + last) + 3 * (2 * first + last)
+    for refused in (lambda: run_cost(looking, 10), lambda: evaluation_flops(looking, 10, [], 1)):
+        with pytest.raises(InputError, match="what --model own_nets:Looking costs cannot be counted beforehand"):
+            refused()
+    assert evaluation_flops(no_layer, 10, ["pgd3"], 1) == (2 + 3 * 2) * (first + last)
+    with pytest.raises(InputError, match="so that it has no features"):
+        evaluation_flops(no_layer, 10, ["feature3"], 1)
 
 
 @pytest.mark.parametrize("amp", [False, True])

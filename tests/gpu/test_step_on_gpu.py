@@ -9,6 +9,7 @@ import pytest
 import torch
 from rehearsal import DEVICE, nothing_waits, scaled
 from tolerances import GRAPH_FP32
+from torch import nn
 
 from fastait import recipe, resume_training, run_training
 from fastait.attacks import Noise
@@ -71,7 +72,11 @@ def test_capture_equals_eager(method, precision):
         with torch.no_grad():  # each step from one state: rounding must not have time to grow
             for mine, theirs in zip(graphed.state(), eager.state(), strict=True):
                 mine.copy_(theirs)
-        with nothing_waits() if number else nullcontext():  # in the first one kernels are compiled, and the graph made
+        graphed._begin(number)
+        made = (
+            tuple(graphed.layers) in graphed.graphs
+        )  # until then kernels are compiled, and the graph of this layer made
+        with nothing_waits() if made else nullcontext():
             for step in (eager, graphed):
                 set_lr(step.optimizer, 0.05 if number < STEPS // 2 else 0.005)
                 step(images, y, number, unlabeled=unlabeled)
@@ -80,6 +85,28 @@ def test_capture_equals_eager(method, precision):
     assert notes == []
     assert graphed.graphs
     assert graphed.totals.bad_step() == NEVER
+
+
+def test_a_network_that_draws_is_captured():
+    """A replay draws what the eager step does, each step something else, and the GPU's generator never notices."""
+    steps = []
+    for graph in (False, True):
+        dropping = nn.Sequential(model(), nn.Dropout(0.5)).to(DEVICE).train()
+        steps.append(make_step(dropping, "natural", graph=graph))
+    kept = [tensor.detach().clone() for tensor in steps[0].state()]
+    drawn, random = set(), torch.cuda.get_rng_state()
+    for number in range(4):
+        for step in steps:
+            with torch.no_grad():
+                for tensor, value in zip(step.state(), kept, strict=True):
+                    tensor.copy_(value)
+            step(*batch(0), number)
+        for mine, theirs in zip(steps[1].state(), steps[0].state(), strict=True):
+            torch.testing.assert_close(mine, theirs, **GRAPH_FP32)
+        drawn.add(float(steps[0].totals.loss))
+    assert steps[1].graphs
+    assert len(drawn) == 4
+    assert torch.equal(torch.cuda.get_rng_state(), random)
 
 
 def test_learning_rate_reaches_a_captured_step():

@@ -43,8 +43,8 @@ def of_function(name: str, num_classes: int, image_size: int) -> nn.Module:
     for part, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise InputError(
-                f"--model {name} keeps a {type(value).__name__} in its state dict ({part}), where files of weights hold "
-                "tensors"
+                f"--model {name} keeps a {type(value).__name__} in its state dict ({part}), where files of weights "
+                "hold tensors"
             )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"--model {name} returns a network without parameters to train")

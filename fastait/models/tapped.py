@@ -107,7 +107,7 @@ def follow(copy: nn.Module, after: After) -> None:
     own = copy.__dict__.get("forward")
     if own is None:  # by a class of its own: a function that held the copy would keep it alive
         copy.__dict__["_after"] = after
-        copy.__class__ = _followed(type(copy))
+        copy.__class__ = _followed(type(copy))  # type: ignore[arg-type]
         return
 
     def forward(*args: Any, **options: Any) -> Any:

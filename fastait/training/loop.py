@@ -22,8 +22,8 @@ from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.cost import Cost, said, step_cost
-from fastait.training.optimizer import restore_optimizer, set_lr
 from fastait.training.networks import finite
+from fastait.training.optimizer import restore_optimizer, set_lr
 from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
 from fastait.training.step import NEVER, TrainStep

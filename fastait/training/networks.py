@@ -67,7 +67,8 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
     weights, about = read_weights(config.init_from)  # type: ignore[arg-type]
     own = model.state_dict()
     last = _last_layer(model, config)
-    outputs = {len(weights[name]) for name in last if name in weights and weights[name].dim()}
+    other = [name for name in last if name in weights and weights[name].shape != own[name].shape]
+    outputs = {len(weights[name]) for name in other if weights[name].dim()}
     renewed = len(outputs) == 1 and outputs != {len(classes)}
     compared = {name for name in own if not (renewed and name in last)}
     kept = {name: weights[name] for name in weights if not (renewed and name in last)}
@@ -84,20 +85,27 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
         )
         weights = {**weights, **{name: own[name] for name in last}}
     else:
-        weights = _for_classes(weights, about, where, classes, last, note)
+        # What a layer makes its weights of, a norm for example, has other orders.
+        rows = last if {name.rpartition(".")[2] for name in last} <= {"weight", "bias"} else set()
+        weights = _for_classes(weights, about, where, classes, rows, note)
     model.load_state_dict(weights)
     if about.normalization is not None and normalization(model) not in (None, about.normalization):
         raise InputError(f"{where}: its network normalises images otherwise than {config.model} does")
 
 
 def _last_layer(model: nn.Module, config: TrainConfig) -> set[str]:
-    """The names of the weights that the logits are made with; none where no single layer makes them."""
+    """The names of what belongs to the layer that makes the logits; none where no single layer makes them."""
     try:
         places = find_head(model, black(config.image_size)).places
     except InputError:
         return set()
-    names = {f"{place}.{part}" if place else part for place in places for part in ("weight", "bias")}
-    return names & model.state_dict().keys()
+    return {name for name in model.state_dict() if any(_within(name, place) for place in places)}
+
+
+def _within(name: str, place: str) -> bool:
+    """Whether a weight belongs to the layer called ``place``, as ``tapped.places`` has it: without wrappers."""
+    plain = ".".join(part for part in name.split(".") if part not in ("module", "_orig_mod"))
+    return not place or plain.startswith(f"{place}.")
 
 
 def _for_classes(

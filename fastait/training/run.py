@@ -251,6 +251,11 @@ def _readable_errors() -> Iterator[None]:
                 f"--workers: {first}; too little (shared) memory may be why, so try fewer, or 0, which a "
                 "--resume takes too; checkpoints, if there were any, are kept"
             ) from None
+        if "finished reduction" in text:
+            raise RunError(
+                "the loss does not reach all of the network's parameters, which several processes would wait for; "
+                "give those requires_grad_(False), or train by one process"
+            ) from None
         if isinstance(error, dist.DistError) or "gloo" in text.lower():
             raise RunError(
                 f"another process of this run is gone ({first}); checkpoints, if there were any, are kept"

@@ -1,5 +1,6 @@
 """Weights that a run begins with: whose outputs they are, and what becomes of the last layer."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fastait.models import make, normalization
 from fastait.runtime.errors import InputError
 from fastait.runtime.processes import Ranks
 from fastait.runtime.report import Report
+from fastait.training.networks import first_network
 from fastait.training.prepare import Prepared
 
 OURS = ((0.5,) * 3, (0.5,) * 3)
@@ -117,3 +119,45 @@ def test_what_does_not_fit_is_refused(image_folder, about, options, message):
     with pytest.raises(InputError, match=message) as caught:
         begun(image_folder, about, Notes(), **options)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def own():
+    """A user's file: last layers that a norm makes, and one behind a wrapper."""
+    Path("own_heads.py").write_text(
+        "from torch import nn\n\n"
+        "def new(classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, classes))\n\n"
+        "def normed(classes):\n    model = new(classes)\n"
+        "    nn.utils.parametrizations.weight_norm(model[1])\n    return model\n\n"
+        "def wrapped(classes):\n    return nn.DataParallel(new(classes))\n"
+    )
+    yield
+    sys.modules.pop("own_heads", None)
+
+
+def of_own(name, classes, theirs, notes):
+    """The file's network, and the one that begins with it."""
+    made = make(f"own_heads:{name}", len(theirs), image_size=2, generator_seed=7, allow_own=True)
+    Path("w.safetensors").write_bytes(packed(made.state_dict(), About(classes=theirs)))
+    config = recipe("digits", model=f"own_heads:{name}", image_size=2, init_from=Path("w.safetensors"))
+    return made, first_network(config, classes, notes.append, allow_own=True)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["normed", "wrapped"])
+def test_a_last_layer_that_is_more_than_a_layer_is_drawn_anew(name):
+    notes = []
+    of_own(name, ("a", "b", "c"), ("a", "b"), notes)
+    assert "so the last layer is drawn anew" in notes[0]
+
+
+@pytest.mark.usefixtures("own")
+def test_what_a_norm_makes_is_not_put_into_another_order():
+    """Not by halves: its bias has rows, what its weight is made of has others."""
+    notes = []
+    made, begun = of_own("normed", ("a", "b"), ("b", "a"), notes)
+    assert "they stay as they are, by position" in notes[0]
+    for name, value in made.state_dict().items():
+        assert torch.equal(begun.state_dict()[name], value), name
+    made, begun = of_own("wrapped", ("a", "b"), ("b", "a"), notes)
+    assert torch.equal(begun.module[1].weight, made.module[1].weight.flip(0))

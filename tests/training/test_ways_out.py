@@ -142,3 +142,11 @@ def test_whoever_keeps_the_loop_keeps_neither_graph_nor_group(happened, monkeypa
         run()
     assert happened == ["captured", "reset", "destroyed"]
     assert not loops[0].train_step.graphs
+
+
+def test_a_parameter_that_the_loss_does_not_reach(monkeypatch):
+    """In several processes; torch says so at the second step."""
+    words = "Expected to have finished reduction in the prior iteration before starting a new one."
+    at_the_third_step(monkeypatch, raising(RuntimeError(words)))
+    with pytest.raises(RunError, match="the loss does not reach all of the network's parameters"):
+        run()

@@ -227,6 +227,10 @@ def class_names(value: Any) -> tuple[str, ...]:
 
 
 def _about(metadata: dict[str, str], path: Path) -> About:
+    """What our metadata say; nothing of another program's, which may have the same keys for something else."""
+    network = _named(metadata.get("network"))
+    if network is None and "network" in metadata:
+        return About()
     try:
         decoded = {
             key: json.loads(metadata[key]) for key in ("classes", "normalization", "image_size") if key in metadata
@@ -235,8 +239,10 @@ def _about(metadata: dict[str, str], path: Path) -> About:
         stated = stated_normalization(decoded["normalization"]) if "normalization" in decoded else None
         size = stated_size(decoded["image_size"]) if "image_size" in decoded else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if network is None:
+            return About()
         raise InputError(f"{path}: the file's metadata are damaged: {words(error, 200)}") from None
-    return About(_named(metadata.get("network")), classes, stated, size)
+    return About(network, classes, stated, size)
 
 
 def _named(network: str | None) -> str | None:

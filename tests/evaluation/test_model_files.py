@@ -298,7 +298,7 @@ def test_damaged_files(tmp_path, content, name):
     ],
 )
 def test_metadata_that_are_none(tmp_path, network, metadata, message):
-    save_file(network.state_dict(), tmp_path / "w.safetensors", metadata)
+    save_file(network.state_dict(), tmp_path / "w.safetensors", {"network": "wrn-16-2", **metadata})
     with pytest.raises(InputError, match=message) as caught:
         load_model(tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)

@@ -16,8 +16,10 @@ from fastait.attacks import RandomSignNoise
 from fastait.checkpoints.folder import RunFolder
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
+from fastait.evaluation.entrants import code_of
 from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
+from fastait.models.names import parse
 from fastait.reproduction.systems import Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 from fastait.runtime.errors import InputError, Interrupted
@@ -84,7 +86,7 @@ class Bench:
         trained: a system's finished run; trains it, or goes on with it, where it is not finished.
         network: a system's network, on the device.
         dataset: by name and image size.
-        checksum: of a system's weights.
+        checksum: of a system's network.
         warn: says a line, once if several evaluations say the same.
 
     Raises:
@@ -100,7 +102,7 @@ class Bench:
         self.network = cache(self._network)
         self.dataset = cache(self._dataset)
         self.warn = cache(lambda text: report.note(f"warning: {text}"))
-        self.checksum = cache(lambda system: weights_checksum(self.network(system)))
+        self.checksum = cache(lambda system: checksum(self.network(system), choices.config(system).model))
 
     def _trained(self, system: str) -> TrainResult:
         """The finished run of a system, which is trained, or gone on with, where it is not finished."""
@@ -235,6 +237,12 @@ def check_system(system: str, choices: Choices) -> None:
 def journal_folder(choices: Choices) -> Path:
     """Where outcomes are remembered."""
     return choices.folder / "outcomes"
+
+
+def checksum(network: nn.Module, name: str) -> str:
+    """Of the weights of the network called ``name``, and of what makes it, where that is not of this package."""
+    code = code_of(parse(name), network)
+    return weights_checksum(network) + (f" by {code}" if code else "")
 
 
 def subject(

@@ -4,12 +4,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fastait.config import TrainConfig
+from fastait.methods import METHODS
+from fastait.methods.mixing import check_mixing
+from fastait.models import feature_function, make
 from fastait.reproduction.categories import categories
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
 from fastait.reproduction.measure import Bench, Measured, check_system
 from fastait.reproduction.orderings import compare
-from fastait.reproduction.systems import Choices, needs_unlabeled
+from fastait.reproduction.systems import DATA_SIZES, Choices, needs_unlabeled
 from fastait.reproduction.tables import TABLES, Cell, Table
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice, one_line
@@ -18,6 +23,7 @@ from fastait.runtime.precision import current
 from fastait.runtime.processes import launched
 from fastait.runtime.report import AUTOATTACK_CAVEAT, Report, epsilon_text
 from fastait.runtime.signals import StopRequest
+from fastait.training.networks import black
 
 
 def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
@@ -51,7 +57,8 @@ def check(names: Iterable[str], choices: Choices) -> None:
 
     Raises:
         InputError: a setting is out of its range, a run was begun with other settings, images without labels are not
-            where they should be or are bad, or a package that a figure needs is missing.
+            where they should be or are bad, the network cannot do what a method or an attack asks of it, or a package
+            that a figure needs is missing.
     """
     names = list(names)
     if any(name not in TABLES for name in names):
@@ -62,8 +69,30 @@ def check(names: Iterable[str], choices: Choices) -> None:
         for name in names:
             if name in FIGURES:
                 FIGURES[name].available()
-    for system in systems_of(names, choices):
+    systems = systems_of(names, choices)
+    for system in systems:
         check_system(system, choices)
+    if choices.model is not None:
+        _check_network(names, systems, choices)
+
+
+def _check_network(names: list[str], systems: list[str], choices: Choices) -> None:
+    """Refuse a network that cannot do what the last of many runs will ask of it."""
+    cells = [cell for name in names if name in TABLES for cell in TABLES[name].cells(choices.scale)]
+    attacked = {cell.system for cell in cells if cell.attack.startswith("feature")}
+    made: dict[tuple[int, int], nn.Module] = {}
+    for system in systems:
+        config = choices.config(system)
+        shape = DATA_SIZES[config.dataset].classes, config.image_size
+        if shape not in made:
+            # The model is named by this very call, so that a function of the user's own may be called.
+            made[shape] = make(
+                config.model, shape[0], image_size=config.image_size, generator_seed=None, allow_own=True
+            )
+        sample = black(config.image_size)
+        if METHODS[config.method].interpolates or system in attacked:
+            feature_function(made[shape], sample)
+        check_mixing(made[shape], config.model, config.method, sample)
 
 
 def systems_of(names: Iterable[str], choices: Choices) -> list[str]:

@@ -27,7 +27,9 @@ QUICK = (
 
 OLDEST = (
     *(name for name in QUICK if name != "test_house.py"),
-    *("kernels/", "training/test_callers_world.py", "training/test_memory.py", "training/test_run.py"),
+    *("kernels/", "evaluation/test_files_of_others.py", "training/test_any_network.py"),
+    *("training/test_callers_world.py", "training/test_cost.py", "training/test_draws.py", "training/test_memory.py"),
+    *("training/test_networks.py", "training/test_run.py"),
 )
 """What the mark ``oldest`` selects: what leans on the versions of torch, triton and numpy, which imports do not."""
 
@@ -39,7 +41,7 @@ LONG = (
         "training/test_processes.py",
     ),
     *("evaluation/test_evaluate.py", "training/test_run.py", "training/test_callers_world.py"),
-    *("training/test_memory.py", "attacks/test_trajectory.py", "test_cli.py"),
+    *("training/test_any_network.py", "training/test_memory.py", "attacks/test_trajectory.py", "test_cli.py"),
     *("reproduction/", "training/", "test_examples.py", "kernels/test_ahead_of_time.py", "attacks/", "evaluation/"),
 )
 """What begins first, so that two processes end together."""

@@ -1,6 +1,7 @@
 """Files of others by the command and from Python: RobustBench's networks, libraries', functions of one's own."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_names_that_do_not_fit(capsys, model, said):
         pytest.importorskip("timm")
     torch.save(make("wrn-10-1", 10, generator_seed=0).state_dict(), "file.pt")
     line = refused(capsys, *argv("file.pt", model=model))
-    assert pytest.raises(InputError, match=said).matches(InputError(line)), line
+    assert re.search(said, line), line
 
 
 def test_timm_missing(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +90,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     Raises:
         InputError: there is no such file, it is no safetensors file, or what it says is malformed.
     """
-    if not path.is_file():
+    if os.path.isdir(path):  # which is False, no exception, for a path that cannot be
+        raise InputError(f"{path} is a folder, where a file is needed; a run's weights are its model.safetensors")
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file of weights")
     try:
         data = path.read_bytes()  # the library itself opens no path that is not UTF-8

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fastait.checkpoints.architectures import differences, other_network
+from fastait.checkpoints.architectures import differences, last_layer, other_network
 from fastait.checkpoints.classes import match
 from fastait.checkpoints.weights import About, read_weights
 from fastait.config import TrainConfig
@@ -60,6 +60,7 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
     """Give ``model`` the weights in ``--init-from``."""
     where = f"--init-from {config.init_from}"
     weights, about = read_weights(config.init_from)  # type: ignore[arg-type]
+    stated = f"its file says that its network is {about.network}" if about.network not in (None, config.model) else ""
     own = model.state_dict()
     last = _last_layer(model, config)
     outputs = {len(weights[name]) for name in last if name in weights and weights[name].dim()}
@@ -69,8 +70,10 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
     if wrong := differences({name: own[name] for name in compared}, kept):
         raise InputError(
             f"{where} does not fit {config.model} with {len(classes)} classes: {wrong}"
-            f"{other_network(weights, config.model)}"
+            + (f"; {stated}" if stated else other_network(weights, config.model))
         )
+    if stated and last_layer(str(about.network)) and last_layer(config.model):  # variants whose names are the same
+        raise InputError(f"{where} does not fit {config.model}: {stated}")
     if renewed:
         (theirs,) = outputs
         note(

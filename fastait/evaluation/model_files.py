@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastait.checkpoints.architectures import COUNTER, architecture
 from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
 from fastait.checkpoints.weights import (
+    LARGEST,
     About,
     Named,
     OtherNetwork,
@@ -158,6 +160,11 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
     """
     if asked is not None:
         parse(asked)
+    if image_size is not None:
+        try:
+            image_size = stated_size(index(image_size))
+        except (TypeError, ValueError):
+            raise InputError(f"image_size must be a whole number from 1 to {LARGEST}, got {image_size!r:.40}") from None
     path = _expanded(path)
     is_folder = os.path.isdir(path)  # which is False, no exception, for a path that cannot be
     folder = RunFolder(path if is_folder else path.parent)

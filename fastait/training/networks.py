@@ -1,6 +1,7 @@
 """The network that a run begins with."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,12 @@ def first_network(
     if config.init_from is not None:
         _load(model, config, classes, note)
     return model
+
+
+def refuse_other_weights(model: nn.Module, name: str, weights: dict[str, Tensor], file: Path) -> None:
+    """Raise an InputError unless the network called ``name`` still has the weights that ``file`` holds of it."""
+    if wrong := differences(model.state_dict(), weights):
+        raise InputError(f"{file} does not fit {name}, whose code has changed since: {wrong}")
 
 
 def black(size: int) -> Tensor:

@@ -138,7 +138,7 @@ class EvalArguments:
     """Deterministic algorithms on a GPU: slower, and equal from run to run."""
 
     export: str | None = field(default=None, kw_only=True)
-    """robustbench: write each model as RobustBench's Hendrycks2019UsingNet loads it, into --out."""
+    """robustbench: write each model's weights into --out as RobustBench's class of its network loads them."""
 
     out: Path | None = field(default=None, kw_only=True)
     """Folder of eval.json, eval.csv, eval.md and what is needed to go on. [default: evals/DATE-TIME]"""

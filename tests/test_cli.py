@@ -76,6 +76,7 @@ def refused(capsys, *argv, code=2):
         (["--dataset", "folder", "--data-dir", "nowhere"], "nowhere: no such folder"),
         (["--resume", "nowhere"], "--resume nowhere: no run there"),
         (["--init-from", "nowhere"], "nowhere: no such file of weights"),
+        (["--init-from", "."], " is a folder, where a file is needed; a run's weights are its model.safetensors"),
         (["--epsilon", "1e400"], "--epsilon must be in [0, 1]"),
         (["--epsilon", "1e999999999"], "--epsilon must be in [0, 1]"),
         (["--epsilon", "8/"], "'8/' is not a number"),
@@ -88,6 +89,7 @@ def refused(capsys, *argv, code=2):
         (["--device", "cuda:²"], "is not auto, cpu, cuda or cuda:N"),
         (["--out", "x" * 300], "File name too long"),
         (["--resume", "x" * 300], "File name too long"),
+        (["--init-from", "x" * 300], "no such file of weights"),
         (["--dataset", "folder", "--data-dir", "x" * 300], "File name too long"),
     ],
 )

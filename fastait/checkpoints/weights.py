@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +90,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     Raises:
         InputError: there is no such file, it is no safetensors file, or what it says is malformed.
     """
-    if not path.is_file():
+    if os.path.isdir(path):  # which is False, no exception, for a path that cannot be
+        raise InputError(f"{path} is a folder, where a file is needed; a run's weights are its model.safetensors")
+    if not os.path.isfile(path):
         raise InputError(f"{path}: no such file of weights")
     try:
         data = path.read_bytes()  # the library itself opens no path that is not UTF-8
@@ -229,6 +232,10 @@ def class_names(value: Any) -> tuple[str, ...]:
 
 
 def _about(metadata: dict[str, str], path: Path) -> About:
+    """What our metadata say; nothing of another program's, which may have the same keys for something else."""
+    network = _named(metadata.get("network"))
+    if network is None and "network" in metadata:
+        return About()
     try:
         decoded = {
             key: json.loads(metadata[key]) for key in ("classes", "normalization", "image_size") if key in metadata
@@ -237,8 +244,10 @@ def _about(metadata: dict[str, str], path: Path) -> About:
         stated = stated_normalization(decoded["normalization"]) if "normalization" in decoded else None
         size = stated_size(decoded["image_size"]) if "image_size" in decoded else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if network is None:
+            return About()
         raise InputError(f"{path}: the file's metadata are damaged: {words(error, 200)}") from None
-    return About(_named(metadata.get("network")), classes, stated, size)
+    return About(network, classes, stated, size)
 
 
 def _named(network: str | None) -> str | None:

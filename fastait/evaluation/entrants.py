@@ -150,7 +150,7 @@ def make_entrant(
         loaded.path,
         loaded.name,
         loaded.named_by,
-        _code(named),
+        code_of(named, loaded.network),
         models[best],
         loaded.normalized(chosen),
         outputs,
@@ -174,14 +174,24 @@ def _try(model: nn.Module, images: torch.Tensor, name: str) -> None:
         raise InputError(f"{name} does not take images of {size}: {said(error)}") from None
 
 
-def _code(name: ModelName) -> str:
-    """What makes a network that is not of this package: a library's version, or a checksum of its function's file."""
+def code_of(name: ModelName, network: nn.Module) -> str:
+    """What makes a network that is not of this package, for a journal; empty of one that is.
+
+    A library's version; of a function of the user's own a checksum of the files that it and the classes of the
+    network's modules are in. What these call in further files is not seen.
+    """
     if name.kind in LIBRARIES:
         return f"{name.kind} {version(name.kind)}"
     if name.kind != "own":
         return ""
-    file = getattr(sys.modules.get(name.name.partition(":")[0]), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and os.path.isfile(file) else ""
+    modules = {name.name.partition(":")[0], *(type(module).__module__ for module in network.modules())}
+    files = [
+        getattr(sys.modules.get(module), "__file__", None)
+        for module in sorted(modules)
+        if module.partition(".")[0] != "torch"  # whose version a journal knows
+    ]
+    code = b"".join(Path(file).read_bytes() for file in files if file and os.path.isfile(file))
+    return hashlib.sha256(code).hexdigest() if code else ""
 
 
 def _model(loaded: Loaded, normalization: Normalization, found: Match, device: torch.device) -> nn.Module:

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastait.checkpoints.architectures import COUNTER, architecture
 from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
 from fastait.checkpoints.weights import (
+    LARGEST,
     About,
     Named,
     OtherNetwork,
@@ -158,6 +160,11 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
     """
     if asked is not None:
         parse(asked)
+    if image_size is not None:
+        try:
+            image_size = stated_size(index(image_size))
+        except (TypeError, ValueError):
+            raise InputError(f"image_size must be a whole number from 1 to {LARGEST}, got {image_size!r:.40}") from None
     path = _expanded(path)
     is_folder = os.path.isdir(path)  # which is False, no exception, for a path that cannot be
     folder = RunFolder(path if is_folder else path.parent)
@@ -225,6 +232,10 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
             raise TypeError("model must be a network's name")
         if "image_size" in config:
             stated_size(config["image_size"])
+        if "model" in config:
+            parse(config["model"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return config
@@ -295,7 +306,7 @@ def _network(content: Any, about: About, asked: str | None, image_size: int, pat
         if found is None:
             found = find(dictionaries, own.keys())
         state, notes = found.own(own.keys())
-        completed = _complete(state, own)
+        completed = _complete(state, own, made.network)
         made = filled(made, state)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from None
@@ -335,12 +346,12 @@ def _read_off(state: dict[str, Tensor]) -> str:
     return found.names[0]
 
 
-def _complete(state: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+def _complete(state: dict[str, Tensor], own: dict[str, Tensor], network: nn.Module) -> bool:
     """Add what files of others may lack; whether numbers that images are normalised by were among it."""
     for name in own.keys() - state.keys():
         if name.endswith(COUNTER) and name.replace(COUNTER, "running_var") in state:
             state[name] = torch.zeros((), dtype=torch.int64, device="cpu")
-    if "init_conv.weight" not in own or state.keys() & {"mean", "std"}:
+    if not isinstance(network, GowalWideResNet) or state.keys() & {"mean", "std"}:
         return False
     for name, values in (("mean", CIFAR_10.mean), ("std", CIFAR_10.std)):
         state[name] = torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None]

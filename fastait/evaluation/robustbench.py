@@ -45,8 +45,8 @@ def robustbench_class(model: nn.Module, whose: str = "the model") -> str:
         final = ", bn_before_fc=True" if model.bn is not None else ""
         return f"PreActResNet({block}, [2, 2, 2, 2], num_classes={model.num_classes}{final})"
     raise InputError(
-        f"--export robustbench is for wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18 and their variants, not for "
-        f"{type(model).__name__} ({whose})"
+        "--export robustbench is for wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18 and their variants, not for "
+        f"{whose}"
     )
 
 

@@ -111,7 +111,7 @@ class _Session:
             available(min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
             for entrant in self.entrants:
-                robustbench_class(entrant.normalized, f"{entrant.path}, {entrant.why}")
+                robustbench_class(entrant.normalized, f"{entrant.path} ({entrant.network})")
         self.note = cache(lambda text: report.note(f"warning: {text}"))  # once, if several evaluations say the same
 
     def _entrant(self, loaded: Loaded) -> Entrant:

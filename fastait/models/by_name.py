@@ -40,7 +40,7 @@ def make(
         InputError: there is no such network, it or its weights cannot be had, or it does not take such images or tell
             so many classes apart.
     """
-    name = parse(name) if isinstance(name, str) else name
+    name = name if isinstance(name, ModelName) else parse(name)
     if pretrained:
         check_pretrained(name)
     if name.kind == "own" and not allow_own:

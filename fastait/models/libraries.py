@@ -45,7 +45,7 @@ def of_library(name: ModelName, num_classes: int, image_size: int, pretrained: b
             model = build(name.name, num_classes, image_size, True)
         except Exception as error:  # of networks, files and sizes, by several packages
             raise InputError(
-                f"--pretrained: weights of {name} cannot be had ({first_line(error)}); without a network they must lie "
+                f"--pretrained: weights of {name} cannot be had ({first_line(error)}); without internet they must lie "
                 "where the library keeps them (HF_HOME and TORCH_HOME say where)"
             ) from None
     return model

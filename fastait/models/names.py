@@ -65,14 +65,14 @@ def parse(text: str) -> ModelName:
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"--model: '{one_line(text)}' must be {library}:NAME with a name that {library} registers")
         return ModelName(text, library, name=name)
-    if _FUNCTION.fullmatch(text):
-        return ModelName(text, "own", name=text)
     if colon and library.endswith(".py"):
         module = re.split(r"[/\\]", library)[-1].removesuffix(".py")
         raise InputError(
             f"--model: '{one_line(text)}' must name a module as an import does, in the folder that it lies in: "
             f"{module}:{name or 'function'}"
         )
+    if _FUNCTION.fullmatch(text):
+        return ModelName(text, "own", name=text)
     raise InputError(f"--model: '{one_line(text)}' is no network: {FORMS}.{_hint(text)}")
 
 

@@ -1,7 +1,7 @@
 """Networks trained where they are missing, and figures measured where they are missing."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,9 +16,11 @@ from fastait.attacks import RandomSignNoise
 from fastait.checkpoints.folder import RunFolder
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
+from fastait.evaluation.entrants import code_of
 from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
-from fastait.models import make
+from fastait.models import feature_function, make
+from fastait.models.names import parse
 from fastait.reproduction.systems import DATA_SIZES, Choices, needs_unlabeled
 from fastait.reproduction.tables import CLEAN, Cell
 from fastait.runtime.errors import InputError, Interrupted
@@ -86,7 +88,7 @@ class Bench:
         trained: a system's finished run; trains it, or goes on with it, where it is not finished.
         network: a system's network, on the device.
         dataset: by name and image size.
-        checksum: of a system's weights.
+        checksum: of a system's network.
         warn: says a line, once if several evaluations say the same.
 
     Raises:
@@ -102,7 +104,7 @@ class Bench:
         self.network = cache(self._network)
         self.dataset = cache(self._dataset)
         self.warn = cache(lambda text: report.note(f"warning: {text}"))
-        self.checksum = cache(lambda system: weights_checksum(self.network(system)))
+        self.checksum = cache(lambda system: checksum(self.network(system), choices.config(system).model))
 
     def _trained(self, system: str) -> TrainResult:
         """The finished run of a system, which is trained, or gone on with, where it is not finished."""
@@ -234,16 +236,19 @@ def check_system(system: str, choices: Choices) -> None:
         config.check()
 
 
-def check_networks(systems: Iterable[str], choices: Choices) -> None:
+def check_networks(systems: Iterable[str], choices: Choices, attacked: Container[str] = ()) -> None:
     """Refuse, before any long work, a network of the user's choice that a system cannot be trained with.
+
+    Args:
+        systems: that are to be trained.
+        choices: of the user, the network among them.
+        attacked: those that will be attacked in feature space.
 
     Raises:
         InputError: there is no such network, it cannot be mixed where a method does so, or it has no features.
     """
     made: dict[tuple[str, int], nn.Module] = {}
     for system in systems:
-        if RunFolder.begun(choices.run(system)):
-            continue
         config = choices.config(system)
         images = config.dataset, config.image_size
         if images not in made:
@@ -251,12 +256,21 @@ def check_networks(systems: Iterable[str], choices: Choices) -> None:
             made[images] = make(
                 config.model, classes, image_size=config.image_size, generator_seed=None, allow_own=True
             )
-        check_method(made[images], config.model, config.method, black(config.image_size))
+        sample = black(config.image_size)
+        check_method(made[images], config.model, config.method, sample)
+        if system in attacked:
+            feature_function(made[images], sample)
 
 
 def journal_folder(choices: Choices) -> Path:
     """Where outcomes are remembered."""
     return choices.folder / "outcomes"
+
+
+def checksum(network: nn.Module, name: str) -> str:
+    """Of the weights of the network called ``name``, and of what makes it, where that is not of this package."""
+    code = code_of(parse(name), network)
+    return weights_checksum(network) + (f" by {code}" if code else "")
 
 
 def subject(

@@ -8,9 +8,9 @@ from typing import Any
 
 from fastait.checkpoints.folder import RunFolder
 from fastait.config import TrainConfig
-from fastait.evaluation.journal import recorded, weights_checksum
+from fastait.evaluation.journal import recorded
 from fastait.evaluation.model_files import load_model
-from fastait.reproduction.measure import Point, journal_folder, points, subject
+from fastait.reproduction.measure import Point, checksum, journal_folder, points, subject
 from fastait.reproduction.session import check, systems_of
 from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
 from fastait.reproduction.tables import CLEAN, TABLES
@@ -132,7 +132,10 @@ class Plan:
 
     def _checksum(self, system: str) -> str | None:
         folder = self.choices.run(system)
-        return weights_checksum(load_model(folder)[0]) if RunFolder(folder).result_file.is_file() else None
+        if not RunFolder(folder).result_file.is_file():
+            return None
+        name = self.choices.config(system).model
+        return checksum(load_model(folder, model=name)[0], name)
 
     def _rate(self, config: TrainConfig) -> float:
         from fastait.reproduction.cost import measured_rate

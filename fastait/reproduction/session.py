@@ -51,7 +51,8 @@ def check(names: Iterable[str], choices: Choices) -> None:
 
     Raises:
         InputError: a setting is out of its range, a run was begun with other settings, images without labels are not
-            where they should be or are bad, or a package that a figure needs is missing.
+            where they should be or are bad, the network cannot do what a method or an attack asks of it, or a package
+            that a figure needs is missing.
     """
     names = list(names)
     if any(name not in TABLES for name in names):
@@ -66,7 +67,8 @@ def check(names: Iterable[str], choices: Choices) -> None:
     for system in systems:
         check_system(system, choices)
     if choices.model is not None:
-        check_networks(systems, choices)
+        cells = [cell for name in names if name in TABLES for cell in TABLES[name].cells(choices.scale)]
+        check_networks(systems, choices, {cell.system for cell in cells if cell.attack.startswith("feature")})
 
 
 def systems_of(names: Iterable[str], choices: Choices) -> list[str]:

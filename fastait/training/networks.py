@@ -1,11 +1,12 @@
 """The network that a run begins with."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from fastait.checkpoints.architectures import differences, other_network
+from fastait.checkpoints.architectures import differences, last_layer, other_network
 from fastait.checkpoints.classes import match
 from fastait.checkpoints.weights import About, read_weights
 from fastait.config import TrainConfig
@@ -51,6 +52,12 @@ def first_network(
     return model
 
 
+def refuse_other_weights(model: nn.Module, name: str, weights: dict[str, Tensor], file: Path) -> None:
+    """Raise an InputError unless the network called ``name`` still has the weights that ``file`` holds of it."""
+    if wrong := differences(model.state_dict(), weights):
+        raise InputError(f"{file} does not fit {name}, whose code has changed since: {wrong}")
+
+
 def black(size: int) -> Tensor:
     """Images to try a network on: float32 [2, 3, ``size``, ``size``], on the CPU."""
     return torch.zeros(PROBED, 3, size, size, dtype=torch.float32)
@@ -65,6 +72,7 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
     """Give ``model`` the weights in ``--init-from``."""
     where = f"--init-from {config.init_from}"
     weights, about = read_weights(config.init_from)  # type: ignore[arg-type]
+    stated = f"its file says that its network is {about.network}" if about.network not in (None, config.model) else ""
     own = model.state_dict()
     last = _last_layer(model, config)
     other = [name for name in last if name in weights and weights[name].shape != own[name].shape]
@@ -75,8 +83,10 @@ def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note:
     if wrong := differences({name: own[name] for name in compared}, kept):
         raise InputError(
             f"{where} does not fit {config.model} with {len(classes)} classes: {wrong}"
-            f"{other_network(weights, config.model)}"
+            + (f"; {stated}" if stated else other_network(weights, config.model))
         )
+    if stated and last_layer(str(about.network)) and last_layer(config.model):  # variants whose names are the same
+        raise InputError(f"{where} does not fit {config.model}: {stated}")
     if renewed:
         (theirs,) = outputs
         note(

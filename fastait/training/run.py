@@ -25,6 +25,7 @@ from fastait.runtime.settings import as_path, check_names
 from fastait.runtime.signals import StopRequest
 from fastait.runtime.threads import usable_cores
 from fastait.training.loop import Loop
+from fastait.training.networks import refuse_other_weights
 from fastait.training.prepare import Prepared
 
 
@@ -172,6 +173,7 @@ def _resume(
         try:
             # The checkpoint's weights replace those that the run began with, which need not be there any more.
             prepared = Prepared(config, report, ranks, device, allow_own=allow_own, begun=True)
+            refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
             return _go_on(folder, prepared, report, checkpoint, settle)
         finally:
             torch.set_num_threads(threads)

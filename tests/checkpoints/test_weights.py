@@ -210,6 +210,8 @@ def test_files_say_what_their_weights_are(tmp_path):
     [
         ({"network": "WRN-28-10"}, About("wrn-28-10")),  # as version 0.1 wrote it
         ({"network": "a transformer"}, About()),  # of another program
+        ({"network": "a transformer", "classes": "[]", "image_size": "[224, 224]"}, About()),
+        ({"classes": "cat, dog"}, About()),
         ({"network": "nets:make", "image_size": "224"}, About("nets:make", image_size=224)),
     ],
 )
@@ -220,6 +222,6 @@ def test_what_files_of_others_say(metadata, expected):
 
 @pytest.mark.parametrize("size", [0, -1, 10**9, 2.5, "a", True, None])
 def test_image_sizes_that_are_none(size):
-    save_file({"a": torch.zeros(1)}, "w.safetensors", {"image_size": json.dumps(size)})
+    save_file({"a": torch.zeros(1)}, "w.safetensors", {"network": "wrn-10-1", "image_size": json.dumps(size)})
     with pytest.raises(InputError, match="metadata are damaged: image_size must be a whole number"):
         read_weights(Path("w.safetensors"))

@@ -176,6 +176,14 @@ def test_files_that_do_not_say(tmp_path, network):
         export_robustbench(model, tmp_path / "export.pt")
 
 
+@pytest.mark.parametrize("size", ["x", 0, 10**6, 2.5])
+def test_sizes_of_images_that_are_none(tmp_path, size):
+    with pytest.raises(InputError, match=rf"^image_size must be a whole number from 1 to 4096, got '?{size}'?$"):
+        load_model(tmp_path / "any", model="resnet-18", image_size=size)
+    with pytest.raises(InputError, match="any: no such run folder or file"):
+        load_model(tmp_path / "any", image_size=np.int64(8))
+
+
 def test_paths_and_what_is_left_alone(tmp_path, network, monkeypatch):
     """Paths are texts too; loading draws nothing, and what it returns is contiguous whatever the file holds."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -298,7 +306,7 @@ def test_damaged_files(tmp_path, content, name):
     ],
 )
 def test_metadata_that_are_none(tmp_path, network, metadata, message):
-    save_file(network.state_dict(), tmp_path / "w.safetensors", metadata)
+    save_file(network.state_dict(), tmp_path / "w.safetensors", {"network": "wrn-16-2", **metadata})
     with pytest.raises(InputError, match=message) as caught:
         load_model(tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)

@@ -46,6 +46,7 @@ def test_names(text, kind, depth, widen_factor, name):
         ("timm:hf-hub:someone/net", "must be timm:NAME with a name that timm registers"),
         ("torchvision:a/b", "must be torchvision:NAME"),
         ("folder/net.py:make", "in the folder that it lies in: net:make"),
+        ("net.py:make", "in the folder that it lies in: net:make"),
         ("a:b:c", "is no network"),
         (7, "must be a text such as wrn-10-1, got int"),
     ],

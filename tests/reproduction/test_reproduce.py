@@ -235,6 +235,44 @@ def test_a_dry_run_writes_nothing(work, capsys, monkeypatch):
     assert sorted(Path("reproduction").rglob("*")) == before
 
 
+OWN = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 2)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.first(x).mean(dim=(2, 3)))
+
+class NoLayer(Net):
+    def forward(self, x):
+        return self.first(x).mean(dim=(2, 3)) @ self.fc.weight.t()
+"""
+
+
+def test_a_network_of_ones_own(work, capsys, monkeypatch):
+    """A dry run knows it again; what it lacks for the last of several runs is said before the first one."""
+    monkeypatch.setattr("fastait.reproduction.cost.measured_rate", lambda *args: 1e9)
+    Path("own_of_a_table.py").write_text(OWN)
+    for more in ([], ["--dry-run"]):
+        line = refused(capsys, *TABLE, "--model", "own_of_a_table:NoLayer", *more)
+        assert "the last weights of NoLayer, [10, 4], are no linear layer's" in line
+    assert "does not say of which" in refused(capsys, "table8", "--model", "own_of_a_table:Net")
+    assert work == ([], [])
+    mine = [*TABLE, "--model", "own_of_a_table:Net"]
+    assert main(mine) == 0
+    capsys.readouterr()
+    assert main([*mine, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("finished") == 3 + 3 * 7
+    Path("own_of_a_table.py").write_text(OWN + "# another version")
+    assert main([*mine, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("missing") == 3 * 7
+    sys.modules.pop("own_of_a_table")
+
+
 def test_a_dry_run_at_the_papers_scale(capsys, monkeypatch):
     """Nothing of a data set is needed for it."""
     monkeypatch.setattr("fastait.reproduction.cost.measured_rate", lambda *args: 1e12)

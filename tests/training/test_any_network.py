@@ -164,6 +164,17 @@ def test_a_run_folder_is_no_permission_to_call_a_function(stopped, capsys):
     assert resume_training("run", model="nets:small").result["network"] == "nets:small"
 
 
+def test_a_resume_with_another_network_of_the_same_name(stopped, capsys):
+    stopped(settings("nets:small", 8))
+    before = Path("run/config.json").read_bytes()
+    Path("nets.py").write_text(OWN.replace("32, classes", "32, classes, bias=False"))
+    sys.modules.pop("nets")
+    assert train_command(["--resume", "run", "--model", "nets:small"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("run/checkpoint.pt does not fit nets:small, whose code has changed since: with 6.bias")
+    assert Path("run/config.json").read_bytes() == before
+
+
 def test_no_features_where_the_method_needs_them():
     Path("nets.py").write_text(
         "import torch\nfrom torch import nn\n\nclass Cosine(nn.Module):\n    def __init__(self, classes):\n"

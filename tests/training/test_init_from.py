@@ -102,6 +102,12 @@ def test_what_normalises_goes_with_the_weights(image_folder):
     [
         (About(normalization=((0.0,) * 3, (1.0,) * 3)), {}, "normalises images otherwise than wrn-10-1 does"),
         (About(classes=("cat",)), {}, "it names 1 classes"),
+        (About("mine:net"), {"into": "resnet-18"}, "; with .*; its file says that its network is mine:net"),
+        (
+            About("wrn-10-1-silu"),
+            {"name": "wrn-10-1-silu", "into": "wrn-10-1-relu"},
+            "does not fit wrn-10-1-relu: its file says that its network is wrn-10-1-silu",
+        ),
         (
             About(),
             {"into": "resnet-18"},

@@ -32,7 +32,8 @@ BESIDE = (CLASSES, NORMALIZATION)
 """Keys of ``config.json`` that are no settings: the names of the classes that the run tells apart, in order, and what
 its network does to images in [0, 1] first, mean and standard deviation per channel, null if that is not known."""
 
-OPTIMIZERS = ("sgd", "apex")
+OPTIMIZERS = ("sgd", "adamw", "apex")
+SCHEDULES = ("step", "cosine", "one-cycle", "linear")
 CUDA_GRAPH = ("auto", "on", "off")
 
 
@@ -60,7 +61,22 @@ GROUPS = {
         "partners",
         "partner_features",
     ),
-    "Optimisation": ("recipe", "epochs", "batch_size", "lr", "milestones", "weight_decay", "optimizer", "seed"),
+    "Optimisation": (
+        "recipe",
+        "epochs",
+        "batch_size",
+        "lr",
+        "schedule",
+        "milestones",
+        "warmup_epochs",
+        "optimizer",
+        "nesterov",
+        "weight_decay",
+        "clip_grad_norm",
+        "label_smoothing",
+        "ema",
+        "seed",
+    ),
     "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
     "Output": ("out", "resume", "eval_samples", "checkpoint_seconds"),
 }
@@ -135,13 +151,35 @@ class TrainConfig:
     """Images per step; the last, smaller batch of an epoch is kept."""
 
     lr: float = 0.1
-    """Learning rate of SGD with momentum 0.9."""
+    """The schedule's highest learning rate; adamw wants a smaller one, such as 0.001."""
 
-    milestones: tuple[int, ...] = (10,)
-    """Epochs, counted from 1, at which the learning rate is divided by 10; repeat the flag for each."""
+    schedule: str = "step"
+    """How the learning rate changes, from step to step: step (divided by 10 at the milestones), cosine, linear (both
+    down to 0) or one-cycle (up within 30 % of the run, then down)."""
+
+    milestones: tuple[int, ...] | None = None
+    """Epochs, counted from 1, at which --schedule step divides the learning rate by 10; repeat the flag for each.
+    [default: the recipe's; 10 for digits]"""
+
+    warmup_epochs: float = 0.0
+    """Let the learning rate rise from 0 within so many epochs first."""
+
+    nesterov: bool = False
+    """Nesterov's momentum for sgd."""
 
     weight_decay: float = 2e-4
-    """Weight decay on all parameters."""
+    """Weight decay: sgd's on all parameters; adamw's, decoupled, on all but biases and norms."""
+
+    clip_grad_norm: float | None = None
+    """Scale the gradient of a step down to this norm where it is longer. [default: not]"""
+
+    label_smoothing: Ratio = 0.0
+    """Spread this share of each label over all classes, in [0, 1), where a method trains on the classes themselves;
+    attacks are not changed."""
+
+    ema: float | None = None
+    """Average the weights over the steps too, by this decay, in [0, 1), such as 0.9995: ema.safetensors beside the last
+    ones. [default: not]"""
 
     epsilon: Ratio = 8 / 255
     """Radius of the Linf ball in training and evaluation, on images in [0, 1]; 0.03 or 8/255."""
@@ -182,7 +220,8 @@ class TrainConfig:
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
     optimizer: str = "sgd"
-    """sgd (torch's fused SGD) or apex (NVIDIA apex's FusedSGD, where it is installed)."""
+    """sgd (torch's fused SGD with momentum 0.9), adamw (torch's fused AdamW) or apex (NVIDIA apex's FusedSGD, where it
+    is installed)."""
 
     cuda_graph: str = "auto"
     """The whole step as one CUDA graph: auto (with one GPU), on or off."""
@@ -263,8 +302,7 @@ class TrainConfig:
             check_pretrained(network)
             if self.init_from is not None:
                 raise InputError(f"--pretrained and --init-from {self.init_from} are two beginnings; leave one out")
-        if not all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
-            raise InputError(f"--milestones must be increasing epochs from 1 on, got {list(self.milestones)}")
+        self._check_optimisation()
         if self.dali and self.workers is not None:
             raise InputError(f"--workers {self.workers} are the torch loader's; leave them or --dali out")
         if self.dataset in IN_PLACE and self.data_dir is None:
@@ -273,15 +311,46 @@ class TrainConfig:
         if self.skip_bad_images and self.dataset not in IN_PLACE and self.unlabeled is None:
             raise InputError(f"--skip-bad-images is for {' and '.join(IN_PLACE)}; --dataset {self.dataset} has none")
 
-    def learning_rate(self, epoch: int) -> float:
-        """Learning rate of ``epoch``, counted from 0: ``lr`` divided by 10 at each milestone, counted from 1."""
-        return self.lr * 0.1 ** sum(epoch + 1 >= milestone for milestone in self.milestones)
+    def _check_optimisation(self) -> None:
+        check_choice("--schedule", self.schedule, SCHEDULES)
+        milestones = self.milestones or ()
+        if not all(a < b for a, b in zip((0, *milestones), milestones, strict=False)):
+            raise InputError(f"--milestones must be increasing epochs from 1 on, got {list(milestones)}")
+        if milestones and self.schedule != "step":
+            raise InputError(
+                f"--milestones {milestones[0]} are those of --schedule step; --schedule {self.schedule} has none"
+            )
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise InputError(
+                f"--warmup-epochs must be in [0, {self.epochs}), shorter than the training, got {self.warmup_epochs:g}"
+            )
+        if self.warmup_epochs and self.schedule == "one-cycle":
+            raise InputError("--schedule one-cycle begins with a rise of its own; leave --warmup-epochs out")
+        if self.nesterov and self.optimizer != "sgd":
+            raise InputError(f"--nesterov is for --optimizer sgd; {self.optimizer} has no such momentum")
+        if self.clip_grad_norm is not None and not 0 < self.clip_grad_norm < math.inf:
+            raise InputError(f"--clip-grad-norm must be a finite number > 0, got {self.clip_grad_norm:g}")
+        if self.clip_grad_norm is not None and self.optimizer == "apex":
+            raise InputError("--clip-grad-norm does not go with --optimizer apex; use --optimizer sgd")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing:g}")
+        if self.label_smoothing and not METHODS[self.method].smooths:
+            raise InputError(
+                f"--label-smoothing {self.label_smoothing:g}: --method {self.method} trains on no classes as they are"
+            )
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"--ema must be in [0, 1), got {self.ema:g}")
+
+    def steps_down(self) -> tuple[int, ...]:
+        """The milestones that there are."""
+        return _USUAL_MILESTONES if self.milestones is None else self.milestones
 
     def resolved(self) -> "TrainConfig":
-        """With absolute paths, so that a resume from another folder finds the same files."""
+        """With absolute paths, so that a resume from another folder finds the same files, and with its milestones."""
         data_dir = self.data_dir or (None if self.dataset in ("digits", *IN_PLACE) else Path("data"))
         return dataclasses.replace(
             self,
+            milestones=self.steps_down() if self.schedule == "step" else (),
             data_dir=data_dir and data_dir.absolute(),
             init_from=self.init_from and self.init_from.absolute(),
             unlabeled=self.unlabeled and self.unlabeled.absolute(),
@@ -329,6 +398,8 @@ _AT_LEAST = {
 }
 
 _AT_MOST = {"image_size": 4096, "crop_padding": 4096, "seed": 2**63 - 1}
+
+_USUAL_MILESTONES = (10,)
 
 _BEFORE_MODEL = {"depth": 10, "widen_factor": 1}
 

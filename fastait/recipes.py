@@ -85,5 +85,8 @@ def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:
     check_names(overrides, (field.name for field in dataclasses.fields(TrainConfig)))
     check_choice("--recipe", name, RECIPES)
     base = TrainConfig(recipe=name, **RECIPES[name])
-    method = dataclasses.replace(base, **overrides).method
-    return dataclasses.replace(base, **{**BY_METHOD.get((name, method), {}), **overrides})
+    asked = dataclasses.replace(base, **overrides)
+    settings = {**BY_METHOD.get((name, asked.method), {}), **overrides}
+    if asked.schedule != base.schedule:  # the recipe's milestones are those of its own
+        settings["milestones"] = overrides.get("milestones")
+    return dataclasses.replace(base, **settings)

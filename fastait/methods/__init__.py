@@ -18,6 +18,9 @@ PARTNER_FEATURES = ("clean", "noisy")
 PAIRING = ("adversarial_interpolation", "pixel_interpolation", "partner_mixed")
 """The image and label parts that ask who an image's partner is."""
 
+SMOOTHED = ("classes",)
+"""The label parts that ``Settings.label_smoothing`` is for."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,6 +36,7 @@ class Settings:
         distance: of ``DISTANCES``, what adversarial interpolation makes small.
         partners: of ``PARTNERS``, which image of the batch each one is paired with.
         partner_features: of ``PARTNER_FEATURES``: from a pass of the clean partners, or from the images' own noisy one.
+        label_smoothing: the share of a label that is spread over all classes, where a network is trained on the classes.
     """
 
     epsilon: float
@@ -44,6 +48,7 @@ class Settings:
     distance: str = "cosine"
     partners: str = "reversed"
     partner_features: str = "clean"
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class Method:
     def interpolates(self) -> bool:
         """Whether a term moves images towards their partners' features."""
         return any(term.interpolates for term in self.terms)
+
+    @property
+    def smooths(self) -> bool:
+        """Whether a term trains on the classes as they are, whose labels can be smoothed."""
+        return any(term.labels in SMOOTHED for term in self.terms)
 
     @property
     def pairs(self) -> bool:

@@ -22,8 +22,11 @@ GAMMA = 0.01
 
 
 def classes(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
-    """y: the labels as they are, one-hot."""
-    return F.cross_entropy(logits.float(), sample.y)
+    """y: the labels as they are, one-hot, or (1 - s) y + s / C with the share s of ``label_smoothing``.
+
+    Label smoothing is torch's (Szegedy et al., 2016): the true class gets its part of s too, unlike ``smooth``'s.
+    """
+    return F.cross_entropy(logits.float(), sample.y, label_smoothing=settings.label_smoothing)
 
 
 def adversarial_interpolation(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:

@@ -26,6 +26,7 @@ from fastait.training.networks import finite
 from fastait.training.optimizer import restore_optimizer, set_lr
 from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
+from fastait.training.schedule import learning_rate
 from fastait.training.step import NEVER, TrainStep
 
 READ_SECONDS = 0.5
@@ -167,7 +168,7 @@ class Loop:
         self.report.start("training", last, self.step)
         prepared.model.train()
         for images, labels, unlabeled in self._batches(last):
-            if rate != (rate := config.learning_rate(self.step // per_epoch)):
+            if rate != (rate := learning_rate(config, self.step, per_epoch)):
                 set_lr(prepared.optimizer, rate)
             self.train_step(images, labels, self.step, prepared.plan.shard(self.step), *unlabeled)
             backlog.add()
@@ -314,7 +315,7 @@ class Loop:
         record = {
             "epoch": epoch,
             "step": self.step,
-            "lr": self.config.learning_rate(epoch - 1),
+            "lr": learning_rate(self.config, self.step - 1, self.prepared.plan.steps_per_epoch),
             "loss": totals["loss"] / totals["seen"],
             "accuracy": 100 * totals["correct"] / totals["seen"],
             **gradient_shares(totals),

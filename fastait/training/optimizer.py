@@ -1,4 +1,4 @@
-"""SGD with momentum, ready for a captured step: nothing of it is allocated, moved or read while it steps."""
+"""Optimisers, ready for a captured step: nothing of them is allocated, moved or read while they step."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -13,12 +13,19 @@ MOMENTUM = 0.9
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimiser ``--optimizer`` names, over those of the parameters that ask for a gradient, on their device.
 
-    ``sgd`` keeps its learning rate in a tensor that ``set_lr`` fills, and begins with momentum and gradients of zero
-    instead of none: without them fused SGD leaves the momentum uninitialised if fp16 overflows in the first step.
+    ``sgd`` and ``adamw`` keep their learning rate in a tensor that ``set_lr`` fills, and begin with moments and
+    gradients of zero instead of none: without them fused SGD leaves the momentum uninitialised if fp16 overflows in the
+    first step, and a capture would hold what only a first step does. ``adamw`` (Loshchilov & Hutter, 2019; torch's
+    betas 0.9 and 0.999) does not let vectors decay: biases, and the weights of norms.
 
     Raises:
         InputError: ``apex`` and NVIDIA's apex is not installed, or the parameters are not on a GPU.
@@ -27,17 +34,35 @@ def make_optimizer(
     if name == "apex":
         return _apex(parameters, lr, weight_decay)
     device = parameters[0].device
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=torch.tensor(lr, dtype=torch.float32, device=device),
-        momentum=MOMENTUM,
-        weight_decay=weight_decay,
-        fused=True,
-    )
+    rate = torch.tensor(lr, dtype=torch.float32, device=device)
+    optimizer: torch.optim.Optimizer
+    if name == "sgd":
+        optimizer = torch.optim.SGD(
+            parameters, lr=rate, momentum=MOMENTUM, weight_decay=weight_decay, nesterov=nesterov, fused=True
+        )
+    else:
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=rate, fused=True, capturable=device.type == "cuda"
+        )
     for parameter in parameters:
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        optimizer.state[parameter] = _state(name, parameter)
         parameter.grad = torch.zeros_like(parameter)
     return optimizer
+
+
+def _state(name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What the optimiser remembers of a parameter before its first step."""
+    if name == "sgd":
+        return {"momentum_buffer": torch.zeros_like(parameter)}
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -56,17 +81,28 @@ def zero_gradients(optimizer: torch.optim.Optimizer) -> None:
         torch._foreach_zero_(gradients)
 
 
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Scale all gradients together down to the 2-norm ``norm`` where theirs is longer; nothing is read from the device.
+
+    A gradient that is not finite makes all of them so, or zero: the loss is not finite then either, which is seen.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    torch.nn.utils.clip_grad_norm_(parameters, norm, error_if_nonfinite=False)
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """``load_state_dict`` into the tensors that are there; a captured graph knows no others."""
     rates = [group["lr"] for group in optimizer.param_groups]
-    momenta = {p: values["momentum_buffer"] for p, values in optimizer.state.items() if "momentum_buffer" in values}
+    held = {parameter: dict(values) for parameter, values in optimizer.state.items()}
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(rate, Tensor):
             group["lr"] = rate.fill_(float(group["lr"]))
-    for parameter, momentum in momenta.items():
+    for parameter, values in held.items():
         loaded = optimizer.state[parameter]
-        loaded["momentum_buffer"] = momentum.copy_(loaded["momentum_buffer"])
+        for name, value in values.items():
+            if isinstance(value, Tensor) and isinstance(loaded.get(name), Tensor):
+                loaded[name] = value.copy_(loaded[name])
 
 
 def _apex(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -97,7 +97,11 @@ class Prepared:
         self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
         self.features = check_method(self.model, config.model, config.method, black(config.image_size).to(self.device))
         self.optimizer = make_optimizer(
-            config.optimizer, self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            config.optimizer,
+            self.model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
 
     def _plan(self, seed: int, size: int, **more: Any) -> BatchPlan:
@@ -150,6 +154,7 @@ def method_settings(config: TrainConfig, num_classes: int, at_a_time: int | None
         config.distance,
         config.partners,
         config.partner_features,
+        config.label_smoothing,
     )
 
 
@@ -202,7 +207,7 @@ def _use_graph(config: TrainConfig, device: torch.device, ranks: Ranks) -> bool:
                 "use --optimizer sgd, or --cuda-graph off"
             )
     # With several GPUs a graph is for those who ask for it by name, until it has run on two.
-    suits = device.type == "cuda" and config.optimizer == "sgd" and ranks.size == 1
+    suits = device.type == "cuda" and config.optimizer != "apex" and ranks.size == 1
     return config.cuda_graph == "on" or (config.cuda_graph == "auto" and suits)
 
 

@@ -27,12 +27,13 @@ from fastait.runtime.errors import RunError, SaidElsewhere
 from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
+from fastait.training.averaged import Averaged
 from fastait.training.buffers import Buffers, in_their_places
 from fastait.training.compiled import Compiled
 from fastait.training.convolutions import timed_convolutions
 from fastait.training.draws import Draws
 from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
-from fastait.training.optimizer import zero_gradients
+from fastait.training.optimizer import clip_gradients, zero_gradients
 
 NEVER = torch.iinfo(torch.int64).max
 
@@ -127,6 +128,8 @@ class TrainStep:
         seed: of everything drawn; an image's noise depends on (seed, step, its place in the batch) only.
         ranks: the processes that share each batch.
         features: of the model, for a method that interpolates; needed where its class has no method ``features``.
+        clip_norm: gradients that are longer, all together, are scaled down to it.
+        averaged: takes up the weights after each step.
         batch_size: of the batches that are compiled and captured, over all processes; others run eagerly. Needed for
             ``compile`` and ``graph``.
         compile: compile the model's passes.
@@ -147,12 +150,16 @@ class TrainStep:
         ranks: Ranks = Ranks(),  # noqa: B008, immutable
         *,
         features: Features | None = None,
+        clip_norm: float | None = None,
+        averaged: Averaged | None = None,
         batch_size: int | None = None,
         compile: bool = False,
         graph: bool = False,
         insist: bool = False,
         note: Callable[[str], None] = lambda text: None,
     ):
+        self.clip_norm = clip_norm
+        self.averaged = averaged
         self.batch_size = batch_size
         self.compiled = compile
         self.graphed = graph
@@ -319,8 +326,13 @@ class TrainStep:
         scaler = self.precision.scaler
         scaler.scale(_sum(shares)).backward()
         self.buffers.agree(shards[0].size / shards[0].batch)
+        if self.clip_norm is not None:
+            scaler.unscale_(self.optimizer)
+            clip_gradients(self.optimizer, self.clip_norm)
         scaler.step(self.optimizer)
         scaler.update()
+        if self.averaged is not None:
+            self.averaged.add(self.number)
         if shards[0].size:
             self.totals.add(_sum(losses).detach(), logits[-1].detach(), y, self.number)
 
@@ -339,7 +351,8 @@ class TrainStep:
         momentum = [value for state in self.optimizer.state.values() for value in state.values()]
         model = [*self.model.parameters(), *self.model.buffers()]
         drawn = [noise.offset for noise in (*self.starts, self.partner_noise)]
-        return [*model, *momentum, *self.precision.tensors(), *drawn, *self.totals.tensors()]
+        averaged = [] if self.averaged is None else self.averaged.tensors()
+        return [*model, *momentum, *averaged, *self.precision.tensors(), *drawn, *self.totals.tensors()]
 
 
 def _own_features(model: nn.Module) -> Features:

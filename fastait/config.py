@@ -22,7 +22,16 @@ PARQUET_SETTINGS = ("image_column", "label_column", "train_files", "test_files")
 LEAST_IMAGE_SIZE = 8
 PLACES = (
     *("data_dir", "unlabeled", "cache_dir", "init_from", "out", *PARQUET_SETTINGS),
-    *("workers", "dali", "skip_bad_images", "device", "compile", "cuda_graph", "checkpoint_seconds"),
+    *(
+        "workers",
+        "dali",
+        "skip_bad_images",
+        "device",
+        "compile",
+        "cuda_graph",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+    ),
 )
 """Settings that say where things lie and how they are loaded and run: a resume may change them. The others decide the
 weights, or what is measured. Images are known by their checksum."""
@@ -78,7 +87,7 @@ GROUPS = {
         "seed",
     ),
     "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
-    "Output": ("out", "resume", "eval_samples", "checkpoint_seconds"),
+    "Output": ("out", "resume", "eval_samples", "checkpoint_seconds", "keep_checkpoints"),
 }
 """Under which heading the help page of training has each setting."""
 
@@ -243,7 +252,10 @@ class TrainConfig:
     """Evaluate on this many test images, the same share of each class. [default: all]"""
 
     checkpoint_seconds: float = 60.0
-    """Save a checkpoint whenever this time has passed: what a crash can cost."""
+    """Save a checkpoint whenever this time has passed, or a hundred times what saving takes: what a crash can cost."""
+
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept, at least 1: where the last one is damaged, the one before it is used."""
 
     init_from: Path | None = None
     """Start from these weights: a model.safetensors of another run. A last layer for another number of classes is drawn
@@ -395,6 +407,7 @@ _AT_LEAST = {
     "seed": 0,
     "workers": 0,
     "eval_samples": 1,
+    "keep_checkpoints": 1,
 }
 
 _AT_MOST = {"image_size": 4096, "crop_padding": 4096, "seed": 2**63 - 1}

@@ -3,25 +3,31 @@
 import fcntl
 import io
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
+from fastait.checkpoints import checkpoint
 from fastait.checkpoints.weights import About, load_weights, packed
 from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
 
-CHECKPOINT_FORMAT = "fastait checkpoint 3"
+WEIGHTS = {
+    "last": "model.safetensors",
+    "best": "best.safetensors",
+    "ema": "ema.safetensors",
+    "before-collapse": "before-collapse.safetensors",
+}
+"""Files of weights that a run may write: of the last epoch, of the best one, averaged over all steps, and of the epoch
+before its training collapsed."""
 
 
 class RunFolder:
-    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``model.safetensors`` and ``result.json`` of one run.
-
-    A run that holds images out has ``best.safetensors`` too.
+    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, files of ``WEIGHTS`` and ``result.json`` of one run.
 
     Args:
         path: the folder.
@@ -34,8 +40,7 @@ class RunFolder:
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoint_file = path / "checkpoint.pt"
-        self.weights_file = path / "model.safetensors"
-        self.best_weights_file = path / "best.safetensors"
+        self.weights_file = path / WEIGHTS["last"]
         self.result_file = path / "result.json"
         self._lock: io.IOBase | None = None
 
@@ -91,7 +96,14 @@ class RunFolder:
 
     def _progress(self) -> list[Path]:
         """What a run writes besides its settings, the checkpoint first."""
-        return [self.checkpoint_file, self.metrics_file, self.weights_file, self.best_weights_file, self.result_file]
+        weights = [self.path / name for name in WEIGHTS.values()]
+        earlier = sorted(self.path.glob(f"{self.checkpoint_file.stem}-*{self.checkpoint_file.suffix}"))
+        return [self.checkpoint_file, *earlier, self.metrics_file, *weights, self.result_file]
+
+    def wrote(self, path: Path) -> bool:
+        """Whether ``path`` is called as what a run writes of its network."""
+        own = path.parent == self.path
+        return own and (path.name in WEIGHTS.values() or path.name == self.checkpoint_file.name)
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
@@ -195,45 +207,28 @@ class RunFolder:
         saved = json.loads(self.config_file.read_bytes())
         return {key: saved[key] for key in BESIDE if key in saved}
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint. ``state`` holds tensors, numbers, strings, lists and dicts only."""
+    def save_checkpoint(self, state: dict[str, Any], keep: int = 1) -> None:
+        """Write a checkpoint, of tensors, numbers, strings, lists and dicts only: see ``checkpoint.save``."""
         if self.writes:
-            buffer = io.BytesIO()
-            torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
-            write_whole(self.checkpoint_file, buffer.getbuffer())
+            checkpoint.save(self.checkpoint_file, state, keep)
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, on the CPU; None if the run had not come to one.
+    def load_checkpoint(self, note: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+        """The last checkpoint that is whole, on the CPU; None if the run had not come to one. See ``checkpoint.load``.
 
         Raises:
-            InputError: the file is truncated or no checkpoint of a run.
+            InputError: all there are are damaged.
         """
-        if not self.checkpoint_file.exists():
-            return None
-        try:
-            state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise InputError(f"{self.checkpoint_file} cannot be read: {error.strerror}") from None
-        # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
-        except Exception:
-            state = None
-        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-            raise InputError(
-                f"{self.checkpoint_file} is truncated or not a checkpoint of this version; move it away to begin the "
-                "run anew"
-            )
-        return state
+        return checkpoint.load(self.checkpoint_file, note)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """One JSON object per finished epoch, the whole file."""
         if self.writes:
             write_whole(self.metrics_file, "".join(json.dumps(epoch) + "\n" for epoch in history).encode())
 
-    def save_weights(self, weights: dict[str, Tensor], about: About, *, best: bool = False) -> None:
-        """The network's state dict as safetensors: that of the last epoch, or of the best one."""
+    def save_weights(self, weights: dict[str, Tensor], about: About, which: str = "last") -> None:
+        """A state dict of the network as safetensors; ``which`` is a key of ``WEIGHTS``."""
         if self.writes:
-            file = self.best_weights_file if best else self.weights_file
-            write_whole(file, packed(weights, about))
+            write_whole(self.path / WEIGHTS[which], packed(weights, about))
 
     def save_result(self, result: dict[str, Any]) -> None:
         """The finished run's figures."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from fastait.checkpoints.architectures import COUNTER, architecture
+from fastait.checkpoints.checkpoint import FORMAT, FORMAT_WITHOUT_CHECKSUM
 from fastait.checkpoints.classes import LENGTH, shown
-from fastait.checkpoints.folder import CHECKPOINT_FORMAT, RunFolder
+from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import (
     LARGEST,
     About,
@@ -176,10 +177,9 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such run folder or file of weights")
     content, about = read_weights(path) if path.suffix == ".safetensors" else (_unpickled(path), About())
-    checkpoint: Any = content if isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT else {}
-    if os.path.isfile(folder.config_file) and (
-        path in (folder.weights_file, folder.best_weights_file, folder.checkpoint_file)
-    ):
+    formats = (FORMAT, FORMAT_WITHOUT_CHECKSUM)
+    checkpoint: Any = content if isinstance(content, dict) and content.get("format") in formats else {}
+    if os.path.isfile(folder.config_file) and folder.wrote(path):
         config = _config(folder.config_file.read_bytes, folder.config_file)
     elif checkpoint:  # it was taken out of its folder
         kept = {key: checkpoint[key] for key in BESIDE if key in checkpoint}

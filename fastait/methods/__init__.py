@@ -36,7 +36,7 @@ class Settings:
         distance: of ``DISTANCES``, what adversarial interpolation makes small.
         partners: of ``PARTNERS``, which image of the batch each one is paired with.
         partner_features: of ``PARTNER_FEATURES``: from a pass of the clean partners, or from the images' own noisy one.
-        label_smoothing: the share of a label that is spread over all classes, where a network is trained on the classes.
+        label_smoothing: the share of a label that is spread over all classes, where a network is trained on classes.
     """
 
     epsilon: float
@@ -117,6 +117,11 @@ class Method:
     def interpolates(self) -> bool:
         """Whether a term moves images towards their partners' features."""
         return any(term.interpolates for term in self.terms)
+
+    @property
+    def attacks(self) -> bool:
+        """Whether a term moves images by the network's gradients."""
+        return any(term.images not in ("clean", "pixel_interpolation") for term in self.terms)
 
     @property
     def smooths(self) -> bool:

@@ -69,12 +69,13 @@ class Report:
         """The final table and what it does not show."""
         if not self.show:
             return
-        best = result.get("best")
-        lines = [[result["method"] + (", last epoch" if best else ""), *(f"{result[key]:.1f}" for key in COLUMNS)]]
-        if best:
-            lines.append(
-                [f"{result['method']}, best epoch ({best['epoch']})", *(f"{best[key]:.1f}" for key in COLUMNS)]
-            )
+        several = "best" in result or "ema" in result
+        rows = {", last epoch" if several else "": result}
+        if "best" in result:
+            rows[f", best epoch ({result['best']['epoch']})"] = result["best"]
+        if "ema" in result:
+            rows[", averaged weights"] = result["ema"]
+        lines = [[result["method"] + which, *(f"{row[key]:.1f}" for key in COLUMNS)] for which, row in rows.items()]
         title = (
             f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
             f"Linf {epsilon_text(result['epsilon'])}"

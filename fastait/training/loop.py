@@ -1,6 +1,5 @@
 """The training loop and the evaluation at its end."""
 
-import copy
 import itertools
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from fastait.runtime.memory import release, said_with
 from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
+from fastait.training.averaged import Averaged
 from fastait.training.cost import Cost, said, step_cost
 from fastait.training.networks import finite
 from fastait.training.optimizer import restore_optimizer, set_lr
@@ -28,12 +28,13 @@ from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
 from fastait.training.schedule import learning_rate
 from fastait.training.step import NEVER, TrainStep
+from fastait.training.watch import Watch, few, holding
+
+SAVING = 0.01
+"""At most this share of the time is spent on checkpoints, save those that are asked for."""
 
 READ_SECONDS = 0.5
 """How often the running totals are read from the device."""
-
-WATCHED = "pgd10"
-"""What the best epoch is chosen by, on the images that are held out: ten steps of a quarter of epsilon."""
 
 
 def gradient_shares(totals: dict[str, float | int]) -> dict[str, float]:
@@ -59,7 +60,7 @@ class Loop:
         self.finite = finite(prepared.model)  # not all need be: a mask of attention holds -inf
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
+        self.averaged = None if self.config.ema is None else Averaged(prepared.model, self.config.ema)
         self.train_step = TrainStep(
             prepared.model,
             METHODS[self.config.method],
@@ -69,6 +70,8 @@ class Loop:
             self.config.seed,
             prepared.ranks,
             features=prepared.features,
+            clip_norm=self.config.clip_grad_norm,
+            averaged=self.averaged,
             batch_size=self.config.batch_size,
             compile=self.config.compile,
             graph=prepared.graph,
@@ -84,7 +87,17 @@ class Loop:
         self.seconds_before = 0.0
         self.training_seconds: float | None = None
         self.epoch_seconds_before = 0.0
+        self.save_seconds = 0.0
         self._warn = cache(lambda text: report.note(f"warning: {text}"))  # once, if several evaluations say the same
+        self.watch = Watch(
+            self.config,
+            prepared.model,
+            self.averaged,
+            prepared.validation,
+            few(prepared.dataset, prepared.plan.split()[0]),
+            self._warn,
+            prepared.ranks,
+        )
         self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
 
     def close(self) -> None:
@@ -107,7 +120,9 @@ class Loop:
             prepared.precision.scaler.load_state_dict(checkpoint["scaler"])
         self.step = checkpoint["step"]
         self.history = checkpoint["history"]
-        self.best = checkpoint["best"]
+        self.watch.load(checkpoint["watch"])
+        if self.averaged is not None:
+            self.averaged.load(checkpoint["averaged"])
         if self.ranks.first:  # the sums are of all processes
             self.totals.load(checkpoint["totals"])
         self.seconds_before = checkpoint["seconds"]
@@ -129,7 +144,7 @@ class Loop:
         self._check_finite()
         if not finite(self.prepared.model) >= self.finite:
             raise self._not_finite("the weights are", self.step - 1)
-        now = time.monotonic()
+        began = time.monotonic()
         totals = self.totals.state(self.ranks)
         self.folder.save_checkpoint(
             {
@@ -142,15 +157,18 @@ class Loop:
                 "optimizer": self.prepared.optimizer.state_dict(),
                 "scaler": self.prepared.precision.scaler.state_dict(),
                 "history": self.history,
-                "best": self.best,
+                "watch": self.watch.state(),
+                "averaged": None if self.averaged is None else self.averaged.state_dict(),
                 "totals": totals,
                 "seconds": self._seconds(),
                 "training_seconds": self.training_seconds,
-                "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started,
+                "epoch_seconds": self.epoch_seconds_before + began - self.epoch_started,
                 "environment": self.environment,
-            }
+            },
+            self.config.keep_checkpoints,
         )
         self.last_save = time.monotonic()
+        self.save_seconds = self.last_save - began
 
     def train(self, stop: StopRequest) -> None:
         """From the current step to the last."""
@@ -184,7 +202,7 @@ class Loop:
             read, save, number = decisions.largest(
                 self.step,
                 ranks.first and now - self.last_read >= READ_SECONDS,
-                ranks.first and now - self.last_save >= config.checkpoint_seconds,
+                ranks.first and now - self.last_save >= max(config.checkpoint_seconds, self.save_seconds / SAVING),
                 stop.number or 0,
             )
             if read:
@@ -215,24 +233,22 @@ class Loop:
         images = prepared.dataset.test
         if config.eval_samples is not None:
             images = images.stratified(config.eval_samples)
-        self.folder.save_weights(prepared.model.state_dict(), prepared.about)
-        if self.best is not None:
-            self.folder.save_weights(self.best["weights"], prepared.about, best=True)
+        networks = self._networks()
+        for which, (weights, _) in networks.items():
+            self.folder.save_weights(weights, prepared.about, which)
         path = self.folder.path
         with said_with(
             f"the training is finished and its weights are kept in {path}: evaluate by fastait eval {path}, "
             f"or finish by fastait train --resume {path}, where there is more memory (--device)"
         ):
-            measured = {"last": self._measure(prepared.model, images, stop)}
-            if self.best is not None:
-                model = copy.deepcopy(prepared.model)
-                model.load_state_dict(self.best["weights"])
-                found = {name: value for name, value in self.best.items() if name != "weights"}
-                measured["best"] = {**found, **self._measure(model, images, stop)}
+            measured = {
+                which: {**found, **self._measure(holding(prepared.model, weights), images, stop)}
+                for which, (weights, found) in networks.items()
+            }
         result = {
             **measured["last"],
             "weights": "last",
-            **({"best": measured["best"]} if self.best else {}),
+            **{which: figures for which, figures in measured.items() if which != "last"},
             "test_images": len(images),
             "dataset": config.dataset,
             "method": config.method,
@@ -247,6 +263,16 @@ class Loop:
         self.report.finish()
         self.folder.save_result(result)
         return result
+
+    def _networks(self) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        """{which: (weights, what is known of them)} of the finished run."""
+        found: dict[str, tuple[dict[str, Tensor], dict[str, Any]]] = {"last": (self.prepared.model.state_dict(), {})}
+        if self.watch.best is not None:
+            best = dict(self.watch.best)
+            found["best"] = best.pop("weights"), best
+        if self.averaged is not None:
+            found["ema"] = self.averaged.state_dict(), {}
+        return found
 
     def _measure(self, model: nn.Module, images: ImageSet, stop: StopRequest) -> dict[str, float]:
         done = 0
@@ -272,31 +298,15 @@ class Loop:
         )
         return {name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        """Accuracy on the images that are held out, in percent; the best weights are kept."""
-        model, images = self.prepared.model, self.prepared.validation
-        if images is None:
-            return {}
-        epsilon = self.config.epsilon
+    def _watch(self, epoch: int) -> dict[str, Any]:
+        """What is measured after an epoch."""
         with said_with(
-            f"it measured the images held out, after epoch {epoch}; checkpoints, if there were any, are kept: go on by "
-            f"fastait train --resume {self.folder.path}, where there is more memory (--device)"
+            f"it measured images after epoch {epoch}; checkpoints, if there were any, are kept: go on by fastait train "
+            f"--resume {self.folder.path}, where there is more memory (--device)"
         ):
-            outcomes = evaluate(
-                model,
-                images,
-                (WATCHED,),
-                epsilon=epsilon,
-                step_size=epsilon / 4 or 2 / 255,
-                seed=self.config.seed,
-                note=self._warn,
-                ranks=self.ranks,
-            )
-        found = {f"val_{name}": round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
-        key = f"val_{WATCHED}"
-        if self.best is None or found[key] > self.best[key]:
-            weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-            self.best = {"epoch": epoch, **found, "weights": weights}
+            found = self.watch.measure(epoch)
+        if self.watch.collapsed == epoch and self.watch.before is not None:
+            self.folder.save_weights(self.watch.before, self.prepared.about, "before-collapse")
         return found
 
     def _data(self) -> dict[str, Any]:
@@ -321,7 +331,7 @@ class Loop:
             **gradient_shares(totals),
             "images_per_second": round(totals["seen"] / seconds, 1),
             "seconds": round(seconds, 3),
-            **self._validate(epoch),
+            **self._watch(epoch),
         }
         self.history.append(record)
         self.folder.write_metrics(self.history)
@@ -329,8 +339,7 @@ class Loop:
             f"epoch {epoch}/{self.config.epochs}  loss {record['loss']:.4f}  training accuracy "
             f"{record['accuracy']:.1f} %  {_rate(record['images_per_second'])}"
         )
-        if self.best is not None:
-            line += f"  held out: clean {record['val_clean']:.1f} %, PGD-10 {record['val_pgd10']:.1f} %"
+        line += self.watch.said(record)
         self.report.note(line)
         self.totals.reset()
         self.epoch_seconds_before = 0.0

@@ -136,7 +136,7 @@ def _resume(
             saved = source.config()
             config = change(saved) if out is None else replace(change(saved), out=out)
             finished = source.result()
-            checkpoint = None if finished else source.load_checkpoint()
+            checkpoint = None if finished else source.load_checkpoint(report.note)
             before = saved.to_json()
             if checkpoint is not None:
                 before = TrainConfig.from_json(checkpoint["config"]).to_json()

@@ -17,9 +17,9 @@ def learning_rate(config: TrainConfig, step: int, per_epoch: int) -> float:
     - ``step``: ``lr`` divided by 10 at each milestone.
     - ``cosine``: from ``lr`` towards 0 along half a cosine (Loshchilov & Hutter, 2017, equation 5 without restarts).
     - ``linear``: from ``lr`` towards 0 in equal steps.
-    - ``one-cycle``: up to ``lr`` within the first 30 % of the steps, then down, both along half a cosine (Smith & Topin,
-      2018). The rates are those of torch's ``OneCycleLR`` called after every step. Momentum stays what it is, where
-      ``OneCycleLR`` lowers it while the rate rises unless told not to.
+    - ``one-cycle``: up to ``lr`` within the first 30 % of the steps, then down, both along half a cosine (Smith &
+      Topin, 2018). The rates are those of torch's ``OneCycleLR`` called after every step. Momentum stays what it is,
+      where ``OneCycleLR`` lowers it while the rate rises unless told not to.
 
     ``warmup_epochs`` come first: so many epochs of equal steps from 0 up to the rate that the schedule begins with,
     after which ``cosine`` and ``linear`` have what is left of the run to go down in. Milestones stay where they are.

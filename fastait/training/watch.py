@@ -1,62 +1,161 @@
 """What is measured after each epoch: which weights are the best, and whether the training has collapsed."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from fastait.checkpoints.folder import WEIGHTS
 from fastait.config import TrainConfig
-from fastait.data import Dataset, ImageSet
+from fastait.data import Dataset, ImageFiles, ImageSet
 from fastait.evaluation import evaluate
+from fastait.methods import METHODS
 from fastait.runtime.processes import Ranks
+from fastait.training.averaged import Averaged
 
-BEST_BY = "pgd10"
+WATCHED = "pgd10"
 """What the best epoch is chosen by, on the images that are held out: ten steps of a quarter of epsilon."""
-
-SEEN_BY = ("fgsm", "pgd10")
-"""What shows a collapse: the one goes up and the other down."""
 
 IMAGES = 256
 """Of the training set, that are measured where none are held out."""
 
 SHARE = 0.5
-"""A collapse: PGD-10 below this share of FGSM and below this share of its own best so far."""
+"""A collapse is PGD-10 below this share of FGSM, and below this share of its own best so far."""
 
 
 class Watch:
-    """A run's eyes after each epoch.
+    """Measures a run after each of its epochs.
+
+    A network that is trained by single steps can lose its robustness within an epoch, to an attack that it has learnt
+    to mislead: accuracy under FGSM jumps, under PGD it falls to zero (Wong et al., 2020). So both are measured, of
+    methods that attack, and the weights of the epoch before are kept.
 
     Args:
         config: of the run.
         model: as it is trained.
-        averaged: the same network, to hold its averaged weights; None without ``--ema``.
-        images: what is measured, for the network on its own device.
-        held_out: whether these are held out, so that the best epoch can be chosen by them.
+        averaged: its averaged weights; None if there are none.
+        held_out: images that the best epoch is chosen by: with averaged weights that of theirs; None if there are none.
+        trained_on: images that are measured where none are held out.
         note: called with a line for the user.
         ranks: the processes that share the images.
 
     Attributes:
-        best: epoch, figures and weights of the epoch that held-out images are withstood in best, averaged weights where
-            there are such; None before the first epoch, or without such images.
-        most: the highest accuracy under PGD-10 so far.
-        collapsed: the epoch that the first collapse was seen after; None if none was.
-        before: the weights after the epoch before the last one, or before the collapse once there was one.
+        best: epoch, figures and weights of the best epoch; None before there is one.
+        most: the highest accuracy under PGD-10 so far, in percent.
+        before: the network's weights after the last epoch that was no collapse.
+        collapsed: the first epoch that was one; None if none was.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         model: nn.Module,
-        images: ImageSet,
-        *,
-        held_out: bool,
+        averaged: Averaged | None,
+        held_out: ImageSet | None,
+        trained_on: ImageSet,
         note: Callable[[str], None],
         ranks: Ranks,
     ):
-        self.config, self.model, self.images, self.held_out = config, model, images, held_out
+        self.config, self.model, self.averaged = config, model, averaged
+        self.held_out, self.trained_on = held_out, trained_on
         self.note, self.ranks = note, ranks
+        self.attacks = METHODS[config.method].attacks
         self.best: dict[str, Any] | None = None
         self.most = 0.0
-        self.collapsed: int | None = None
         self.before: dict[str, Tensor] | None = None
+        self.collapsed: int | None = None
+
+    def measure(self, epoch: int) -> dict[str, Any]:
+        """What came of ``epoch``, counted from 1: accuracies in percent, and whether this is a collapse."""
+        found: dict[str, Any] = {}
+        kind, images = ("train", self.trained_on) if self.held_out is None else ("val", self.held_out)
+        if self.attacks:
+            seen = self._accuracy(self.model, images, ("fgsm", WATCHED))
+            found |= {f"{kind}_{name}": accuracy for name, accuracy in seen.items()}
+            found |= self._compare(epoch, seen["fgsm"], seen[WATCHED])
+        if self.held_out is not None:
+            self._choose(epoch, found)
+        return found
+
+    def said(self, record: dict[str, Any]) -> str:
+        """The end of an epoch's line: what was measured of images that are held out."""
+        if self.held_out is None:
+            return ""
+        kind = "val" if self.averaged is None else "val_ema"
+        which = "held out" if self.averaged is None else "averaged weights, held out"
+        return f"  {which}: clean {record[f'{kind}_clean']:.1f} %, PGD-10 {record[f'{kind}_{WATCHED}']:.1f} %"
+
+    def _compare(self, epoch: int, fgsm: float, pgd: float) -> dict[str, bool]:
+        collapse = pgd < SHARE * fgsm and pgd < SHARE * self.most
+        if not collapse:
+            self.most = max(self.most, pgd)
+            if self.collapsed is None:
+                self.before = _copied(self.model.state_dict())
+            return {}
+        if self.collapsed is None:
+            self.collapsed = epoch
+            self.note(
+                f"warning: the training has collapsed in epoch {epoch}: {fgsm:.1f} % withstand FGSM and {pgd:.1f} % "
+                f"PGD-10, {self.most:.1f} % before; {WEIGHTS['before-collapse']} keeps the weights of the epoch before"
+            )
+        return {"collapsed": True}
+
+    def _choose(self, epoch: int, found: dict[str, Any]) -> None:
+        """Keep the best weights; ``found`` takes up what they are chosen by."""
+        assert self.held_out is not None
+        if self.averaged is not None:
+            weights, model, kind = (
+                self.averaged.state_dict(),
+                holding(self.model, self.averaged.state_dict()),
+                "val_ema",
+            )
+        else:
+            weights, model, kind = self.model.state_dict(), self.model, "val"
+        key = f"{kind}_{WATCHED}"
+        if key not in found:
+            accuracy = self._accuracy(model, self.held_out, (WATCHED,))
+            found |= {f"{kind}_{name}": value for name, value in accuracy.items()}
+        if self.best is None or found[key] > self.best[key]:
+            self.best = {"epoch": epoch, **found, "weights": _copied(weights)}
+
+    def _accuracy(self, model: nn.Module, images: ImageSet, attacks: Sequence[str]) -> dict[str, float]:
+        epsilon = self.config.epsilon
+        outcomes = evaluate(
+            model,
+            images,
+            attacks,
+            epsilon=epsilon,
+            step_size=epsilon / 4 or 2 / 255,
+            seed=self.config.seed,
+            note=self.note,
+            ranks=self.ranks,
+        )
+        return {name: round(accuracy, 2) for name, accuracy in outcomes.accuracy().items()}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"best": self.best, "most": self.most, "before": self.before, "collapsed": self.collapsed}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def few(dataset: Dataset, places: Tensor) -> ImageSet:
+    """``IMAGES`` of the training images at ``places``, int64 [n], or all where there are no more; spread evenly."""
+    chosen = places[:: max(1, len(places) // IMAGES)][:IMAGES]
+    train: ImageSet | ImageFiles = dataset.train
+    return train.at(chosen)
+
+
+def holding(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """A copy of ``model`` with other weights, in eval mode."""
+    other = copy.deepcopy(model)
+    other.load_state_dict(weights)
+    return other.eval()
+
+
+def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}

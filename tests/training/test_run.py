@@ -18,7 +18,7 @@ from fastait.runtime import precision
 from fastait.runtime.errors import InputError, Interrupted, RunError
 from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.signals import StopRequest
-from fastait.training import loop
+from fastait.training import watch
 from fastait.training.loop import Loop
 from fastait.training.step import Totals
 
@@ -50,10 +50,10 @@ def test_it_learns(method):
 def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
     """Of three epochs the middle one is made the best; its weights are those of a run that ends there."""
     measured = []
-    measure = loop.evaluate
+    measure = watch.evaluate
 
     def by_a_script(model, images, attacks, **options):
-        if attacks != (loop.WATCHED,):
+        if attacks != (watch.WATCHED,):
             return measure(model, images, attacks, **options)
         measured.append(measure(model, images, attacks, **options))
         outcomes = {
@@ -70,7 +70,7 @@ def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", by_a_script)
+        patch.setattr(watch, "evaluate", by_a_script)
         run = run_training(tiny(epochs=3, val_fraction=0.25))
         with monkeypatch.context() as inner:
             inner.setattr(Totals, "add", interrupt)

@@ -1,0 +1,99 @@
+"""The format of checkpoints: what torch reads, every kind of damage, and the one before the last."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastait.checkpoints import checkpoint
+from fastait.runtime.errors import InputError
+
+STATE = {"step": 3, "model": {"weight": torch.arange(2000.0)}, "nothing": None, "name": "a"}
+DATA = checkpoint.packed(STATE)
+
+
+def test_torch_reads_it_as_ever(tmp_path):
+    (tmp_path / "c.pt").write_bytes(DATA)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert state["format"] == checkpoint.FORMAT
+    assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
+    assert checkpoint.unpacked(DATA)["step"] == 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
+def test_a_flipped_byte_is_seen(place, change):
+    damaged = bytearray(DATA)
+    damaged[place] ^= change
+    assert checkpoint.unpacked(bytes(damaged)) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(DATA) - 1))
+def test_a_truncated_file_is_seen(length):
+    assert checkpoint.unpacked(DATA[:length]) is None
+
+
+def test_swapped_and_zeroed_pages_are_seen():
+    page = 512
+    swapped = DATA[:page] + DATA[2 * page : 3 * page] + DATA[page : 2 * page] + DATA[3 * page :]
+    zeroed = DATA[: 4 * page] + bytes(page) + DATA[5 * page :]
+    assert checkpoint.unpacked(swapped) is checkpoint.unpacked(zeroed) is None
+
+
+def test_the_format_before_goes_on(tmp_path):
+    state = {"format": checkpoint.FORMAT_WITHOUT_CHECKSUM, "step": 4, "best": {"epoch": 1}}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    found = checkpoint.load(tmp_path / "checkpoint.pt", pytest.fail)
+    assert found["watch"]["best"] == {"epoch": 1}
+    assert found["averaged"] is None
+    assert found["step"] == 4
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_as_many_as_asked_for_are_kept(tmp_path, keep):
+    path = tmp_path / "checkpoint.pt"
+    for step in range(6):
+        checkpoint.save(path, {"step": step}, keep)
+    names = {"checkpoint.pt", "checkpoint-1.pt", "checkpoint-2.pt", "checkpoint-3.pt"}
+    assert {file.name for file in tmp_path.iterdir()} == set(sorted(names, key=len)[:1]) | {
+        f"checkpoint-{number}.pt" for number in range(1, keep)
+    }
+    for number in range(keep):
+        assert checkpoint.unpacked(checkpoint.before(path, number).read_bytes())["step"] == 5 - number
+
+
+def test_a_damaged_one_gives_way_to_the_one_before(tmp_path):
+    path, notes = tmp_path / "checkpoint.pt", []
+    for step in range(3):
+        checkpoint.save(path, {"step": step}, 3)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert checkpoint.load(path, notes.append)["step"] == 1
+    assert notes == [f"warning: {path} is damaged; the run goes on from checkpoint-1.pt, of step 1"]
+    for number in (1, 2):
+        file = checkpoint.before(path, number)
+        file.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"checkpoint.pt is truncated, damaged .* move it away"):
+        checkpoint.load(path, notes.append)
+
+
+def test_a_kill_between_two_names(tmp_path, monkeypatch):
+    """Where the new file is not yet written, the one before is there under one name or both."""
+    path = tmp_path / "checkpoint.pt"
+    assert checkpoint.load(path, pytest.fail) is None
+    for step in range(2):
+        checkpoint.save(path, {"step": step}, 2)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    for without_links in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_whole", killed)
+            if without_links:
+                patch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError))
+            with pytest.raises(KeyboardInterrupt):
+                checkpoint.save(path, {"step": 2}, 2)
+        assert checkpoint.load(path, pytest.fail)["step"] == 1

@@ -24,7 +24,7 @@ def torchs(scheduler, steps, lr=0.2):
     return found
 
 
-@pytest.mark.parametrize("epochs, per_epoch", [(1, 1), (1, 3), (2, 5), (7, 13), (100, 3)])
+@pytest.mark.parametrize(("epochs", "per_epoch"), [(1, 1), (1, 3), (2, 5), (7, 13), (100, 3)])
 def test_schedules_are_torchs(epochs, per_epoch):
     steps, schedulers = epochs * per_epoch, torch.optim.lr_scheduler
     made = {
@@ -72,7 +72,7 @@ def test_a_recipes_milestones_go_with_its_schedule():
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"schedule": "cosin"}, "--schedule"),
         ({"schedule": "cosine", "milestones": (3,)}, "--milestones 3 are those of --schedule step"),

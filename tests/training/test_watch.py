@@ -27,7 +27,7 @@ def script(figures):
 
 
 @pytest.mark.parametrize(
-    "figures, epoch",
+    ("figures", "epoch"),
     [
         ([(40, 30), (45, 35), (90, 10), (95, 0)], 3),
         ([(40, 30), (45, 35), (50, 26), (60, 40)], None),  # below half of neither

@@ -34,26 +34,33 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(COMMAND, _main, argv)
 
 
-def _main(argv: list[str]) -> None:
-    # The recipe and the method decide the defaults of the other flags, so they are parsed first.
+def parsed(argv: list[str]) -> tuple[TrainArguments, TrainArguments]:
+    """What a command line says, and what stands for flags that it does not give: its recipe's settings, or its run's."""
+    # The recipe, the method and the schedule decide the defaults of the other flags, so they are parsed first.
     first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY, GROUPS)
     if first.resume is None:
-        defaults = recipe(first.recipe, method=first.method)
+        schedule = {} if first.schedule == TrainArguments().schedule else {"schedule": first.schedule}
+        settings = recipe(first.recipe, method=first.method, **schedule)
     else:
         from fastait.checkpoints.folder import RunFolder
 
-        defaults = replace(RunFolder.existing(first.resume).config(), out=None)
-    arguments = cli.parse(COMMAND, TrainArguments(**vars(defaults), resume=first.resume), argv, SUMMARY, GROUPS)
+        settings = replace(RunFolder.existing(first.resume).config(), out=None)
+    defaults = TrainArguments(**vars(settings), resume=first.resume)
+    return cli.parse(COMMAND, defaults, argv, SUMMARY, GROUPS), defaults
+
+
+def _main(argv: list[str]) -> None:
+    arguments, defaults = parsed(argv)
     config = arguments.config()
 
-    if first.resume is None:
+    if arguments.resume is None:
         config.check()
     from fastait.runtime.memory import keep_freed_memory
     from fastait.runtime.threads import set_threads
 
     keep_freed_memory()
     set_threads()
-    if first.resume is None:
+    if arguments.resume is None:
         from fastait.training.run import run_training
 
         run_training(config, show=True)
@@ -61,9 +68,9 @@ def _main(argv: list[str]) -> None:
         from fastait.training.run import resume_training
 
         changes = {name: value for name, value in vars(config).items() if getattr(defaults, name) != value}
-        if first.model != TrainArguments().model:  # a function of the user's own is called only if they name it
-            changes["model"] = first.model
-        resume_training(first.resume, show=True, **changes)
+        if "--model" in {word.partition("=")[0] for word in argv}:  # a function of their own: only if they name it
+            changes["model"] = config.model
+        resume_training(arguments.resume, show=True, **changes)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from fastait import train
 from fastait.checkpoints.folder import RunFolder
 from fastait.recipes import RECIPES, recipe
 from fastait.train import main
+from fastait.training.schedule import learning_rate
 
 TINY = ["--image-size", "8", "--epochs", "1", "--eval-samples", "10", "--device", "cpu"]
 
@@ -322,7 +323,7 @@ def test_recipes_are_the_papers():
     cifar10 = recipe("cifar10")
     assert (cifar10.model, cifar10.batch_size) == ("wrn-28-10", 128)
     assert (cifar10.epsilon, cifar10.epsilon_y, cifar10.attack_steps) == (8 / 255, 0.5, 1)
-    rates = [cifar10.learning_rate(epoch) for epoch in range(cifar10.epochs)]
+    rates = [learning_rate(cifar10, epoch, 1) for epoch in range(cifar10.epochs)]
     assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [59, 30, 111]
     assert rates[0] == 0.1
     assert recipe("cifar100").epochs == 300

@@ -13,10 +13,9 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 from fastait.data.__main__ import DataArguments
 from fastait.doctor.__main__ import DoctorArguments
 from fastait.eval import EvalArguments
-from fastait.recipes import recipe
 from fastait.reproduce import ReproduceArguments
 from fastait.runtime import cli
-from fastait.train import TrainArguments
+from fastait.train import TrainArguments, parsed
 from fastait_kernels import report
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +28,7 @@ OTHERS = (
 
 
 def _train(argv):
-    first = cli.parse("fastait train", TrainArguments(), argv, "")
-    defaults = recipe(first.recipe, method=first.method)
-    arguments = cli.parse("fastait train", TrainArguments(**vars(defaults)), argv, "")
-    arguments.config().check()
+    parsed(argv)[0].config().check()
 
 
 def _checked(arguments, needs_check=lambda parsed: True):

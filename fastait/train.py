@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parsed(argv: list[str]) -> tuple[TrainArguments, TrainArguments]:
-    """What a command line says, and what stands for flags that it does not give: its recipe's settings, or its run's."""
+    """What a command line says, and what stands for flags that it does not give: the settings of its recipe or run."""
     # The recipe, the method and the schedule decide the defaults of the other flags, so they are parsed first.
     first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY, GROUPS)
     if first.resume is None:

@@ -28,7 +28,9 @@ OTHERS = (
 
 
 def _train(argv):
-    parsed(argv)[0].config().check()
+    of_a_run = "--resume" in argv  # which is not there
+    arguments = cli.parse("fastait train", TrainArguments(), argv, "") if of_a_run else parsed(argv)[0]
+    arguments.config().check()
 
 
 def _checked(arguments, needs_check=lambda parsed: True):

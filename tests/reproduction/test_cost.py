@@ -43,6 +43,11 @@ PASSES = {
     "iat-manifold-mixup": 3 + (7 * 2 + 3),
     "uat": (1 + 7 * 2 + 3) + (7 * 2 + 3),
     "trades": 1 + 10 * 2 + (3 + 3),
+    "mart": 10 * 2 + (3 + 3),
+    "fgsm-rs": 2 + 3,
+    "n-fgsm": 2 + 3,
+    "nu-at": 1 + 2 + (3 + 3),
+    "grad-align": 2 + 3 + 6,  # the gradient around an image, two, and its own backward pass, twice that
 }
 """Forward passes' worth of each method's published settings: an input gradient is two, an update three."""
 

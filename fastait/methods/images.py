@@ -35,8 +35,8 @@ class Moved(NamedTuple):
 ImagePart = Callable[[nn.Module, Sample, Settings], Moved]
 
 START_DEVIATION = 0.001
-"""Of the normal starts of ``divergence``, whose gradient is zero at the image itself, and of ``pgd_near`` (the releases of
-TRADES and MART)."""
+"""Of the normal starts of ``divergence``, whose gradient is zero at the image itself, and of ``pgd_near`` (the releases
+of TRADES and MART)."""
 
 
 def clean(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
@@ -79,9 +79,9 @@ def n_fgsm(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
 def fgsm_aligned(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
     """x + delta, up the classification loss from x, to whose gradient those around x are aligned.
 
-    The loss has lambda (1 - cos) of the gradients at x and at a random point of the ball, not clipped to [0, 1], besides
-    (Andriushchenko & Flammarion, 2020). As in the release, the one at x, which the attack takes, is a constant, and
-    images without a gradient do not count. Both are taken in eval mode here.
+    The loss has lambda (1 - cos) of the gradients at x and at a random point of the ball besides, which is not clipped
+    to [0, 1] (Andriushchenko & Flammarion, 2020). As in the release, the one at x, which the attack takes, is a
+    constant, and images without a gradient do not count. Both are taken in eval mode here.
     """
     gradient = _gradient(model, sample, settings)
     moved = sign_step(sample.x, gradient, sample.x, settings.step_size, settings.epsilon, sample.counts)

@@ -87,7 +87,7 @@ def unused(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
 
 
 def misclassified(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
-    """y, with a margin, and p(x) where x is misclassified: the boosted cross-entropy and weighted KL divergence of MART.
+    """y, with a margin, and p(x) the more the less x is right: MART's boosted cross-entropy and weighted divergence.
 
     -log p_y(x~) - log(1.0001 - p_k(x~)), k the likeliest other class, plus beta KL(p(x) || p(x~)) (1 - p_y(x)), means
     over the batch and differentiable in both batches' logits (Wang et al., 2020; 1.0001 is the release's).

@@ -26,8 +26,8 @@ NU_AT_RAMP = 0.9
 """The share of a training in which NuAT's lambda rises to its full size: 90 of the release's 100 epochs."""
 
 GRAD_ALIGN_LAMBDA = {"svhn": (1.5625, 1.6), "other": (0.02, 10.0)}
-"""The scripts of Andriushchenko & Flammarion (2020), for SVHN and CIFAR-10: (a, b) of a b^(budget / 8), which is 2.5 and
-0.2 at a budget of 8."""
+"""The scripts of Andriushchenko & Flammarion (2020), for SVHN and CIFAR-10: (a, b) of a b^(budget / 8), which is 2.5
+and 0.2 at a budget of 8."""
 
 
 @dataclass(frozen=True)

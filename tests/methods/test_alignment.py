@@ -11,8 +11,10 @@ from tolerances import REDUCTION
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from fastait.attacks import Noise
 from fastait.methods import Settings, images
 from fastait.methods.alignment import misalignment
+from fastait.methods.sample import Sample, reversed_batch
 from fastait.runtime.errors import InputError
 from fastait.training.prepare import check_method
 
@@ -69,7 +71,7 @@ def test_images_without_a_gradient_do_not_count(network):
     assert all(g is None or bool((g == 0).all()) for g in gradients)
 
 
-def test_it_is_twice_the_finite_difference_away_from_none(network):
+def test_it_is_differentiated_in_the_weights(network):
     """The derivative in a weight against differences of the penalty."""
     network = network.double()
     generator = torch.Generator().manual_seed(0)
@@ -133,9 +135,6 @@ def test_beside_compiled_passes(network, monkeypatch):
 def test_what_is_added_is_the_method_s_own(network):
     """Only where gradients differ: none on a network that is linear, but for its softmax."""
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)).double()
-    from fastait.attacks import Noise
-    from fastait.methods.sample import Sample, reversed_batch
-
     noise = Noise.seeded(0, torch.device("cpu"))
     sample = Sample(torch.rand(4, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 0, 1]), noise, reversed_batch)
     found = images.fgsm_aligned(linear, sample, SETTINGS)

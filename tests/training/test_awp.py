@@ -80,10 +80,15 @@ def test_weights_and_statistics_come_back_after_an_error(network):
     before = copy.deepcopy(network.state_dict())
     weights = [network.fc.weight]
     replaced = network.bn1.running_mean
-    with pytest.raises(KeyError), kept_buffers(network), perturbed(weights, [torch.ones_like(weights[0])], 0.5):
-        network.train()(torch.rand(4, 3, 8, 8))
-        network.bn1.running_mean = torch.ones(64)
-        raise KeyError
+
+    def fail():
+        with kept_buffers(network), perturbed(weights, [torch.ones_like(weights[0])], 0.5):
+            network.train()(torch.rand(4, 3, 8, 8))
+            network.bn1.running_mean = torch.ones(64)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert network.bn1.running_mean is replaced
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastait.attacks.gradient import FP16_SCALE
@@ -19,7 +20,7 @@ def misalignment(network: nn.Module, images: Tensor, y: Tensor, gradients: Tenso
     gradient does not depend on the others', and it is the function that is attacked.
 
     Args:
-        network: not compiled, what torch.compile makes has no second derivative.
+        network: not compiled: what torch.compile makes has no second derivative.
         images: float [B, C, H, W].
         y: int64 [B], the classes.
         gradients: like ``images``, constants, each up to a positive factor.
@@ -30,7 +31,9 @@ def misalignment(network: nn.Module, images: Tensor, y: Tensor, gradients: Tenso
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
         with _in_eval_mode(network), sdpa_kernel(SDPBackend.MATH):
-            logits = network(leaf)
+            # The update's pass changes BN's statistics before this one is differentiated.
+            buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+            logits = functional_call(network, buffers, (leaf,))
         loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="sum")
         if logits.dtype == torch.float16:  # the cosine does not depend on it
             loss = loss * FP16_SCALE

@@ -23,9 +23,10 @@ GAMMA = 0.01
 
 
 def classes(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
-    """y: the labels as they are, one-hot, or (1 - s) y + s / C with the share s of ``label_smoothing``.
+    """y: the labels as they are, one-hot.
 
-    Label smoothing is torch's (Szegedy et al., 2016): the true class gets its part of s too, unlike ``smooth``'s.
+    With the share s of ``label_smoothing``, (1 - s) y + s / C. That is torch's (Szegedy et al., 2016): the true class
+    gets its part of s too, unlike ``smooth``'s.
     """
     return F.cross_entropy(logits.float(), sample.y, label_smoothing=settings.label_smoothing)
 

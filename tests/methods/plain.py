@@ -277,10 +277,14 @@ def input_gradients(net, x, y, **options):
 def grad_align(net, x, y, draws):
     here = input_gradients(copy.deepcopy(net).eval(), x, y)
     moved = up_the_loss(net, x, y, x, draws)
-    around = input_gradients(net.eval(), draws.start(x), y, create_graph=True)
-    net.train()
+    twin = copy.deepcopy(net).eval()
+    around = input_gradients(twin, draws.start(x), y, create_graph=True)
     cosines = [1 - F.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in zip(here, around, strict=True)]
-    return F.cross_entropy(net(moved), y) + PENALTY * sum(cosines) / len(y)
+    penalty = PENALTY * sum(cosines) / len(y)
+    gradients = torch.autograd.grad(penalty, list(twin.parameters()), allow_unused=True)
+    pairs = [(p, g) for p, g in zip(net.parameters(), gradients, strict=True) if g is not None]
+    zero_with_its_gradient = sum(((p - p.detach()) * g).sum() for p, g in pairs)
+    return F.cross_entropy(net(moved), y) + penalty.detach() + zero_with_its_gradient
 
 
 def nu_at(net, x, y, draws):

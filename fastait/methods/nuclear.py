@@ -31,7 +31,8 @@ COEFFICIENTS = _coefficients()
 def polar(matrix: Tensor) -> Tensor:
     """U V^T of ``matrix`` = U S V^T, float [M, N]: the gradient of its nuclear norm; fp64, zero where S is.
 
-    A fixed number of products in fp64, whatever the matrix: nothing is read from the device.
+    A fixed number of products, whatever the matrix: nothing is read from the device. Neither autocast nor TF32 is for
+    fp64.
     """
     x = matrix.detach().double()
     wide = x.shape[0] < x.shape[1]
@@ -44,9 +45,8 @@ def polar(matrix: Tensor) -> Tensor:
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
     """The sum of the singular values of ``matrix``, float [M, N]; differentiable once, in fp32 at least."""
-    with torch.autocast(matrix.device.type, enabled=False):
-        matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-        return (polar(matrix).to(matrix.dtype) * matrix).sum()
+    matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    return (polar(matrix).to(matrix.dtype) * matrix).sum()
 
 
 def penalty_now(number: Tensor, settings: Settings) -> Tensor:

@@ -106,7 +106,12 @@ def test_attention_is_differentiated_twice(dtype):
     step(*batch(0), 0)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     assert not torch.equal(model.patches.weight, before["patches.weight"])
+    gradients = [p.grad for p in model.parameters()]
+    values = [gradient.clone() for gradient in gradients]
     assert check_method(model, "mine:Attending", "grad-align", torch.zeros(2, 3, 16, 16)) is None
+    for parameter, gradient, value in zip(model.parameters(), gradients, values, strict=True):
+        assert parameter.grad is gradient
+        assert torch.equal(gradient, value)
     assert torch.backends.cuda.flash_sdp_enabled()  # as the caller had it
 
 

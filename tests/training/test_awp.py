@@ -99,8 +99,8 @@ def test_a_graph_can_hold_it(network, monkeypatch, precision):
     cuda = FakeCuda(monkeypatch)
     dtype = {"fp32": None, "fp16": torch.float16}[precision]
     models = [copy.deepcopy(network) for _ in range(2)]
-    eager = make_step(models[0], "mart", dtype=dtype, knobs={"awp": GAMMA})
-    graphed = recorded(make_step(models[1], "mart", dtype=dtype, knobs={"awp": GAMMA}, batch_size=8, graph=True))
+    eager = make_step(models[0], "madry", dtype=dtype, knobs={"awp": GAMMA})
+    graphed = recorded(make_step(models[1], "madry", dtype=dtype, knobs={"awp": GAMMA}, batch_size=8, graph=True))
     cuda.tensors = [*graphed.state(), *(p.grad for p in models[1].parameters())]
     before = pointers(graphed)
     for number in range(4):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS
+from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS, published
 from fastait.models.names import check_pretrained, parse
 from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.settings import Ratio, near_match, normalise
@@ -69,6 +69,8 @@ GROUPS = {
         "distance",
         "partners",
         "partner_features",
+        "penalty",
+        "awp",
     ),
     "Optimisation": (
         "recipe",
@@ -108,9 +110,9 @@ class TrainConfig:
     single settings."""
 
     method: str = "adv-interp"
-    """How images and labels are moved: adv-interp, natural, madry, trades, bilateral, feature-scatter, mixup,
-    manifold-mixup, iat-mixup, iat-manifold-mixup, uat, and the paper's ablations image-org, image-mixup, image-cls,
-    label-org, label-mixup, label-smooth."""
+    """How images and labels are moved: adv-interp, natural, madry, trades, mart, fgsm-rs, n-fgsm, grad-align, nu-at,
+    bilateral, feature-scatter, mixup, manifold-mixup, iat-mixup, iat-manifold-mixup, uat, and the paper's ablations
+    image-org, image-mixup, image-cls, label-org, label-mixup, label-smooth."""
 
     dataset: str = "digits"
     """digits (embedded), cifar10, cifar100, svhn (downloaded), folder ({train,test}/CLASS/IMAGE) or parquet
@@ -200,7 +202,8 @@ class TrainConfig:
     """Attack iterations in training, the paper's L."""
 
     step_size: Ratio | None = None
-    """Length of an attack step in training. [default: epsilon; 2/255 for madry, trades, iat-* and uat]"""
+    """Length of an attack step in training. [default: epsilon; 1.25 epsilon for fgsm-rs; 2/255 for madry, trades, mart,
+    iat-* and uat]"""
 
     distance: str = "cosine"
     """What adversarial interpolation makes small between features: cosine (the paper's) or euclidean."""
@@ -212,6 +215,14 @@ class TrainConfig:
     partner_features: str = "clean"
     """Where the partners' features come from: clean (the paper's: a pass of their own) or noisy (the images' own pass,
     noise and all: one pass in six is saved)."""
+
+    penalty: float | None = None
+    """Weight of what mart (its beta), grad-align and nu-at (their lambda) add to the loss. [default: the published one,
+    for grad-align that of the budget]"""
+
+    awp: float | None = None
+    """Train madry, trades or mart at weights that are moved so far up the loss, relative to their length: adversarial
+    weight perturbation; 0.005 and 0.01 are published. [default: not]"""
 
     model: str = "wrn-10-1"
     """The network: wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18, timm:NAME, torchvision:NAME, or
@@ -305,6 +316,7 @@ class TrainConfig:
                 )
         if self.partners != "reversed" and not method.pairs:
             raise InputError(f"--partners {self.partners}: --method {self.method} does not pair images")
+        self._check_strengths()
         if method.needs_unlabeled and self.unlabeled is None:
             raise InputError(f"--method {self.method} needs further images: --unlabeled DIR")
         if self.unlabeled is not None and not method.needs_unlabeled:
@@ -322,6 +334,18 @@ class TrainConfig:
         check_parquet_settings(self.dataset, **parquet_settings(self))
         if self.skip_bad_images and self.dataset not in IN_PLACE and self.unlabeled is None:
             raise InputError(f"--skip-bad-images is for {' and '.join(IN_PLACE)}; --dataset {self.dataset} has none")
+
+    def _check_strengths(self) -> None:
+        for name in ("penalty", "awp"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{flag(name)} must be a finite number >= 0, got {value:g}")
+        if self.penalty is not None and not METHODS[self.method].penalises:
+            takers = ", ".join(name for name, method in METHODS.items() if method.penalises)
+            raise InputError(f"--penalty {self.penalty:g} is for {takers}; --method {self.method} has none")
+        if self.awp is not None and not METHODS[self.method].awp:
+            takers = ", ".join(name for name, method in METHODS.items() if method.awp)
+            raise InputError(f"--awp {self.awp:g} is for {takers}, not for --method {self.method}")
 
     def _check_optimisation(self) -> None:
         check_choice("--schedule", self.schedule, SCHEDULES)
@@ -357,12 +381,19 @@ class TrainConfig:
         """The milestones that there are."""
         return _USUAL_MILESTONES if self.milestones is None else self.milestones
 
+    def penalty_weight(self) -> float | None:
+        """``penalty``, or the published one; None for a method that has none."""
+        if self.penalty is not None:
+            return self.penalty
+        return published.penalty(self.method, self.dataset, self.epsilon, self.model)
+
     def resolved(self) -> "TrainConfig":
-        """With absolute paths, so that a resume from another folder finds the same files, and with its milestones."""
+        """With absolute paths, so that a resume from another folder finds the same files, milestones and penalty."""
         data_dir = self.data_dir or (None if self.dataset in ("digits", *IN_PLACE) else Path("data"))
         return dataclasses.replace(
             self,
             milestones=self.steps_down() if self.schedule == "step" else (),
+            penalty=self.penalty_weight(),
             data_dir=data_dir and data_dir.absolute(),
             init_from=self.init_from and self.init_from.absolute(),
             unlabeled=self.unlabeled and self.unlabeled.absolute(),

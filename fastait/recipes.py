@@ -44,6 +44,8 @@ _FROM_PAPERS: dict[str, dict[str, Any]] = {
     "madry": {"attack_steps": 7, "step_size": 2 / 255},
     # Zhang et al. (2019), section 5: ten steps; their release: of 2/255.
     "trades": {"attack_steps": 10, "step_size": 2 / 255},
+    # Wang et al. (2020): ten steps; their release: 0.007 for a budget of 0.031, TRADES' own, which is 2/255 here too.
+    "mart": {"attack_steps": 10, "step_size": 2 / 255},
     # Lamb et al. (2019): Madry's attack; pairs at random as in mixup.
     "iat-mixup": {"attack_steps": 7, "step_size": 2 / 255, "partners": "random"},
     "iat-manifold-mixup": {"attack_steps": 7, "step_size": 2 / 255, "partners": "random"},
@@ -56,7 +58,7 @@ _FROM_PAPERS: dict[str, dict[str, Any]] = {
     # Uesato et al. (2019) attack as Madry does; their number of steps is not known to us.
     "uat": {"attack_steps": 7, "step_size": 2 / 255},
 }
-"""What methods set themselves; the others are as the recipe says."""
+"""What methods set themselves; the others are as the recipe says. Strengths are in ``fastait.methods.published``."""
 
 # Section 4: Natural and Madry train for 100 epochs, whatever the data set; the others as the recipe says.
 _FEWER_EPOCHS = {"natural": {"epochs": 100}, "madry": {"epochs": 100}}

@@ -8,6 +8,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastait.methods.published import FGSM_RS_STEP
+
 if TYPE_CHECKING:
     from fastait.methods.images import ImagePart
     from fastait.methods.labels import LabelPart
@@ -20,6 +22,9 @@ PAIRING = ("adversarial_interpolation", "pixel_interpolation", "partner_mixed")
 
 SMOOTHED = ("classes",)
 """The label parts that ``Settings.label_smoothing`` is for."""
+
+PENALISED = ("fgsm_aligned", "misclassified", "nuclear")
+"""The image and label parts that ``Settings.penalty`` is for."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class Settings:
         partners: of ``PARTNERS``, which image of the batch each one is paired with.
         partner_features: of ``PARTNER_FEATURES``: from a pass of the clean partners, or from the images' own noisy one.
         label_smoothing: the share of a label that is spread over all classes, where a network is trained on classes.
+        penalty: weight of what ``grad-align``, ``mart`` and ``nu-at`` add to their losses.
+        training_steps: how many steps the training has, over which ``nu-at``'s weight rises.
+        awp: length of the perturbation that the weights are trained under, relative to theirs; 0 for none.
     """
 
     epsilon: float
@@ -49,6 +57,9 @@ class Settings:
     partners: str = "reversed"
     partner_features: str = "clean"
     label_smoothing: float = 0.0
+    penalty: float = 0.0
+    training_steps: int = 1
+    awp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,10 +114,19 @@ class Mixup:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to train, and where it is published."""
+    """One way to train.
+
+    Attributes:
+        terms: what it sums.
+        source: where it is published.
+        step: length of an attack's step where none is given, in epsilons.
+        awp: whether it is published with adversarial weight perturbation.
+    """
 
     terms: tuple[Term, ...]
     source: str
+    step: float = 1.0
+    awp: bool = False
 
     @property
     def needs_unlabeled(self) -> bool:
@@ -129,6 +149,16 @@ class Method:
         return any(term.labels in SMOOTHED for term in self.terms)
 
     @property
+    def penalises(self) -> bool:
+        """Whether it adds something to its loss that ``Settings.penalty`` is the weight of."""
+        return any({term.images, term.labels} & set(PENALISED) for term in self.terms)
+
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether it needs second derivatives of the network."""
+        return any(term.images == "fgsm_aligned" for term in self.terms)
+
+    @property
     def pairs(self) -> bool:
         """Whether it matters to a term who an image's partner is."""
         return any(term.pairs for term in self.terms)
@@ -139,7 +169,7 @@ _INPUT, _MANIFOLD = Mixup(layers=1, alpha=1), Mixup(layers=3, alpha=2)
 METHODS: dict[str, Method] = {
     "adv-interp": Method((Term("adversarial_interpolation", "adversarial_interpolation"),), "the paper, Algorithm 1"),
     "natural": Method((Term("clean", "classes"),), "standard training (Krizhevsky et al., 2012)"),
-    "madry": Method((Term("pgd", "classes"),), "Madry et al., 2018"),
+    "madry": Method((Term("pgd", "classes"),), "Madry et al., 2018", awp=True),
     "bilateral": Method((Term("most_confusing", "bilateral"),), "Wang & Zhang, 2019"),
     "feature-scatter": Method((Term("feature_scatter", "smooth"),), "Zhang & Wang, 2019"),
     "image-org": Method((Term("clean", "adversarial_interpolation"),), "the paper, table 5a"),
@@ -157,7 +187,14 @@ METHODS: dict[str, Method] = {
         (Term("clean", "mixed", 0.5, mixing=_MANIFOLD), Term("pgd", "mixed", 0.5, mixing=_MANIFOLD)),
         "Lamb et al., 2019",
     ),
-    "trades": Method((Term("clean", "classes"), Term("divergence", "clean_predictions", 6.0)), "Zhang et al., 2019"),
+    "trades": Method(
+        (Term("clean", "classes"), Term("divergence", "clean_predictions", 6.0)), "Zhang et al., 2019", awp=True
+    ),
+    "mart": Method((Term("clean", "unused"), Term("pgd_near", "misclassified")), "Wang et al., 2020", awp=True),
+    "fgsm-rs": Method((Term("fgsm_rs", "classes"),), "Wong et al., 2020", step=FGSM_RS_STEP),
+    "n-fgsm": Method((Term("n_fgsm", "classes"),), "de Jorge et al., 2022"),
+    "grad-align": Method((Term("fgsm_aligned", "classes"),), "Andriushchenko & Flammarion, 2020"),
+    "nu-at": Method((Term("clean", "classes"), Term("up_nuclear", "nuclear")), "Sriramanan et al., 2021"),
     "uat": Method(
         (Term("divergence", "own_predictions", unlabeled=True), Term("pgd", "classes")), "Uesato et al., 2019, UAT-OT"
     ),

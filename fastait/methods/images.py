@@ -1,6 +1,7 @@
 """Ways to move a batch of images. Each is an ``ImagePart``; ``fastait.methods.METHODS`` names them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from fastait.attacks import Noise, ascend, cross_entropy, frozen, input_gradient, parts, sign_step
 from fastait.methods import Settings
+from fastait.methods.alignment import misalignment
+from fastait.methods.nuclear import nuclear_norm, penalty_now
+from fastait.methods.published import N_FGSM_NOISE
 from fastait.methods.sample import FeatureFn, Partner, Sample, reversed_batch
 from fastait.methods.transport import cosine_costs, sinkhorn
 from fastait_kernels import cosine_distance, soft_cross_entropy
@@ -20,16 +24,19 @@ class Moved(NamedTuple):
     Attributes:
         images: like the sample's ``x``, detached.
         scores: float [B, K], the frozen model's logits of ``x``, where the part needed them; None else.
+        penalty: a scalar that the loss has besides, differentiable in the network's parameters; None for none.
     """
 
     images: Tensor
     scores: Tensor | None = None
+    penalty: Tensor | None = None
 
 
 ImagePart = Callable[[nn.Module, Sample, Settings], Moved]
 
 START_DEVIATION = 0.001
-"""Of ``divergence``'s normal start (the release of TRADES): at the image itself the gradient is zero."""
+"""Of the normal starts of ``divergence``, whose gradient is zero at the image itself, and of ``pgd_near`` (the releases
+of TRADES and MART)."""
 
 
 def clean(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
@@ -41,6 +48,73 @@ def pgd(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
     """x + delta, up the classification loss from a random start (Madry et al., 2018)."""
     start = sample.noise.start(sample.x, settings.epsilon)
     return Moved(_ascend(model, sample, settings, sample.y, start))
+
+
+def pgd_near(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the classification loss from a normal start near x (Wang et al., 2020)."""
+    start = sample.noise.normal(sample.x, START_DEVIATION)
+    return Moved(_ascend(model, sample, settings, sample.y, start))
+
+
+def fgsm_rs(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the classification loss from a random start in [0, 1] (Wong et al., 2020).
+
+    A step of 1.25 epsilon; from most starts it ends on the ball's surface, which it is clipped to. As in the release,
+    the start is clipped to [0, 1] before its gradient is taken, unlike ``pgd``'s.
+    """
+    start = sample.noise.start(sample.x, settings.epsilon).clamp_(0, 1)
+    return Moved(_ascend(model, sample, settings, sample.y, start))
+
+
+def n_fgsm(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + noise + delta, up the classification loss from noise twice as large as the ball (de Jorge et al., 2022).
+
+    The images are clipped to [0, 1] before and after the step, as in the release, and never to the ball: they are up to
+    three epsilons from x.
+    """
+    start = sample.noise.start(sample.x, N_FGSM_NOISE * settings.epsilon).clamp_(0, 1)
+    return Moved(_ascend(model, sample, replace(settings, epsilon=1.0), sample.y, start))
+
+
+def fgsm_aligned(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the classification loss from x, to whose gradient those around x are aligned.
+
+    The loss has lambda (1 - cos) of the gradients at x and at a random point of the ball besides, which is not clipped
+    to [0, 1] (Andriushchenko & Flammarion, 2020). As in the release, the one at x, which the attack takes, is a
+    constant, and images without a gradient do not count. Both are taken in eval mode here.
+    """
+    gradient = _gradient(model, sample, settings)
+    moved = sign_step(sample.x, gradient, sample.x, settings.step_size, settings.epsilon, sample.counts)
+    if settings.steps > 1:
+        moved = _ascend(model, sample, replace(settings, steps=settings.steps - 1), sample.y, moved)
+    around = sample.noise.start(sample.x, settings.epsilon)
+    network = model if sample.network is None else sample.network
+    return Moved(moved, penalty=settings.penalty * misalignment(network, around, sample.y, gradient))
+
+
+def up_nuclear(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
+    """x + delta, up the classification loss and, in every other step, the nuclear norm of the batch's change in logits.
+
+    From noise of epsilon / 2 in each pixel, up or down, clipped to [0, 1] (Sriramanan et al., 2021). Steps alternate by
+    their number, odd ones have the norm, which the release counts anew in each epoch. The whole batch is attacked
+    together, its difference from the logits of x, which count as constants, in eval mode both.
+    """
+    assert sample.number is not None
+    x, y = sample.x, sample.y
+    noise = torch.copysign(torch.full_like(x, settings.epsilon / 2), sample.noise.start(torch.zeros_like(x), 1.0))
+    moved = (x + noise).clamp_(0, 1)
+    weight = penalty_now(sample.number, settings) * (sample.number[0] % 2)
+    with frozen(model):
+        scores = _scores(model, sample, settings)
+
+        def rise(leaf: Tensor) -> Tensor:
+            logits = model(leaf)
+            return cross_entropy(logits, y).sum() + weight * nuclear_norm(logits - scores)
+
+        for _ in range(settings.steps):
+            grad = input_gradient(rise, moved)
+            moved = sign_step(moved, grad, x, settings.step_size, settings.epsilon, sample.counts)
+    return Moved(moved)
 
 
 def most_confusing(model: nn.Module, sample: Sample, settings: Settings) -> Moved:
@@ -200,6 +274,16 @@ def _to_each_other(features: Tensor, partner: Partner, distance: Callable[[Tenso
 def _scores(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
     with frozen(model), torch.no_grad():
         return torch.cat([model(sample.x[part]) for part in parts(len(sample.x), settings.at_a_time)])
+
+
+def _gradient(model: nn.Module, sample: Sample, settings: Settings) -> Tensor:
+    """Of the classification loss at x, each image's up to a positive factor."""
+    found = []
+    with frozen(model):
+        for part in parts(len(sample.x), settings.at_a_time):
+            y = sample.y[part]
+            found.append(input_gradient(lambda leaf, y=y: cross_entropy(model(leaf), y).sum(), sample.x[part]))  # type: ignore
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _ascend(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastait.methods import Settings
+from fastait.methods.nuclear import nuclear_norm, penalty_now
 from fastait.methods.sample import Sample
 from fastait_kernels import interpolated_cross_entropy, soft_cross_entropy
 
@@ -22,9 +23,10 @@ GAMMA = 0.01
 
 
 def classes(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
-    """y: the labels as they are, one-hot, or (1 - s) y + s / C with the share s of ``label_smoothing``.
+    """y: the labels as they are, one-hot.
 
-    Label smoothing is torch's (Szegedy et al., 2016): the true class gets its part of s too, unlike ``smooth``'s.
+    With the share s of ``label_smoothing``, (1 - s) y + s / C. That is torch's (Szegedy et al., 2016): the true class
+    gets its part of s too, unlike ``smooth``'s.
     """
     return F.cross_entropy(logits.float(), sample.y, label_smoothing=settings.label_smoothing)
 
@@ -78,6 +80,35 @@ def own_predictions(logits: Tensor, sample: Sample, settings: Settings) -> Tenso
     """p(x): KL divergence from the frozen network's own predictions (UAT with online targets; Uesato et al., 2019)."""
     assert sample.scores is not None
     return _divergence(sample.scores, logits)
+
+
+def unused(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """none: these images' predictions are for the term after them."""
+    return torch.zeros((), dtype=torch.float32, device=logits.device)
+
+
+def misclassified(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """y, with a margin, and p(x) the more the less x is right: MART's boosted cross-entropy and weighted divergence.
+
+    -log p_y(x~) - log(1.0001 - p_k(x~)), k the likeliest other class, plus beta KL(p(x) || p(x~)) (1 - p_y(x)), means
+    over the batch and differentiable in both batches' logits (Wang et al., 2020; 1.0001 is the release's).
+    """
+    log_clean, log_moved = _log_probabilities(sample.earlier[0]), _log_probabilities(logits)
+    clean, y = log_clean.exp(), sample.y[:, None]
+    other = log_moved.exp().scatter(1, y, 0).amax(dim=1)
+    boosted = log_moved.gather(1, y)[:, 0] + (1.0001 - other).log()
+    divergences = (clean * (log_clean - log_moved)).sum(dim=1)
+    return (settings.penalty * divergences * (1 - clean.gather(1, y)[:, 0]) - boosted).mean()
+
+
+def nuclear(logits: Tensor, sample: Sample, settings: Settings) -> Tensor:
+    """f(x): lambda times the nuclear norm of the batch's difference in logits, over its size, through both.
+
+    Lambda rises from 0 (Sriramanan et al., 2021). Of a batch that processes share each takes its own part's norm.
+    """
+    assert sample.number is not None
+    weight = penalty_now(sample.number, settings)
+    return weight * nuclear_norm(logits - sample.earlier[0]) / len(logits)
 
 
 def _between(logits: Tensor, sample: Sample, own: Tensor | float) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastait.attacks import Noise
 from fastait.models.mixing import Mixing, Partners
@@ -34,6 +34,8 @@ class Sample:
         mixing: how the network mixes pairs; None if it does not.
         scores: float [B, K], the frozen model's logits of ``x``, for the label part; None if the image part made none.
         earlier: the logits [B, K] that the method's terms before this one are trained on.
+        number: int64 [1], the step's, counted over all epochs.
+        network: what makes the logits, as it is written and not compiled; None for the model that a part is given.
     """
 
     x: Tensor
@@ -45,6 +47,8 @@ class Sample:
     mixing: Mixing | None = None
     scores: Tensor | None = None
     earlier: tuple[Tensor, ...] = ()
+    number: Tensor | None = None
+    network: nn.Module | None = None
 
 
 def reversed_batch(t: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
 from fastait.evaluation.batches import widest_activation
 from fastait.methods import METHODS, Settings
+from fastait.methods.alignment import misalignment
 from fastait.methods.labels import effective_epsilon_y
 from fastait.methods.mixing import check_mixing
 from fastait.models import Features, feature_function, normalization
@@ -91,11 +92,13 @@ class Prepared:
         self.network = first_network(config, classes, report.note, allow_own=allow_own, begun=begun)
         self.about = About(config.model, classes, normalization(self.network), config.image_size)
         at_a_time = cached_images(self.network, config.image_size) if self.device.type == "cpu" else None
-        self.settings = method_settings(config, len(classes), at_a_time)
+        self.settings = method_settings(config, len(classes), at_a_time, config.epochs * self.plan.steps_per_epoch)
         if any(term.labels == "adversarial_interpolation" for term in METHODS[config.method].terms):
             _warn_of_labels(self.settings, report)
         self.model = self.network.to(self.device).to(memory_format=torch.channels_last)
         self.features = check_method(self.model, config.model, config.method, black(config.image_size).to(self.device))
+        if config.compile and METHODS[config.method].differentiates_twice:
+            report.note(f"--compile: the second derivative that --method {config.method} needs is taken without it.")
         self.optimizer = make_optimizer(
             config.optimizer,
             self.model.parameters(),
@@ -142,19 +145,24 @@ def checksum_of_all(dataset: str, unlabeled: str) -> str:
     return hashlib.sha256((dataset + unlabeled).encode()).hexdigest()
 
 
-def method_settings(config: TrainConfig, num_classes: int, at_a_time: int | None = None) -> Settings:
+def method_settings(
+    config: TrainConfig, num_classes: int, at_a_time: int | None = None, training_steps: int = 1
+) -> Settings:
     """What the config's method needs to know beside the batch."""
     return Settings(
         config.epsilon,
         config.epsilon_y,
         config.attack_steps,
-        config.epsilon if config.step_size is None else config.step_size,
+        config.epsilon * METHODS[config.method].step if config.step_size is None else config.step_size,
         num_classes,
         at_a_time,
         config.distance,
         config.partners,
         config.partner_features,
         config.label_smoothing,
+        config.penalty_weight() or 0.0,
+        training_steps,
+        config.awp or 0.0,
     )
 
 
@@ -173,9 +181,11 @@ def check_method(model: nn.Module, name: str, method: str, sample: torch.Tensor)
         sample: float [B, C, H, W], images that it takes, on its device.
 
     Raises:
-        InputError: it cannot be mixed where ``method`` does so, or has no features.
+        InputError: it cannot be mixed where ``method`` does so, has no features, or no second derivative.
     """
     check_mixing(model, name, method, sample)
+    if METHODS[method].differentiates_twice:
+        _check_second_derivative(model, f"--method {method}: {name}", sample)
     if not METHODS[method].interpolates:
         return None
     features = feature_function(model, sample)
@@ -188,6 +198,21 @@ def check_method(model: nn.Module, name: str, method: str, sample: torch.Tensor)
         kind = list(found.shape) if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
         raise InputError(f"{name}: {features.source} returns {kind} where features [{len(sample)}, ...] are needed")
     return features
+
+
+def _check_second_derivative(model: nn.Module, who: str, sample: torch.Tensor) -> None:
+    y = torch.zeros(len(sample), dtype=torch.int64, device=sample.device)
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        # All of it: asked for some gradients alone, torch passes over what says that it has no second derivative.
+        misalignment(model, sample, y, torch.ones_like(sample)).backward()
+    except Exception as error:  # whatever a network raises
+        raise InputError(f"{who} has no second derivative: {said(error)}") from None
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 def _report_skipped(skipped: tuple[str, ...], report: Report) -> None:

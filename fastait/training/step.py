@@ -7,7 +7,7 @@ mixed, has a graph for each answer.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastait.attacks import Noise
 from fastait.data import Shard, to_float
 from fastait.methods import Method, Settings
+from fastait.methods.images import Moved
 from fastait.methods.mixing import draw_mixing
 from fastait.methods.sample import FeatureFn, Sample, choose_partners
 from fastait.models import Features
@@ -28,6 +29,7 @@ from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.training.averaged import Averaged
+from fastait.training.awp import kept_buffers, perturbed, perturbed_parameters
 from fastait.training.buffers import Buffers, in_their_places
 from fastait.training.compiled import Compiled
 from fastait.training.convolutions import timed_convolutions
@@ -169,6 +171,7 @@ class TrainStep:
         if method.interpolates and features is None:
             features = _own_features(model)
         self.features: FeatureFn | None = features
+        self.network = model
         self.model = model
         self.mixed: Callable[[Tensor, Mixing], Tensor] = partial(mixed, model)
         if compile:
@@ -311,20 +314,21 @@ class TrainStep:
             noise.seek(self.number, shard.start)
             counts = self.totals.gradients if shard.size else None
             batch = to_float(inputs[2], self.dtype) if term.unlabeled else x
-            samples.append(Sample(batch, y, noise, partner, counts, self.features, mixing))
+            samples.append(
+                Sample(
+                    *(batch, y, noise, partner, counts, self.features, mixing),
+                    number=self.number,
+                    network=self.network,
+                )
+            )
             own.append(shard)
         with self.precision.autocast():
             moved = [part(self.model, s, self.settings) for part, s in zip(self.move_images, samples, strict=True)]
-            logits = self.trained([m.images for m in moved], mixings)
-        zero_gradients(self.optimizer)
-        losses, shares = [], []
-        for i, (term, part, shard) in enumerate(zip(self.terms, self.losses, own, strict=True)):
-            sample = replace(samples[i], scores=moved[i].scores, earlier=tuple(logits[:i]))
-            losses.append(term.weight * part(logits[i], sample, self.settings))
-            share = shard.size / shard.batch * self.ranks.size
-            shares.append(losses[i] if self.ranks.size == 1 else losses[i] * share)
         scaler = self.precision.scaler
-        scaler.scale(_sum(shares)).backward()
+        zero_gradients(self.optimizer)
+        with self._perturbed(moved, samples, own):
+            logits, losses, shared = self._losses(moved, samples, own)
+            scaler.scale(shared).backward()
         self.buffers.agree(shards[0].size / shards[0].batch)
         if self.clip_norm is not None:
             scaler.unscale_(self.optimizer)
@@ -334,7 +338,37 @@ class TrainStep:
         if self.averaged is not None:
             self.averaged.add(self.number)
         if shards[0].size:
-            self.totals.add(_sum(losses).detach(), logits[-1].detach(), y, self.number)
+            self.totals.add(losses.detach(), logits[-1].detach(), y, self.number)
+
+    def _losses(
+        self, moved: Sequence[Moved], samples: Sequence[Sample], own: Sequence[Shard]
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Logits of each term, the sum of their losses, and this process's share in what all of them go down."""
+        with self.precision.autocast():
+            logits = self.trained([m.images for m in moved], [sample.mixing for sample in samples])
+        losses, shares = [], []
+        for i, (term, part, shard) in enumerate(zip(self.terms, self.losses, own, strict=True)):
+            sample = replace(samples[i], scores=moved[i].scores, earlier=tuple(logits[:i]))
+            loss = term.weight * part(logits[i], sample, self.settings)
+            penalty = moved[i].penalty
+            losses.append(loss if penalty is None else loss + penalty)
+            share = shard.size / shard.batch * self.ranks.size
+            shares.append(losses[i] if self.ranks.size == 1 else losses[i] * share)
+        return logits, _sum(losses), _sum(shares)
+
+    def _perturbed(
+        self, moved: Sequence[Moved], samples: Sequence[Sample], own: Sequence[Shard]
+    ) -> AbstractContextManager[None]:
+        """Within, the weights are where ``Settings.awp`` moves them; the same in all processes."""
+        if not self.settings.awp:
+            return nullcontext()
+        weights = perturbed_parameters(self.network)
+        # This pass's gradients are averaged here, not by hooks.
+        with kept_buffers(self.network), getattr(self.trained, "no_sync", nullcontext)():
+            loss = self.precision.scaler.scale(self._losses(moved, samples, own)[2])
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        self.ranks.average([gradient for gradient in gradients if gradient is not None], 1 / self.ranks.size)
+        return perturbed(weights, gradients, self.settings.awp)
 
     def _draw(self, y: Tensor, shard: Shard) -> tuple[Partners, list[Mixing | None]]:
         """Who is whose partner in this step, and how each term's pairs are mixed."""

@@ -67,7 +67,7 @@ def test_the_transport_distance_is_differentiated_in_fp32(network, backwards):
 @pytest.mark.parametrize("name", sorted({t.images for m in METHODS.values() for t in m.terms}))
 def test_no_attack_differentiates_under_autocast(network, backwards, name):
     with torch.autocast("cpu", torch.bfloat16):
-        own = replace(sample(), features=network.features)
+        own = replace(sample(), features=network.features, number=torch.tensor([1]))
         getattr(images, name)(network, own, Settings(EPSILON, 0.5, 1, EPSILON, 10))
     assert not any(autocast for autocast, _ in backwards)
     assert bool(backwards) == (name not in ("clean", "pixel_interpolation"))

@@ -35,8 +35,12 @@ def parts(model):
 def step_on(device, dtype, model, method):
     """The loss of a step on ``device``, and what it makes of ``model``: its weights and its statistics."""
     config = recipe(method=method)
-    size = config.epsilon if config.step_size is None else config.step_size
-    settings = Settings(config.epsilon, 0.5, min(config.attack_steps, 3), size, 10, partners=config.partners)
+    size = config.epsilon * METHODS[method].step if config.step_size is None else config.step_size
+    settings = Settings(
+        *(config.epsilon, 0.5, min(config.attack_steps, 3), size, 10),
+        partners=config.partners,
+        penalty=config.penalty_weight() or 0.0,
+    )
     model = copy.deepcopy(model).to(device, dtype).to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer("sgd", model.parameters(), lr=0.0625, weight_decay=2e-4)
     step = TrainStep(model, METHODS[method], settings, optimizer, Precision(device, None), 3)

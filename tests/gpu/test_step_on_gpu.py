@@ -37,8 +37,12 @@ def _deterministic(monkeypatch):
 
 def make_step(model, method, dtype=None, **options):
     config = recipe(method=method)
-    size = config.epsilon if config.step_size is None else config.step_size
-    settings = Settings(config.epsilon, 0.5, min(config.attack_steps, 3), size, 10, partners=config.partners)
+    size = config.epsilon * METHODS[method].step if config.step_size is None else config.step_size
+    settings = Settings(
+        *(config.epsilon, 0.5, min(config.attack_steps, 3), size, 10),
+        partners=config.partners,
+        penalty=config.penalty_weight() or 0.0,
+    )
     optimizer = make_optimizer("sgd", model.parameters(), lr=0.05, weight_decay=2e-4)
     return TrainStep(
         model, METHODS[method], settings, optimizer, Precision(DEVICE, dtype), 3, batch_size=BATCH, **options

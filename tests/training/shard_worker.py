@@ -28,6 +28,9 @@ METHODS = {
     "iat-manifold-mixup": {"partners": "random"},
     "trades": {},
     "uat": {},
+    "grad-align": {},
+    "nu-at": {},
+    "mart": {"awp": 0.05},
 }
 """Those that are trained with, and their settings."""
 

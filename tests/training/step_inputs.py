@@ -9,12 +9,15 @@ from fastait.training.step import TrainStep
 
 CPU = torch.device("cpu")
 EPSILON = 8 / 255
+PENALTY = 1.5
+TRAINING_STEPS = 2
 LR = 0.0625  # exact in fp32, so that fp64 runs of both paths use one number
 
 
 def make_step(model, method="adv-interp", *, dtype=None, at_a_time=None, steps=1, knobs=None, **options):
     step_size = EPSILON if METHODS[method].interpolates else 2 / 255
-    settings = Settings(EPSILON, 0.5, steps, step_size, getattr(model, "num_classes", 10), at_a_time, **(knobs or {}))
+    more = {"penalty": PENALTY, "training_steps": TRAINING_STEPS, **(knobs or {})}
+    settings = Settings(EPSILON, 0.5, steps, step_size, getattr(model, "num_classes", 10), at_a_time, **more)
     optimizer = make_optimizer("sgd", model.parameters(), lr=LR, weight_decay=2e-4)
     return TrainStep(model, METHODS[method], settings, optimizer, Precision(CPU, dtype), seed=3, **options)
 

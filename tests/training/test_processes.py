@@ -60,7 +60,7 @@ def test_weights_and_statistics_are_equal_on_both(two, method):
 def test_two_processes_are_one_that_is_given_their_shards(two, method):
     """The same shards, noise and BN statistics per shard, by the plain method in fp64."""
     model = network()
-    step = make_step(model, method)
+    step = make_step(model, method, knobs=METHODS[method])
     optimizer = step.optimizer
     loss_sum = 0.0
     for number, size in enumerate(SIZES):
@@ -69,16 +69,38 @@ def test_two_processes_are_one_that_is_given_their_shards(two, method):
         extra = unlabeled(method, images)
         optimizer.zero_grad(set_to_none=False)
         statistics = {name: torch.zeros_like(b) for name, b in model.named_buffers()}
-        for shard in shards(size, 2):
-            if not shard.size:
-                continue
+        every = [shard for shard in shards(size, 2) if shard.size]
+        moved = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.dim() > 1}
+
+        def parts(number, shard, x=x, y=y, extra=extra):
+            """A copy of the model, a shard of the batch and what is drawn for it."""
             own = slice(shard.start, shard.start + shard.size)
             more = None if extra is None else to_float(extra, torch.float64)[own]
             draws = plain.Draws(number, step.settings.step_size, METHODS[method], more, before=shard.start)
-            part = copy.deepcopy(model).train()
+            return copy.deepcopy(model).train(), x[own], y[own], draws
+
+        for shard in every if step.settings.awp else ():  # the way the weights are moved is that of the whole batch
+            part, x_own, y_own, draws = parts(number, shard)
+            attacked = plain.moved_images(method, part, x_own, y_own, draws)
+            gradients = plain.weight_gradients(part, plain.PERTURBED[method](part, x_own, attacked, y_own))
+            for name, gradient in gradients.items():
+                moved[name] += gradient * shard.size / size
+        for shard in every:
+            part, x_own, y_own, draws = parts(number, shard)
             part.zero_grad()
-            loss = getattr(plain, method.replace("-", "_"))(part, x[own], y[own], draws)
-            loss.backward()
+            if step.settings.awp:
+                attacked = plain.moved_images(method, part, x_own, y_own, draws)
+                found = []
+
+                def backward(part=part, x_own=x_own, attacked=attacked, y_own=y_own, found=found):
+                    found.append(plain.PERTURBED[method](part, x_own, attacked, y_own))
+                    found[0].backward()
+
+                plain.with_moved_weights(part, moved, step.settings.awp, backward)
+                loss = found[0]
+            else:
+                loss = getattr(plain, method.replace("-", "_"))(part, x_own, y_own, draws)
+                loss.backward()
             loss_sum += loss.item() * shard.size
             for mine, its in zip(model.parameters(), part.parameters(), strict=True):
                 mine.grad += its.grad * shard.size / size

@@ -4,12 +4,11 @@ import plain_apgd as plain
 import pytest
 import small
 import torch
-import trained
 from tolerances import ELEMENTWISE, REDUCTION
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastait.attacks import NOT_FINITE, RIGHT, WRONG, Noise, classification, cross_entropy, frozen, verdict
+from fastait.attacks import NOT_FINITE, RIGHT, WRONG, classification, cross_entropy, verdict
 from fastait.attacks.apgd import apgd, checkpoints
 from fastait.attacks.losses import dlr, targeted, targeted_dlr, targets_of
 from fastait.runtime.errors import InputError
@@ -75,7 +74,6 @@ def test_every_iterate_is_the_papers(model, batch, loss, steps):
     objective, written = objectives(model, y, targets)[loss]
     watch = Watch(objective, y)  # nobody leaves
     found = apgd(watch, None, x, y, start, epsilon=EPSILON, steps=steps)
-    halvings = set()
     for i in range(len(x)):
         more = (targets[i],) if loss == "targeted" else ()
         iterates, losses, halved, best = plain.apgd(
@@ -148,7 +146,9 @@ def test_losses_and_targets(classes):
         assert found.tolist() == [i for i in order if i != label]
     assert torch.equal(targets_of(logits, y, 1), targets[:, :1])
     for count in (0, classes):
-        with pytest.raises(ValueError, match=rf"of {classes} classes there are 1 to {classes - 1} targets, got {count}"):
+        with pytest.raises(
+            ValueError, match=rf"of {classes} classes there are 1 to {classes - 1} targets, got {count}"
+        ):
             targets_of(logits, y, count)
     if classes < 4:
         with pytest.raises(ValueError, match=f"targeted_dlr needs logits of at least 4 classes, got {classes}"):
@@ -342,7 +342,6 @@ class Waits(TorchDispatchMode):
 
 
 def test_an_iteration_waits_once(model, batch):
-    x, y, start = batch
     ticks = []
     with Waits() as waits:
         fixed(model, batch, epsilon=NARROW, tick=ticks.append)

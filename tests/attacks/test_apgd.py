@@ -167,6 +167,14 @@ def test_equal_logits_are_no_nan_and_equal_targets_come_in_order():
     assert targets_of(logits, y, 4).tolist() == [[1, 2, 3, 4], [0, 1, 3, 4]]
 
 
+def test_a_target_stays_with_its_image(model, batch):
+    x, y, _ = batch
+    targets, rows = targets_of(model(x), y, 1)[:, 0], torch.tensor([7, 3, 20])
+    losses, logits = targeted(model, y, targets)(x[rows], rows)
+    torch.testing.assert_close(losses, targeted_dlr(model(x), y, targets)[rows], **EXACT)
+    torch.testing.assert_close(logits, model(x[rows]), **EXACT)
+
+
 def fixed(model, batch, loss=dlr, epsilon=EPSILON, steps=30, judge=None, **options):
     x, y, start = batch
     return apgd(classification(model, y, loss), judge, x, y, start, epsilon=epsilon, steps=steps, **options)

@@ -1,15 +1,14 @@
 """Targeted FAB in Linf (Croce & Hein, 2020, arXiv 1907.02044): the boundary to one class, come at from the image.
 
 It looks for the least perturbation that changes the decision, so that it needs no step size and is not misled by a
-loss that is flat or scaled. An iteration takes the network for linear between the true class and the target, goes to the
-nearest point of that plane in [0, 1] and a little beyond, and keeps near the image; from an adversarial point it goes
-back towards the image and searches on.
+loss that is flat or scaled. An iteration takes the difference of two logits for linear, goes to the nearest point in
+[0, 1] where that is zero and a little beyond, and keeps near the image; from an adversarial point it goes back towards
+the image and searches on.
 
-AutoAttack asks it for 100 iterations of each of nine targets, the classes of the largest logits, with alpha_max 0.1, eta
-1.05, beta 0.9 and no random start (its library draws one for each further restart). That library leaves the paper's
-final search out; here it is made. It costs a network two forward passes and a backward pass per iteration: the point
-that is linearised is another one than that which was asked for its class wherever that was adversarial, as it is in
-6 of 10 iterations.
+AutoAttack asks it for 100 iterations of each of nine targets, the classes of the largest logits, with alpha_max 0.1,
+eta 1.05 and beta 0.9, from the image itself; its library draws a start for each further restart alone. That library
+leaves the paper's final search out; here it is made. An iteration is two forward passes and one backward pass: where a
+point is adversarial, as it is in 6 of 10 iterations, another one is linearised than was asked for its class.
 """
 
 from collections.abc import Callable
@@ -254,7 +253,7 @@ class _Search:
 
 
 def _share(at_inner: Tensor, at_outer: Tensor, y: Tensor) -> Tensor:
-    """[b] in (0, 1): where on the way from inner to outer the margin of outer's class is zero if it is linear, or half."""
+    """[b] in (0, 1): where between inner and outer the margin to outer's class is zero if it is linear; else half."""
     pair = torch.stack([y, at_outer.argmax(dim=1)], dim=1)
     at_inner, at_outer = at_inner.gather(1, pair), at_outer.gather(1, pair)
     behind, beyond = at_inner[:, 0] - at_inner[:, 1], at_outer[:, 1] - at_outer[:, 0]

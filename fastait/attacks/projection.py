@@ -1,9 +1,9 @@
 """The nearest image, in Linf, where a linear function of it is zero (Croce & Hein, 2020, arXiv 1907.02044, section 2).
 
-For image p, gradient w and value r it is min |d|_inf, with r + <w, d> = 0 and p + d in [0, 1]. A move of size t at most
-gains sum_i |w_i| min(t, room_i), where room_i is pixel i's way to the side of the box that it is sent to: concave,
-piecewise linear and rising in t. Newton's method finds where it gains |r|: pixels that are out of room are taken out and
-the others share what is left, until no more run out. That is the answer in closed form, with no sorting.
+For an image p, gradient w and value r it is min |d|_inf with r + <w, d> = 0 and p + d in [0, 1]. Moves of at most t
+gain sum_i |w_i| min(t, room_i), where room_i is pixel i's way to the side of the box that it is sent to: concave,
+piecewise linear and rising in t. Newton's method finds where it gains |r|: pixels that are out of room are taken out,
+and the others share what is left, until no more run out. That is the answer in closed form, with no sorting.
 """
 
 import torch

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastait.attacks.attacked import Attacked
 from fastait.attacks.gradient import FP16_SCALE, _carried_in_fp16, input_gradient, projected
 from fastait.attacks.projection import move_to_plane
+from fastait.attacks.spsa import margin
 from fastait.attacks.trajectory import Judge, Objective
 from fastait.attacks.verdict import RIGHT, verdict
 
@@ -82,9 +83,9 @@ def fab(
 ) -> Attacked:
     """Search for the least perturbation of each image that changes its class; within ``epsilon`` it is fooled.
 
-    Algorithm 1 of the paper for one target, then its final search. The search follows the objective alone. An image
-    leaves as soon as an adversarial point is within ``epsilon`` of it and the judge agrees; where the judge does not,
-    the search goes on.
+    Algorithm 1 of the paper for one target, then its final search. An image leaves as soon as an adversarial point is
+    within ``epsilon`` of it and the judge agrees. Where the judge does not, the search goes on, with the objective
+    shifted by as much as they disagree. In the end the judge sees the best of each image that withstood, as returned.
 
     Args:
         objective: (images [b, C, H, W], rows int64 [b]) -> (logit of the target less that of the true class [b],
@@ -107,7 +108,9 @@ def fab(
     search = _Search(objective, judge, x, y, x if start is None else start, epsilon, tick)
     traces = torch.full((len(x), steps), torch.nan, dtype=search.moved.dtype, device=x.device)
     for step in range(steps + 1):
-        adversarial = search.check()
+        if not len(search.rows):
+            break
+        _, adversarial = search.settle(search.moved, search.logits(search.moved))
         if step == steps or not len(search.rows):
             break
         back = search.origin + BETA * (search.moved - search.origin)
@@ -139,7 +142,11 @@ def biased_step(moved: Tensor, origin: Tensor, value: Tensor, gradient: Tensor) 
 
 @dataclass
 class _Search:
-    """The images that still stand, and what has become of all."""
+    """The images that still stand, and what has become of all.
+
+    Where the judge disagrees with the objective about a point, the objective is off by what their margins differ there:
+    ``offset``, which is added to it from then on, so that the search comes to the judge's boundary.
+    """
 
     objective: Objective
     judge: Judge | None
@@ -153,17 +160,24 @@ class _Search:
         self.images = self.x.clone()
         self.verdicts = torch.full((len(self.x),), RIGHT, dtype=torch.int8, device=self.x.device)
         self.rows = torch.arange(len(self.x), device=self.x.device)
+        self.labels = self.y
         # In 16 bits a step would be lost in rounding.
         self.origin = self.x.to(torch.promote_types(self.x.dtype, torch.float32))
         self.moved = self.moved.to(self.origin.dtype)
-        self.labels = self.y
         self.best = self.origin.clone()
-        self.nearest = torch.full((len(self.x),), torch.inf, dtype=self.origin.dtype, device=self.x.device)
+        self.nearest = self.origin.new_full((len(self.x),), torch.inf)
+        self.offset = torch.zeros_like(self.nearest)
+
+    def keep(self, chosen: Tensor) -> None:
+        self.rows, self.labels, self.origin = self.rows[chosen], self.labels[chosen], self.origin[chosen]
+        self.moved, self.best = self.moved[chosen], self.best[chosen]
+        self.nearest, self.offset = self.nearest[chosen], self.offset[chosen]
 
     def logits(self, images: Tensor) -> Tensor:
-        """The objective's, of an image for each that stands."""
+        """The objective's, less ``offset`` for the true class, of an image for each that stands."""
         with torch.no_grad():
-            return self._logits(images.to(self.x.dtype), self.rows)
+            logits = self._logits(images.to(self.x.dtype), self.rows)
+        return logits.scatter_add(1, self.labels[:, None], -self.offset[:, None].to(logits.dtype))
 
     def _logits(self, images: Tensor, rows: Tensor) -> Tensor:
         logits = self.objective(images, rows)[1]
@@ -171,19 +185,13 @@ class _Search:
             raise ValueError("fab needs an objective that gives logits, this one gives None")
         return logits
 
-    def check(self) -> Tensor:
-        """Which of the points that still stand are adversarial; those within epsilon of their image leave."""
-        if not len(self.rows):
-            return self.rows.bool()
-        adversarial = verdict(self.logits(self.moved), self.labels) != RIGHT
-        return adversarial[self.settle(self.moved, adversarial)]
-
-    def settle(self, points: Tensor, adversarial: Tensor) -> Tensor:
-        """Let those go that are fooled by ``points``, and remember the nearest of the others.
+    def settle(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Let those go whom ``points`` fool within epsilon, and remember the nearest of the other adversarial ones.
 
         Returns:
-            The places, among those that stood, of those that still do.
+            (the places, among those that stood, of those that still do; which of their points are adversarial).
         """
+        adversarial = verdict(logits, self.labels) != RIGHT
         distance = _size(points - self.origin).flatten()
         inside = adversarial & (distance <= self.epsilon)
         nearer = adversarial & ~inside & (distance < self.nearest)
@@ -192,23 +200,26 @@ class _Search:
         kept = torch.arange(len(self.rows), device=self.rows.device)
         places = torch.nonzero(inside).flatten()
         if len(places):
-            inside[places] = self.ask(points[places], places) != RIGHT
+            judged = self.ask(points[places], places)
+            labels = self.labels[places]
+            refused = verdict(judged, labels) == RIGHT
+            off = margin(judged, labels).to(self.offset.dtype) - margin(logits[places], labels).to(self.offset.dtype)
+            self.offset[places] += torch.where(refused, off.nan_to_num(0, 0, 0), 0)
+            adversarial[places] = inside[places] = ~refused
             kept = torch.nonzero(~inside).flatten()
-            self.rows, self.labels, self.nearest = self.rows[kept], self.labels[kept], self.nearest[kept]
-            self.moved, self.origin, self.best = self.moved[kept], self.origin[kept], self.best[kept]
+            self.keep(kept)
         if self.tick is not None:
             self.tick(len(self.rows))
-        return kept
+        return kept, adversarial[kept]
 
     def ask(self, points: Tensor, places: Tensor) -> Tensor:
-        """The verdicts on ``points``, clipped to the ball, of the standing images at ``places``; both are kept."""
+        """The judge's logits of ``points``, clipped to the ball, of the standing images at ``places``; noted down."""
         rows = self.rows[places]
         images = projected(points.to(self.x.dtype), self.x[rows], self.epsilon)
         with torch.no_grad():
             logits = self._logits(images, rows) if self.judge is None else self.judge(images)
-        verdicts = verdict(logits, self.y[rows])
-        self.images[rows], self.verdicts[rows] = images, verdicts
-        return verdicts
+        self.images[rows], self.verdicts[rows] = images, verdict(logits, self.y[rows])
+        return logits
 
     def linearise(self, moved: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
         """The objective [b] at ``moved`` and its gradient, both finite."""
@@ -225,7 +236,7 @@ class _Search:
         if counts is not None:
             found = ((gradient == 0).sum(), gradient.isnan().sum(), gradient.new_tensor(gradient.numel()))
             counts += torch.stack([number.to(counts.dtype) for number in found])
-        return seen[0].to(moved.dtype).nan_to_num(0, 0, 0), gradient.nan_to_num(0, 0, 0)
+        return (seen[0].to(moved.dtype) + self.offset).nan_to_num(0, 0, 0), gradient.nan_to_num(0, 0, 0)
 
     def finish(self) -> None:
         """The final search, and a last question about the best of each image that withstood it.
@@ -241,13 +252,12 @@ class _Search:
                 return
             points = inner + _wide(_share(at_inner, at_outer, self.labels)) * (outer - inner)
             logits = self.logits(points)
-            adversarial = verdict(logits, self.labels) != RIGHT
-            outer = torch.where(_wide(adversarial), points, outer)
-            inner = torch.where(_wide(adversarial), inner, points)
-            at_outer = torch.where(adversarial[:, None], logits, at_outer)
-            at_inner = torch.where(adversarial[:, None], at_inner, logits)
-            kept = self.settle(points, adversarial)
-            inner, outer, at_inner, at_outer = inner[kept], outer[kept], at_inner[kept], at_outer[kept]
+            kept, adversarial = self.settle(points, logits)
+            points, logits = points[kept], logits[kept]
+            inner = torch.where(_wide(adversarial), inner[kept], points)
+            outer = torch.where(_wide(adversarial), points, outer[kept])
+            at_inner = torch.where(adversarial[:, None], at_inner[kept], logits)
+            at_outer = torch.where(adversarial[:, None], logits, at_outer[kept])
         if len(self.rows):
             self.ask(self.best, torch.arange(len(self.rows), device=self.rows.device))
 

@@ -37,8 +37,8 @@ def move_to_plane(images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
     size = torch.zeros_like(needed)
     for _ in range(ROUNDS):
         free = room > size.view(shape)
-        left = needed - most.masked_fill(free, 0).sum(each)
-        slope = weight.masked_fill(~free, 0).sum(each)
+        left = needed - torch.where(free, 0, most).sum(each)
+        slope = torch.where(free, weight, 0).sum(each)
         new = torch.where(slope > 0, left / slope, size).maximum(size)
         done = new == size
         size = new

@@ -31,7 +31,7 @@ def move_to_plane(images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
     shape = (-1, *(1 for _ in each))
     way = -gradient.sign() * value.sign().view(shape)
     weight = gradient.abs()
-    room = torch.where(way > 0, 1 - images, images) * (way != 0)
+    room = torch.where(way > 0, 1 - images, images)
     most = weight * room
     needed = value.abs()
     size = torch.zeros_like(needed)
@@ -44,5 +44,4 @@ def move_to_plane(images: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
         size = new
         if size.device.type == "cpu" and bool(done.all()):  # elsewhere the question would wait for the device
             break
-    size = torch.where(needed >= most.sum(each), torch.inf, size)
     return way * room.minimum(size.view(shape))

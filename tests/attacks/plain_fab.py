@@ -41,7 +41,7 @@ def project(image, gradient, value):
 def fab(model, image, label, target, epsilon, steps, start=None):
     """One image [C, H, W] in fp64.
 
-    Returns (the points whose class is asked for, the points that are linearised, the fooling image or None).
+    Returns (the points whose class is asked for, the points that are linearised, the image found, is it a fooling one?).
     """
     asked, linearised = [], []
 
@@ -61,7 +61,7 @@ def fab(model, image, label, target, epsilon, steps, start=None):
     for step in range(steps + 1):
         if adversarial(point):
             if size(point - image) <= epsilon:
-                return asked, linearised, point
+                return asked, linearised, point, True
             if best is None or size(point - image) < size(best - image):
                 best = point
             next_from = image + 0.9 * (point - image)
@@ -82,7 +82,7 @@ def fab(model, image, label, target, epsilon, steps, start=None):
         point = (1 - alpha) * (next_from + 1.05 * here) + alpha * (image + 1.05 * there)
         point = point.clamp(0, 1)
     if best is None:
-        return asked, linearised, None
+        return asked, linearised, image, False
     inner, outer = image, best
     for _ in range(3):
         other = int(logits(outer).argmax())
@@ -91,9 +91,9 @@ def fab(model, image, label, target, epsilon, steps, start=None):
         middle = inner + behind / (behind + beyond) * (outer - inner)
         if adversarial(middle):
             if size(middle - image) <= epsilon:
-                return asked, linearised, middle
+                return asked, linearised, middle, True
             outer = middle
         else:
             inner = middle
     clipped = torch.minimum(torch.maximum(outer, image - epsilon), image + epsilon).clamp(0, 1)
-    return asked, linearised, clipped if int(logits(clipped).argmax()) != label else None
+    return asked, linearised, clipped, int(logits(clipped).argmax()) != label

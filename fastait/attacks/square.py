@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks.addressed import Addressed
+from fastait.attacks.attacked import Attacked
 from fastait.attacks.gradient import projected
 from fastait.attacks.trajectory import Judge
 from fastait.attacks.verdict import NOT_FINITE, RIGHT, verdict
@@ -31,22 +32,11 @@ P_INIT = 0.8
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Of 10,000 queries, those after which the share is half of what it was."""
 
-AHEAD, TRIES = 64, 2
-"""How many queries of an image are drawn together, and how many of them one pass answers at most."""
+AHEAD = 64
+"""Queries of an image that are drawn together."""
 
-
-class Squared(NamedTuple):
-    """What came of it.
-
-    Attributes:
-        images: like the images attacked: the one that fooled the judge, else that of the lowest margin.
-        verdicts: int8 [B], ``RIGHT`` where an image withstands, else what the judge made of the one returned.
-        queries: int64 [B], made for each image, the stripes' included, up to the one that fooled the judge.
-    """
-
-    images: Tensor
-    verdicts: Tensor
-    queries: Tensor
+TRIES = 2
+"""Queries of an image that one pass answers at most."""
 
 
 class _Standing(NamedTuple):
@@ -90,7 +80,7 @@ def square(
     epsilon: float,
     queries: int = QUERIES,
     tick: Callable[[int], None] | None = None,
-) -> Squared:
+) -> tuple[Attacked, Tensor]:
     """Search each image's ball for one that fools the judge; an image leaves the batch when that is found.
 
     A query that would change nothing costs no pass, unless the one before it cost none. So an image takes part in fewer
@@ -107,6 +97,10 @@ def square(
         epsilon: radius of the ball, in [0, 1].
         queries: squares tried on each image, from 1 to 2^32 - AHEAD.
         tick: called after each pass with the number of images that go on; may raise to stop.
+
+    Returns:
+        (the images, those that withstand with the lowest margin found; int64 [B], the queries made of each, the
+        stripes' included, up to the one that fooled the judge).
 
     Raises:
         ValueError: there are fewer than two classes.
@@ -143,7 +137,7 @@ def square(
             standing = _drawn(standing, draws, sides)
         standing, changed = _proposed(standing, queries)
         passes += 1
-    return Squared(images, verdicts, used)
+    return Attacked(images, verdicts, None), used
 
 
 def side(query: int, queries: int, height: int, width: int) -> int:
@@ -205,14 +199,11 @@ def _drawn(standing: _Standing, draws: Addressed, sides: Tensor) -> _Standing:
 
 def _proposed(standing: _Standing, queries: int) -> tuple[_Standing, Tensor]:
     """Each image's query in hand or, where that would change nothing, the next; and the pixels that change ends."""
-    idle = (_changed(standing).flatten(1).amax(dim=1) == 0) & (standing.query < queries)
-    standing = standing._replace(query=standing.query + idle)
-    return standing, _changed(standing)
-
-
-def _changed(standing: _Standing) -> Tensor:
     channels, height, width = standing.raised.shape[1:]
-    image = torch.arange(len(standing.rows), device=standing.rows.device)
-    square = standing.squares[image, standing.query - standing.first]
-    y, x, ends = square.split((height, width, channels), dim=1)
-    return (standing.raised ^ ends[:, :, None, None]) & (y[:, None, :, None] & x[:, None, None, :])
+    image, tries = (torch.arange(count, device=standing.rows.device) for count in (len(standing.rows), TRIES))
+    squares = standing.squares[image[:, None], (standing.query - standing.first)[:, None] + tries]
+    y, x, ends = squares.split((height, width, channels), dim=2)
+    within = y[:, :, None, :, None] & x[:, :, None, None, :]
+    now, later = ((standing.raised[:, None] ^ ends[:, :, :, None, None]) & within).unbind(1)
+    idle = (now.flatten(1).amax(dim=1) == 0) & (standing.query < queries)
+    return standing._replace(query=standing.query + idle), now | later & idle.to(torch.uint8)[:, None, None, None]

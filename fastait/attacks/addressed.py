@@ -1,4 +1,4 @@
-"""Uniform numbers with an address: a seed, an image's place in its set and a counter, whatever else is drawn with it."""
+"""Uniform numbers with an address: a seed, an image's place in its set and a counter, whatever is drawn beside them."""
 
 from dataclasses import dataclass
 

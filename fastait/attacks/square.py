@@ -117,7 +117,7 @@ def square(
         margins = margin(logits, standing.labels).masked_fill(now == NOT_FINITE, torch.inf)
         falls = margins < standing.margins
         standing = standing._replace(
-            raised=standing.raised ^ changed & falls.to(torch.uint8)[:, None, None, None],
+            raised=standing.raised ^ (changed & falls.to(torch.uint8)[:, None, None, None]),
             margins=torch.where(falls, margins, standing.margins),
         )
         ended = standing.query == queries
@@ -176,7 +176,7 @@ def _striped(x: Tensor, y: Tensor, draws: Addressed, epsilon: float) -> _Standin
         low=low,
         high=high,
         raised=ends.to(torch.uint8).expand(x.shape).contiguous(),
-        margins=torch.full((len(x),), torch.inf, device=x.device),
+        margins=torch.full_like(y, torch.inf, dtype=torch.float32),
         query=none,
         first=none,
         squares=torch.empty(len(x), 0, 0, dtype=torch.uint8, device=x.device),
@@ -206,4 +206,4 @@ def _proposed(standing: _Standing, queries: int) -> tuple[_Standing, Tensor]:
     within = y[:, :, None, :, None] & x[:, :, None, None, :]
     now, later = ((standing.raised[:, None] ^ ends[:, :, :, None, None]) & within).unbind(1)
     idle = (now.flatten(1).amax(dim=1) == 0) & (standing.query < queries)
-    return standing._replace(query=standing.query + idle), now | later & idle.to(torch.uint8)[:, None, None, None]
+    return standing._replace(query=standing.query + idle), now | (later & idle.to(torch.uint8)[:, None, None, None])

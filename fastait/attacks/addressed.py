@@ -24,6 +24,10 @@ class Addressed:
     seed: int
     places: Tensor
 
+    def at(self, rows: Tensor) -> "Addressed":
+        """The numbers of the images at ``rows``, int64 [n]."""
+        return Addressed(self.seed, self.places[rows.to(self.places.device)])
+
     def uniform(self, rows: Tensor, first: Tensor, counters: int, count: int) -> Tensor:
         """float32 [b, counters, count] in [0, 1), multiples of 2^-24, on the places' device; nothing is synchronised.
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fastait.attacks.autoattack import autoattack
+from fastait.attacks.addressed import Addressed
+from fastait.attacks.autoattack import run_stage
 from fastait.attacks.columns import Ascent, Column
 from fastait.attacks.feature import towards
 from fastait.attacks.local_search import local_search
 from fastait.attacks.pgd import classification, cross_entropy, margin
 from fastait.attacks.spsa import spsa
+from fastait.attacks.stages import Stage, stages
 from fastait.attacks.subject import Subject
 from fastait.attacks.trajectory import Objective, Point, trajectory
 from fastait.attacks.verdict import RIGHT, verdict
@@ -38,8 +41,12 @@ class Draws(Protocol):
         """What a black box draws from for the image at ``row``."""
         ...
 
-    def seed_of(self, column: Column) -> int:
-        """Of a library's attack, below 2^31."""
+    def start_of(self, stage: Stage) -> Tensor:
+        """Random starts of all images for a stage of AutoAttack, laid out as they are."""
+        ...
+
+    def numbers_of(self, stage: Stage) -> Addressed:
+        """The numbers that Square draws for all images."""
         ...
 
 
@@ -72,6 +79,7 @@ class AttackedBatch:
         draws: where randomness comes from.
         keep_images: whether adversarial images are wanted.
         at_a_time: images that black boxes score together, at most; None for their own choice.
+        tick: called after each iteration, with the number of images that stand; may raise to stop.
     """
 
     model: Subject
@@ -83,6 +91,7 @@ class AttackedBatch:
     draws: Draws
     keep_images: bool = False
     at_a_time: int | None = None
+    tick: Callable[[int], None] | None = None
 
     def run(self, group: Sequence[Column], rows: Tensor | None = None) -> Found:
         """What columns of one group (see ``columns.groups``) come to, on all images or on ``rows``, int64 [n]."""
@@ -91,6 +100,9 @@ class AttackedBatch:
         self.draws.begin(column)
         if column.kind == "union":
             return self._while_standing(column, rows, (self._part(part) for part in column.parts))
+        if column.staged:
+            of_stages = map(self._of_stage, stages(column, self.classes()))
+            return self._while_standing(column, rows, chain([self._unattacked], of_stages))
         if column.kind != "ascent":
             return self._alone(column, rows)
         assert column.ascent is not None
@@ -125,11 +137,6 @@ class AttackedBatch:
 
     def _alone(self, column: Column, rows: Tensor) -> Found:
         x, y = self.x[rows], self.y[rows]
-        if column.kind == "library":
-            moved = autoattack(
-                self.model, x, y, epsilon=self.epsilon, name=column.name, seed=self.draws.seed_of(column)
-            )
-            return Found({column.name: self.judged(moved, y)}, {column.name: moved})
         moved, queries = x.clone(), torch.zeros_like(rows)
         for i, row in enumerate(rows.tolist()):
             generator, one = self.draws.generator(column, row), slice(i, i + 1)
@@ -155,6 +162,33 @@ class AttackedBatch:
                     at_a_time=self.at_a_time,
                 )
         return Found({column.name: self.judged(moved, y)}, {column.name: moved}, {column.name: queries})
+
+    def classes(self) -> int:
+        """How many the model tells apart."""
+        with torch.no_grad():
+            return self.model(self.x[:2]).shape[1]
+
+    def stage(self, stage: Stage, rows: Tensor) -> Found:
+        """What a stage of AutoAttack comes to on ``rows``, int64 [n], images that are classified correctly."""
+        attacked, queries = run_stage(
+            stage,
+            self.model,
+            None,
+            self.x[rows],
+            self.y[rows],
+            epsilon=self.epsilon,
+            start=lambda: self.draws.start_of(stage)[rows],
+            draws=lambda: self.draws.numbers_of(stage).at(rows),
+            tick=self.tick,
+        )
+        found = {} if queries is None else {stage.name: queries}
+        return Found({stage.name: attacked.verdicts}, {stage.name: attacked.images}, found)
+
+    def _unattacked(self, rows: Tensor) -> Found:
+        return Found({"": self.judged(self.x[rows], self.y[rows])}, {"": self.x[rows]})
+
+    def _of_stage(self, stage: Stage) -> "Callable[[Tensor], Found]":
+        return lambda rows: _renamed(self.stage(stage, rows), stage.name)
 
     def _ascend(self, group: Sequence[Column], rows: Tensor, restart: int = 0) -> Found:
         """The points of one trajectory."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastait.attacks.addressed import Addressed
 from fastait.attacks.batch import AttackedBatch
 from fastait.attacks.checks import budget, number, public
 from fastait.attacks.columns import Column, parse
@@ -12,6 +13,7 @@ from fastait.attacks.feature import targets
 from fastait.attacks.frozen import frozen
 from fastait.attacks.noise import Noise
 from fastait.attacks.pgd import Attack, cw20, fgsm, pgd20
+from fastait.attacks.stages import Stage
 from fastait.attacks.subject import Subject
 
 
@@ -37,9 +39,13 @@ class _Drawn:
         """See ``Draws``."""
         return torch.Generator(self.x.device).manual_seed(self._integer())
 
-    def seed_of(self, column: Column) -> int:
+    def start_of(self, stage: Stage) -> Tensor:
         """See ``Draws``."""
-        return self._integer()
+        return self.start(0)
+
+    def numbers_of(self, stage: Stage) -> Addressed:
+        """See ``Draws``."""
+        return Addressed(self._integer(), torch.arange(len(self.x), device=self.x.device))
 
     def _integer(self) -> int:
         drawn = torch.randint(0, 2**31, (1,), generator=self.source, device=self.x.device, dtype=torch.int64)

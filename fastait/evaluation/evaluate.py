@@ -1,8 +1,8 @@
 """Which images withstand which attacks: fp32, eval mode, one outcome per image and column."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, Protocol
 
@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import NOT_FINITE, RIGHT, Noise, Subject, frozen, verdict
+from fastait.attacks.addressed import Addressed
 from fastait.attacks.batch import AttackedBatch, Found
 from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
 from fastait.attacks.spsa import AT_A_TIME
+from fastait.attacks.stages import Stage, said, stages
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, memory_format, share, tried
 from fastait.evaluation.journal import Finding
 from fastait.evaluation.known import Known
+from fastait.evaluation.staged import attack_in_stages, stage_names
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
@@ -82,6 +85,7 @@ def evaluate(
     surrogate: Any = None,
     journal: Journal | None = None,
     advance: Callable[[str, int], None] = lambda name, images: None,
+    tick: Callable[[str, int], None] | None = None,
     note: Callable[[str], None] = lambda text: None,
     ranks: Ranks = Ranks(),  # noqa: B008, immutable
 ) -> Outcomes:
@@ -104,7 +108,9 @@ def evaluate(
         surrogate: the model that ``transfer-`` attacks are made on.
         journal: what is in it is not computed again.
         advance: called with a column's name and how many images its group is done with, ``units`` in all.
-        note: called with a line for the user, that memory did not suffice.
+        tick: called after each iteration of AutoAttack's parts with the part's name and how many images of its batch
+            stand; may raise to stop, which costs that batch of that part alone.
+        note: called with a line for the user: that memory did not suffice, or that AutoAttack is less than usual.
         ranks: the processes that share the images; the outcomes are those of one process.
 
     Raises:
@@ -122,10 +128,7 @@ def evaluate(
     model, surrogate = Subject.of(model, classes), None if surrogate is None else Subject.of(surrogate, classes)
     device, dtype = where = model.placement(images.images)
     black_boxes = [column.name for column in columns if column.black_box]
-    known = Known((CLEAN, *attacks, *map(_queries_of, black_boxes)), share(len(images), ranks), len(images))
     setting = {"epsilon": epsilon, "step_size": step_size, "seed": seed}
-    for finding in () if journal is None else journal.get(setting):
-        known.add(*finding)
     models = [model] if surrogate is None else [model, surrogate]
     with full_precision(device), ExitStack() as stack:
         for network in models:
@@ -133,6 +136,16 @@ def evaluate(
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
+        with torch.no_grad():
+            outputs = tried(model, sample).shape[1]
+        parts = {column.name: stages(column, outputs) for column in columns if column.staged}
+        for column in columns:
+            if column.staged and (less := said(column, outputs)):
+                note(less)
+        every = (CLEAN, *attacks, *map(_queries_of, black_boxes), *stage_names(list(parts.values())))
+        known = Known(every, share(len(images), ranks), len(images))
+        for finding in () if journal is None else journal.get(setting):
+            known.add(*finding)
         formats = {tried(partial(memory_format, network), sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
 
@@ -144,6 +157,22 @@ def evaluate(
 
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
+            if group and group[0].staged:
+                name = names[0]
+                together = Together(size(1), note)
+
+                def over(stage: Stage, places: Tensor, together: Together = together) -> Iterator[Finding]:
+                    def attack(places: Tensor) -> Finding:
+                        told = None if tick is None else partial(tick, stage.name)
+                        return make(places, together.limit).stage_finding(stage, told)
+
+                    for done, lists in together.over(places, attack):
+                        if journal is not None:
+                            journal.put(setting, done, lists)
+                        yield done, lists
+
+                attack_in_stages(name, parts[name], known, CLEAN, over, partial(advance, name))
+                continue
             alone = names[0] in black_boxes
             lacking = known.lacking([*names, _queries_of(names[0])] if alone else names)
             if before := len(known.own) - sum(len(places) for _, places in lacking):
@@ -236,6 +265,13 @@ class _Batch:
         lists |= {_queries_of(name): values.tolist() for name, values in found.queries.items()}
         return self.places.tolist(), lists
 
+    def stage_finding(self, stage: Stage, tick: Callable[[int], None] | None) -> Finding:
+        """What a stage of AutoAttack comes to."""
+        self._reseed(stage.name)
+        rows = torch.arange(len(self.x), device=self.device)
+        found = replace(self._attacked(), tick=tick).stage(stage, rows)
+        return self.places.tolist(), {stage.name: found.verdicts[stage.name].tolist()}
+
     def _attacked(self) -> AttackedBatch:
         # Not kept: two that know each other would hold their images until Python looks for such.
         budgets = self.setting["epsilon"], self.setting["step_size"]
@@ -254,10 +290,13 @@ class _Batch:
 
     def start(self, restart: int) -> Tensor:
         """See ``Draws``."""
-        noise = Noise.seeded(derive(self.seed, "evaluation"), self.device)
+        return self._start(derive(self.seed, "evaluation"), restart)
+
+    def _start(self, seed: int, offset: int) -> Tensor:
+        noise = Noise.seeded(seed, self.device)
         # Noise follows the order in memory, which must not be the models' to decide.
         x = self.x.contiguous(memory_format=torch.channels_last)
-        start = noise.start_at(x, self.setting["epsilon"], restart, self.places)
+        start = noise.start_at(x, self.setting["epsilon"], offset, self.places)
         return start.contiguous(memory_format=self.layout)
 
     def targets(self, restart: int) -> Tensor:
@@ -269,9 +308,13 @@ class _Batch:
         seed = derive(self.seed, column.name, int(self.places[row]))
         return torch.Generator(self.device).manual_seed(seed)
 
-    def seed_of(self, column: Column) -> int:
+    def start_of(self, stage: Stage) -> Tensor:
         """See ``Draws``."""
-        return derive(self.seed, column.name, self.first) % 2**31
+        return self._start(derive(self.seed, "evaluation", stage.name), 0)
+
+    def numbers_of(self, stage: Stage) -> Addressed:
+        """See ``Draws``."""
+        return Addressed(derive(self.seed, "evaluation", stage.name), self.places.to(self.device))
 
     def _reseed(self, name: str) -> None:
         for model in (self.model, self.surrogate):

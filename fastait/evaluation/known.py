@@ -34,6 +34,14 @@ class Known:
             self._numbers[name][at[mine]] = torch.tensor(found[name], dtype=torch.int64, device="cpu")[mine]
             self._has[name][at[mine]] = True
 
+    def of(self, name: str) -> Tensor:
+        """int64 [images]: the numbers of a column; 0 where there is none yet."""
+        return self._numbers[name]
+
+    def has(self, name: str) -> Tensor:
+        """bool [images]: where a column has one."""
+        return self._has[name]
+
     def lacking(self, names: Sequence[str]) -> list[tuple[list[str], Tensor]]:
         """(which of ``names`` are not known, the places of the images of which just these are not, int64 [n])."""
         has = torch.stack([self._has[name][self.own] for name in names])

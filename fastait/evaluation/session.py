@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from fastait.attacks import RandomSignNoise
-from fastait.attacks.autoattack import available
 from fastait.attacks.columns import parse, parse_all
+from fastait.attacks.stages import stages
 from fastait.checkpoints.classes import are_numbers
 from fastait.checkpoints.weights import OtherNetwork
 from fastait.config import flag, parquet_settings
@@ -107,8 +107,9 @@ class _Session:
         self.surrogate = self.entrants.pop() if arguments.surrogate else None
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
-        if any(column.needs_library for column in columns):
-            available(min(entrant.outputs for entrant in self.entrants))
+        for column in columns:
+            if column.staged:
+                stages(column, min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
             for entrant in self.entrants:
                 robustbench_class(entrant.normalized, f"{entrant.path} ({entrant.network})")

@@ -33,11 +33,9 @@ THEMES: dict[str, dict[str, str]] = {
 
 
 def front_available() -> None:
-    """Raise an InputError unless matplotlib and pyautoattack are there; it says what to install."""
-    from fastait.attacks.autoattack import available as autoattack_available
+    """Raise an InputError unless matplotlib is there; it says what to install."""
 
     available()
-    autoattack_available()
 
 
 def accuracies(

@@ -177,7 +177,8 @@ class _Search:
         """The objective's, less ``offset`` for the true class, of an image for each that stands."""
         with torch.no_grad():
             logits = self._logits(images.to(self.x.dtype), self.rows)
-        return logits.scatter_add(1, self.labels[:, None], -self.offset[:, None].to(logits.dtype))
+        wide = torch.promote_types(logits.dtype, self.offset.dtype)
+        return logits.to(wide).scatter_add(1, self.labels[:, None], -self.offset[:, None].to(wide))
 
     def _logits(self, images: Tensor, rows: Tensor) -> Tensor:
         logits = self.objective(images, rows)[1]
@@ -203,8 +204,8 @@ class _Search:
             judged = self.ask(points[places], places)
             labels = self.labels[places]
             refused = verdict(judged, labels) == RIGHT
-            off = margin(judged, labels).to(self.offset.dtype) - margin(logits[places], labels).to(self.offset.dtype)
-            self.offset[places] += torch.where(refused, off.nan_to_num(0, 0, 0), 0)
+            off = margin(judged, labels) - margin(logits[places], labels)
+            self.offset[places] += torch.where(refused, off.nan_to_num(0, 0, 0), 0).to(self.offset.dtype)
             adversarial[places] = inside[places] = ~refused
             kept = torch.nonzero(~inside).flatten()
             self.keep(kept)
@@ -234,8 +235,9 @@ class _Search:
         if _carried_in_fp16(images):
             gradient = gradient / FP16_SCALE
         if counts is not None:
-            found = ((gradient == 0).sum(), gradient.isnan().sum(), gradient.new_tensor(gradient.numel()))
-            counts += torch.stack([number.to(counts.dtype) for number in found])
+            counts[0] += (gradient == 0).sum()
+            counts[1] += gradient.isnan().sum()
+            counts[2] += gradient.numel()
         return (seen[0].to(moved.dtype) + self.offset).nan_to_num(0, 0, 0), gradient.nan_to_num(0, 0, 0)
 
     def finish(self) -> None:

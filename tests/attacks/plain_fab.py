@@ -41,7 +41,7 @@ def project(image, gradient, value):
 def fab(model, image, label, target, epsilon, steps, start=None):
     """One image [C, H, W] in fp64.
 
-    Returns (the points whose class is asked for, the points that are linearised, the image found, is it a fooling one?).
+    Returns (the points whose class is asked for, the points that are linearised, the image found, does it fool?).
     """
     asked, linearised = [], []
 

@@ -7,11 +7,14 @@ import torch
 import trained
 from torch import nn
 
+from fastait.attacks.attacked import Attacked
 from fastait.attacks.fab import fab, random_start, targeted, targets
 from fastait.attacks.verdict import NOT_FINITE, RIGHT, WRONG
 from fastait.runtime.errors import InputError
 
 CLOSE = tolerances.ELEMENTWISE[torch.float64]
+# The final search ends on the boundary but for rounding, so that its last two points can change places.
+AT_THE_BOUNDARY = tolerances.REDUCTION[torch.float32]
 COUNT = 32
 
 
@@ -81,29 +84,37 @@ def test_every_point_is_the_papers(epsilon, fallen, random):
         ours = recorder.asked[row]
         assert_points(ours[: steps + 1] + ours[steps + 3 :], asked)
         assert found.verdicts[row] == (WRONG if fooled else RIGHT)
-        torch.testing.assert_close(found.images[row], image, **CLOSE)
+        torch.testing.assert_close(found.images[row], image, **(CLOSE if fooled else AT_THE_BOUNDARY))
     assert (found.verdicts == WRONG).sum() == fallen
 
 
 def test_outcomes_do_not_depend_on_batches_or_layout():
+    """Nor does what the search takes from a judge who disagrees."""
     model, x, y, target = problem()
+    by = torch.linspace(-0.5, 0, COUNT, dtype=torch.float64)
 
     def run(rows, layout=torch.contiguous_format):
         images = x[rows].contiguous(memory_format=layout)
         assert images.is_contiguous(memory_format=layout)
-        return fab(targeted(model, y[rows], target[rows]), model, images, y[rows], epsilon=0.05, steps=15)
+        objective = shifted(model, y[rows], target[rows], by[rows])
+        return fab(objective, model, images, y[rows], epsilon=0.05, steps=15)
 
     whole = run(torch.arange(COUNT))
-    assert 0 < int((whole.verdicts == RIGHT).sum()) < COUNT
+    fallen = whole.verdicts == WRONG
+    assert 0 < int(fallen.sum()) < COUNT
+
+    def assert_same(found):
+        assert torch.equal(found.verdicts, whole.verdicts)
+        torch.testing.assert_close(found.traces, whole.traces, equal_nan=True, **CLOSE)
+        torch.testing.assert_close(found.images[fallen], whole.images[fallen], **CLOSE)
+        torch.testing.assert_close(found.images, whole.images, **AT_THE_BOUNDARY)
+
     for size in (1, 7):
         parts = [run(rows) for rows in torch.arange(COUNT).split(size)]
-        assert torch.equal(torch.cat([p.verdicts for p in parts]), whole.verdicts)
-        torch.testing.assert_close(torch.cat([p.images for p in parts]), whole.images, **CLOSE)
-        torch.testing.assert_close(torch.cat([p.traces for p in parts]), whole.traces, equal_nan=True, **CLOSE)
+        assert_same(Attacked(*(torch.cat(field) for field in zip(*parts, strict=True))))
     last = run(torch.arange(COUNT), torch.channels_last)
-    assert torch.equal(last.verdicts, whole.verdicts)
     assert last.images.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last.images.contiguous(), whole.images, **CLOSE)
+    assert_same(last._replace(images=last.images.contiguous()))
 
 
 def test_fooled_images_leave_and_each_pass_is_told():

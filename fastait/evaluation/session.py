@@ -208,6 +208,10 @@ class _Session:
                 self.report.update(done, f"{name}: {column}")
                 self._stop_if_asked()
 
+            def tick(part: str, standing: int, name: str = name) -> None:
+                self.report.update(done, f"{name}: {part}", f"{standing} stand")
+                self._stop_if_asked()
+
             for epsilon in arguments.epsilon:
                 outcomes = Outcomes()
                 for images, attacks in work:
@@ -223,6 +227,7 @@ class _Session:
                             surrogate=surrogate,
                             journal=journal.of(**subject, images=images_checksum(images)),
                             advance=advance,
+                            tick=tick,
                             note=self.note,
                             ranks=self.ranks,
                         )

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastait.attacks import Subject, frozen
 from fastait.data import ImageSet
 from fastait.models.features import PROBED
+from fastait.runtime.eager import eagerly
 from fastait.runtime.errors import OutOfMemory, first_line
 from fastait.runtime.memory import free_bytes, ran_out, release
 from fastait.runtime.precision import full_precision
@@ -100,7 +101,7 @@ def _saved_bytes(model: Subject, x: Tensor) -> int:
     leaf = x.contiguous().detach().requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved)
     try:
-        with frozen(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"), hooks:
+        with frozen(model), torch.enable_grad(), eagerly(), hooks:
             model(leaf)
     except RuntimeError as error:
         if ran_out(error):
@@ -112,7 +113,7 @@ def _saved_bytes(model: Subject, x: Tensor) -> int:
 def widest_activation(model: Any, x: Tensor) -> int:
     """The most bytes that an operation of ``model`` returns for an image of ``x``, float [n, C, H, W], n >= 2."""
     # Hooks would miss what is no module, and traced modules refuse them.
-    with frozen(model), torch.no_grad(), torch.compiler.set_stance("force_eager"), _Widest(len(x)) as seen:
+    with frozen(model), torch.no_grad(), eagerly(), _Widest(len(x)) as seen:
         model(x.contiguous())
     return seen.nbytes // len(x)
 

@@ -22,6 +22,7 @@ from fastait.methods.sample import FeatureFn, Sample, choose_partners
 from fastait.models import Features
 from fastait.models.features import own_features
 from fastait.models.mixing import Mixing, Partners, mixed, mixing_places
+from fastait.runtime.eager import eagerly
 from fastait.runtime.errors import RunError, SaidElsewhere
 from fastait.runtime.precision import Precision
 from fastait.runtime.processes import Ranks
@@ -233,7 +234,7 @@ class TrainStep:
                 with timed():
                     self.compute(inputs, shards)
             else:
-                with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                with eagerly() if self.compiled else nullcontext():
                     self.compute(inputs, shards)
         self.totals.seen += shard.size
 

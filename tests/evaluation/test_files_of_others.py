@@ -214,6 +214,7 @@ def test_networks_of_libraries(name):
     torch.testing.assert_close(wrapped(x), expected, **REDUCTION[torch.float32])
 
 
+@pytest.mark.slow
 def test_a_network_of_one_size(capsys):
     pytest.importorskip("timm")
     name = "timm:vit_tiny_patch16_224"

@@ -78,6 +78,7 @@ def test_it_is_silent_where_half_of_the_images_stand():
     assert not any(check.fired for check in checks)
 
 
+@pytest.mark.slow
 def test_autoattacks_own_outcomes_are_used():
     """Where the images have been attacked already; here by an attack that finds all of them."""
     known = Outcomes({"autoattack": torch.zeros(6, dtype=torch.bool)})

@@ -133,7 +133,6 @@ def test_stopped_resumed_evaluated_and_loaded(name, size, method, stopped, capsy
     ("name", "source"),
     [
         ("wrn-10-1-silu", "features(x) of its class"),
-        ("torchvision:mobilenet_v2", "what classifier.1 is given (1280 an image)"),
         ("nets:small", "what 6 is given (32 an image)"),
     ],
 )

@@ -27,7 +27,12 @@ QUICK = (
 
 OLDEST = (
     *(name for name in QUICK if name != "test_house.py"),
-    *("kernels/", "evaluation/test_files_of_others.py", "training/test_any_network.py"),
+    *(
+        "kernels/",
+        "evaluation/test_files_of_others.py",
+        "evaluation/test_own_networks.py",
+        "training/test_any_network.py",
+    ),
     *("training/test_callers_world.py", "training/test_cost.py", "training/test_draws.py", "training/test_memory.py"),
     *("training/test_networks.py", "training/test_run.py"),
 )

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastait.models.wide_resnet import layout
+
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU}
@@ -79,14 +81,8 @@ class GowalWideResNet(nn.Module):
 
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, activation: str = "silu"):
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, ...), got {depth}")
-        if widen_factor < 1:
-            raise ValueError(f"widen_factor must be at least 1, got {widen_factor}")
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        kind, blocks = ACTIVATIONS[activation], (depth - 4) // 6
-        widths = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        kind = ACTIVATIONS[activation]
+        blocks, widths = layout(depth, widen_factor, num_classes)
         self.num_classes = num_classes
         for name, values in (("mean", CIFAR10_MEAN), ("std", CIFAR10_STD)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])

@@ -8,6 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def layout(depth: int, widen_factor: int, num_classes: int) -> tuple[int, list[int]]:
+    """(blocks in each group, channels before the first group and after each) of a wide ResNet.
+
+    Raises:
+        ValueError: ``depth`` is not 6n + 4 with n >= 1, ``widen_factor`` < 1 or ``num_classes`` < 2.
+    """
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, ...), got {depth}")
+    if widen_factor < 1:
+        raise ValueError(f"widen_factor must be at least 1, got {widen_factor}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    return (depth - 4) // 6, [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+
+
 class BasicBlock(nn.Module):
     """Pre-activation residual block: BN-ReLU-conv3x3 twice, 1x1 convolution on the shortcut where the width changes."""
 
@@ -62,14 +77,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, *, in_channels: int = 3):
         super().__init__()
-        if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, ...), got {depth}")
-        if widen_factor < 1:
-            raise ValueError(f"widen_factor must be at least 1, got {widen_factor}")
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        blocks = (depth - 4) // 6
-        widths = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        blocks, widths = layout(depth, widen_factor, num_classes)
         self.num_classes = num_classes
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.block1 = NetworkBlock(blocks, widths[0], widths[1], stride=1)

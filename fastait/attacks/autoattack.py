@@ -29,6 +29,7 @@ def run_stage(
     start: Callable[[], Tensor],
     draws: Callable[[], Addressed],
     tick: Callable[[int], None] | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[Attacked, Tensor | None]:
     """One stage on images that the judge gets right.
 
@@ -42,6 +43,7 @@ def run_stage(
         start: where APGD begins, like ``x``; called by attacks that want it.
         draws: Square's numbers.
         tick: called after each iteration with the number of images that stand; may raise to stop.
+        counts: int64 [3] on ``x``'s device; APGD adds the numbers of zero, of NaN and of all gradients to it.
 
     Returns:
         (what came of it; int64 [B], queries, for Square alone).
@@ -56,7 +58,7 @@ def run_stage(
         objective = targeted(model, y, _target(stage, judge or model, x, y))
     else:
         objective = classification(model, y, cross_entropy if stage.attack == "apgd-ce" else dlr)
-    return apgd(objective, judge, x, y, start(), averaged=stage.averaged, **options), None
+    return apgd(objective, judge, x, y, start(), averaged=stage.averaged, counts=counts, **options), None
 
 
 def _target(stage: Stage, judge: Judge, x: Tensor, y: Tensor) -> Tensor:

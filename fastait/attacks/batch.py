@@ -58,11 +58,16 @@ class Found:
         verdicts: {name: int8 [B], see ``verdict``}.
         images: {name: the adversarial images, like the batch's}, where they were asked for.
         queries: {a black box's name: int64 [B], how many images were scored for each}.
+        traces: {name: float [B, T], the losses of each image before each step, NaN where it was not in the batch}, of
+            attacks along one ascent.
+        gradients: {the same: int64 [3], the numbers of zero, of NaN and of all gradients}.
     """
 
     verdicts: dict[str, Tensor] = field(default_factory=dict)
     images: dict[str, Tensor] = field(default_factory=dict)
     queries: dict[str, Tensor] = field(default_factory=dict)
+    traces: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ class AttackedBatch:
 
     def stage(self, stage: Stage, rows: Tensor) -> Found:
         """What a stage of AutoAttack comes to on ``rows``, int64 [n], images that are classified correctly."""
+        counts = torch.zeros(3, dtype=torch.int64, device=self.x.device)
         attacked, queries = run_stage(
             stage,
             self.model,
@@ -180,9 +186,11 @@ class AttackedBatch:
             start=lambda: self.draws.start_of(stage)[rows],
             draws=lambda: self.draws.numbers_of(stage).at(rows),
             tick=self.tick,
+            counts=counts,
         )
-        found = {} if queries is None else {stage.name: queries}
-        return Found({stage.name: attacked.verdicts}, {stage.name: attacked.images}, found)
+        of_stage = {"queries": queries, "traces": attacked.traces, "gradients": counts}
+        more = {kind: {stage.name: value} for kind, value in of_stage.items() if value is not None}
+        return Found({stage.name: attacked.verdicts}, {stage.name: attacked.images}, **more)
 
     def _unattacked(self, rows: Tensor) -> Found:
         return Found({"": self.judged(self.x[rows], self.y[rows])}, {"": self.x[rows]})
@@ -201,6 +209,10 @@ class AttackedBatch:
             objective = _without_logits(objective)
         points = {column.name: Point(column.count, column.steps) for column in group}
         images: dict[Point, Tensor] | None = {} if self.keep_images else None
+        steps = max(column.steps for column in group)
+        wide = torch.promote_types(self.x.dtype, torch.float32)
+        traces = torch.full((len(rows), steps), torch.nan, dtype=wide, device=self.x.device)
+        counts = torch.zeros(3, dtype=torch.int64, device=self.x.device)
         found = trajectory(
             objective,
             self.model,
@@ -211,10 +223,14 @@ class AttackedBatch:
             epsilon=self.epsilon,
             step_size=self.epsilon if ascent.one_step else self.step_size,
             images=images,
+            traces=traces,
+            counts=counts,
         )
         return Found(
             {name: found[point] for name, point in points.items()},
             {name: images[point] for name, point in points.items()} if images is not None else {},
+            traces={name: traces[:, : point.steps] for name, point in points.items()},
+            gradients=dict.fromkeys(points, counts),
         )
 
     def _objective(self, ascent: Ascent, rows: Tensor, restart: int) -> Objective:

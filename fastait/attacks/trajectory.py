@@ -47,6 +47,8 @@ def trajectory(
     epsilon: float,
     step_size: float,
     images: dict[Point, Tensor] | None = None,
+    traces: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> dict[Point, Tensor]:
     """Sign steps from ``start``, and whether each image withstands them at each of ``points``.
 
@@ -63,6 +65,9 @@ def trajectory(
         step_size: length of a step, > 0.
         images: takes up the images at each point, like ``x``: of ``worst`` the first that the image did not withstand,
             else the last.
+        traces: float [B, at least the most steps]; column t takes up the losses that step t ascends, of the images that
+            are still in the batch.
+        counts: int64 [3] on ``x``'s device; the numbers of zero, of NaN and of all gradients are added to it.
 
     Returns:
         {point: verdicts int8 [B], see ``verdict``}, on ``x``'s device.
@@ -104,6 +109,8 @@ def trajectory(
         grad = None
         if step < final and len(rows):
             grad = input_gradient(ascend, moved)
+            if traces is not None and seen[0] is not None:
+                traces[rows, step] = seen[0].to(traces.dtype)
         cumulative = step <= max(asked["worst"] | asked["best"], default=0)
         if step and len(rows) and (cumulative or step in asked["last"]):
             if grad is None and step in asked["best"]:
@@ -136,7 +143,7 @@ def trajectory(
         if step == final:
             break
         if grad is not None:
-            moved = sign_step(moved, grad, origin, step_size, epsilon)
+            moved = sign_step(moved, grad, origin, step_size, epsilon, counts)
         if step >= whole:
             keep(worst[rows] == RIGHT)
     return found

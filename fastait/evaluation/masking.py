@@ -16,8 +16,10 @@ from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradien
 from fastait.attacks.checks import count, number, whole
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, tried
-from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
+from fastait.evaluation.collected import Journal
+from fastait.evaluation.evaluate import evaluate
 from fastait.evaluation.intervals import wilson
+from fastait.evaluation.outcomes import Outcomes
 from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastait.attacks.columns import parse
-from fastait.evaluation.evaluate import CLEAN, Outcomes
 from fastait.evaluation.intervals import cell, wilson
 from fastait.evaluation.masking import Check
+from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text

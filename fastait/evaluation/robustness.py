@@ -11,8 +11,10 @@ from fastait.attacks import Subject, frozen
 from fastait.attacks.checks import checked_images, checked_labels, number
 from fastait.data import FloatSet
 from fastait.evaluation.batches import tried
-from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
+from fastait.evaluation.evaluate import evaluate
+from fastait.evaluation.logits import check_logits
 from fastait.evaluation.masking import Check, masking_report
+from fastait.evaluation.outcomes import Outcomes
 from fastait.models.features import PROBED
 from fastait.runtime.precision import full_precision
 

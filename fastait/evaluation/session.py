@@ -24,11 +24,12 @@ from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
 from fastait.evaluation.entrants import Entrant, make_entrant
-from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate, units
+from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.model_files import IMAGE_SIZE, Loaded, read_model
 from fastait.evaluation.normalization import forced
+from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere

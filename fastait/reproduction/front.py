@@ -49,7 +49,7 @@ def accuracies(
     are transparent, their text is outlines, and the same table gives the same bytes with one version of matplotlib.
     """
     available()
-    from fastait.evaluation.evaluate import CLEAN, evaluate
+    from fastait.evaluation import CLEAN, evaluate
 
     images = dataset.test.stratified(min(IMAGES, len(dataset.test)))
     rows: list[tuple[Any, ...]] = []

@@ -158,7 +158,7 @@ def test_two_processes(natural):
     found = [json.loads(Path(folder, "eval.json").read_text())["outcomes"] for folder in ("out", "alone")]
     assert found[0] == found[1]
     written = [json.loads(line) for path in Path("out").glob("*.jsonl") for line in path.read_bytes().splitlines()]
-    assert sum(len(values) for line in written for values in line["found"].values()) == 22 * 6
+    assert sum(len(values) for line in written for values in line["found"].values()) == 22 * (6 + 4 + 2)  # classes
     bad = two(*argv("nowhere"))
     assert bad.stderr.count("nowhere: no such run folder") == 1
 

@@ -152,7 +152,10 @@ class Memory(dict):
     def get(self, unit):
         return super().get(str(unit), [])
 
-    def put(self, unit, places, found):
+    def sums(self, unit):
+        return []
+
+    def put(self, unit, places, found, sums):
         self.puts += 1
         self.setdefault(str(unit), []).append((places, found))
 

@@ -26,7 +26,7 @@ GROUPS = {
         "skip_bad_images",
     ),
     "Speed": ("device", "batch_size", "deterministic"),
-    "Output": ("out", "export"),
+    "Output": ("out", "save_images", "export"),
 }
 """Under which heading the help page has each setting."""
 
@@ -140,6 +140,9 @@ class EvalArguments:
     export: str | None = field(default=None, kw_only=True)
     """robustbench: write each model's weights into --out as RobustBench's class of its network loads them."""
 
+    save_images: bool = field(default=False, kw_only=True)
+    """Write the adversarial images of each attack into --out too."""
+
     out: Path | None = field(default=None, kw_only=True)
     """Folder of eval.json, eval.csv, eval.md and what is needed to go on. [default: evals/DATE-TIME]"""
 
@@ -234,7 +237,7 @@ _PATHS = ("surrogate", "data_dir", "cache_dir", "out")
 _INTEGERS = ("samples", "black_box_samples", "image_size", "seed", "batch_size")
 _RATIOS = ("step_size", "input_noise")
 _LISTS = ("epsilon", "mean", "std")
-_SWITCHES = ("masking", "deterministic")
+_SWITCHES = ("masking", "deterministic", "save_images")
 
 
 def _path(value: Any) -> Any:

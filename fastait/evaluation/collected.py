@@ -17,7 +17,7 @@ from fastait.evaluation.known import Known
 from fastait.evaluation.outcomes import CLEAN, MARGIN, NO_CLASS, Outcomes, class_under, queries_of
 from fastait.evaluation.set_batch import Result
 from fastait.evaluation.staged import decided_by, stage_names
-from fastait.evaluation.sums import VALUES, Numbers, Sums, summed_of
+from fastait.evaluation.sums import VALUES, Numbers, Sums, lengths_of
 from fastait.runtime.processes import Ranks
 
 
@@ -83,7 +83,7 @@ class Collected:
             self._forget_without_images(kept)
 
     def _forget_without_images(self, kept: Kept) -> None:
-        here = kept.places(self._setting)
+        here = kept.places()
         for name in (*self._whole, *self._stages):
             lacking = torch.ones_like(self._wanted) if name in self._whole else self.known.of(name) != RIGHT
             lacking[here.get(name, [])] = False
@@ -92,7 +92,7 @@ class Collected:
     def take(self, result: Result) -> None:
         """Take up what a batch came to: first the images, then what makes them known."""
         if self._kept is not None and result.images:
-            self._kept.put(self._setting, {name: self._chosen(result, name) for name in result.images})
+            self._kept.put({name: self._chosen(result, name) for name in result.images})
         if self._journal is not None:
             self._journal.put(self._setting, result.places, result.numbers, result.sums)
         self.known.add(result.places, result.numbers)
@@ -116,10 +116,11 @@ class Collected:
         names = [CLEAN, *(column.name for column in self._columns)]
         verdicts = {name: self._merged(name) for name in names}
         black_boxes = [column.name for column in self._columns if column.black_box]
-        of_gradients = [column.name for column in self._columns if column.ascent is not None]
-        summed = [*of_gradients, *(name for name in self._stages if name not in of_gradients)]
-        self._sums.merge([VALUES, *(key for name in summed for key in summed_of(name))], self._ranks)
-        losses = {name: self._sums.losses(name) for name in summed}
+        steps = {stage.name: stage.steps + 1 for stages in self._parts.values() for stage in stages}
+        steps |= {column.name: column.steps for column in self._columns if column.ascent is not None}
+        lengths = {key: length for name, count in steps.items() for key, length in lengths_of(name, count).items()}
+        self._sums.merge({VALUES: 2, **lengths}, self._ranks)
+        losses = {name: self._sums.losses(name) for name in steps}
         found = Outcomes(
             {name: found == RIGHT for name, found in verdicts.items()},
             {name: self._merged(queries_of(name)) for name in black_boxes},

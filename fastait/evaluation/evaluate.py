@@ -20,7 +20,7 @@ from fastait.evaluation.collected import Collected, Journal
 from fastait.evaluation.kept import Kept
 from fastait.evaluation.logits import check_surrogate, random_model
 from fastait.evaluation.outcomes import CLEAN, MARGIN, Outcomes, class_under, queries_of
-from fastait.evaluation.progress import Effort, called, passes
+from fastait.evaluation.progress import Effort, called, costs, passes
 from fastait.evaluation.set_batch import Result, SetBatch
 from fastait.evaluation.staged import attack_in_stages
 from fastait.runtime.errors import InputError
@@ -107,6 +107,7 @@ def evaluate(
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
         if surrogate is not None:
             check_surrogate(surrogate, sample)
+        sample = sample.contiguous()  # as every model takes it
         with torch.no_grad():
             logits = tried(model, sample)
         outputs = logits.shape[1]
@@ -117,8 +118,7 @@ def evaluate(
         warnings = [line for line in (random_model(model, sample, logits, columns),) if line]
         for line in warnings:
             caution(line)
-        grouped = groups(columns)
-        effort.plan([1, *(max(passes(column, outputs) for column in group) for group in grouped)], len(own))
+        effort.plan(costs(columns, outputs), len(own))
         collected = Collected(columns, parts, own, len(images), setting, journal, kept, ranks)
         known = collected.known
         formats = {tried(partial(memory_format, network), sample) for network in models}
@@ -142,7 +142,7 @@ def evaluate(
                 effort.finished(len(result.places), sum(verdict != RIGHT for verdict in result.numbers[name]))
                 yield result
 
-        for group in ([], *grouped):
+        for group in ([], *groups(columns)):
             effort.begin()
             names = [column.name for column in group] or [CLEAN]
             name = names[-1]

@@ -35,15 +35,15 @@ class Kept(Protocol):
         """bool [N]: whose images are to be kept, by their ``outcomes.MARGIN``, int64 [N]."""
         ...
 
-    def places(self, unit: dict[str, Any]) -> dict[str, Tensor]:
+    def places(self) -> dict[str, Tensor]:
         """{attack: the places int64 [n] of the images that are kept of it}."""
         ...
 
-    def put(self, unit: dict[str, Any], found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def put(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Keep of each attack (places int64 [n], images float [n, C, H, W]), on the CPU, of a batch."""
         ...
 
-    def get(self, unit: dict[str, Any], name: str) -> tuple[Tensor, Tensor]:
+    def get(self, name: str) -> tuple[Tensor, Tensor]:
         """All that is kept of an attack: (places int64 [n], images float [n, C, H, W]), later ones last."""
         ...
 
@@ -60,34 +60,36 @@ class InMemory:
         """See ``Kept``."""
         return torch.ones_like(margins, dtype=torch.bool)
 
-    def places(self, unit: dict[str, Any]) -> dict[str, Tensor]:
+    def places(self) -> dict[str, Tensor]:
         """See ``Kept``."""
         return {name: _joined(batches)[0] for name, batches in self._found.items()}
 
-    def put(self, unit: dict[str, Any], found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def put(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """See ``Kept``."""
         for name, batch in found.items():
             self._found.setdefault(name, []).append(batch)
 
-    def get(self, unit: dict[str, Any], name: str) -> tuple[Tensor, Tensor]:
+    def get(self, name: str) -> tuple[Tensor, Tensor]:
         """See ``Kept``."""
         return _joined(self._found.get(name, []))
 
 
 class InFolder:
-    """Images of one model on one set, a file for each batch of each process, written before the journal has the batch.
+    """Of one model, set and setting, a file for each batch of each process, written before the journal has the batch.
 
     Args:
         folder: of the evaluation.
         rank: of this process.
-        subject: what identifies the model and the images, as in the journal.
+        subject: what identifies the model, the images and the setting, as in the journal.
         few: of how many of the most and of as many of the least easily fooled images these are; None for all images.
     """
 
     def __init__(self, folder: Path, rank: int, subject: dict[str, Any], few: int | None):
-        self._folder, self._rank, self._subject, self._few = folder / FOLDER, rank, subject, few
+        self._folder, self._few = folder / FOLDER, few
         self.complete = few is None
-        self._written: dict[str, int] = {}
+        self._key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:24]
+        self._own = f"{self._key}-{rank}"
+        self._written: int | None = None
 
     def wanted(self, margins: Tensor) -> Tensor:
         """See ``Kept``."""
@@ -97,16 +99,16 @@ class InFolder:
         chosen[torch.cat(extremes(margins, self._few))] = True
         return chosen
 
-    def places(self, unit: dict[str, Any]) -> dict[str, Tensor]:
+    def places(self) -> dict[str, Tensor]:
         """See ``Kept``."""
         found: dict[str, list[Tensor]] = {}
-        for tensors in self._files(unit):
+        for tensors in self._files():
             for name in tensors.keys():  # noqa: SIM118, it is no dictionary
                 if name.startswith(PLACES):
                     found.setdefault(name.removeprefix(PLACES), []).append(tensors.get_tensor(name))
         return {name: torch.cat(places) for name, places in found.items()}
 
-    def put(self, unit: dict[str, Any], found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def put(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """See ``Kept``.
 
         Raises:
@@ -122,28 +124,23 @@ class InFolder:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self._folder} could not be made: {error.strerror}; earlier batches are kept") from None
-        key = f"{self._key(unit)}-{self._rank}"
-        if key not in self._written:
-            self._written[key] = len(list(self._folder.glob(f"{key}-*.safetensors")))
-        write_whole(self._folder / f"{key}-{self._written[key]:06}.safetensors", save(tensors))
-        self._written[key] += 1
+        if self._written is None:
+            self._written = len(list(self._folder.glob(f"{self._own}-*.safetensors")))
+        write_whole(self._folder / f"{self._own}-{self._written:06}.safetensors", save(tensors))
+        self._written += 1
 
-    def get(self, unit: dict[str, Any], name: str) -> tuple[Tensor, Tensor]:
+    def get(self, name: str) -> tuple[Tensor, Tensor]:
         """See ``Kept``."""
-        here = (tensors for tensors in self._files(unit) if name in tensors.keys())  # noqa: SIM118
+        here = (tensors for tensors in self._files() if name in tensors.keys())  # noqa: SIM118
         return _joined([(tensors.get_tensor(PLACES + name), tensors.get_tensor(name)) for tensors in here])
 
-    def _files(self, unit: dict[str, Any]) -> Iterator[Any]:
-        for path in sorted(self._folder.glob(f"{self._key(unit)}-*.safetensors")):
+    def _files(self) -> Iterator[Any]:
+        for path in sorted(self._folder.glob(f"{self._key}-*.safetensors")):
             try:
                 with safe_open(path, "pt") as tensors:
                     yield tensors
             except (OSError, SafetensorError):  # damaged: its images are found again
                 continue
-
-    def _key(self, unit: dict[str, Any]) -> str:
-        text = json.dumps({**self._subject, **unit}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def extremes(margins: Tensor, few: int) -> tuple[Tensor, Tensor]:
@@ -155,24 +152,29 @@ def extremes(margins: Tensor, few: int) -> tuple[Tensor, Tensor]:
     return first, ordered[len(first) :][-few:]
 
 
-def composed(name: str, outcomes: Outcomes, get: Callable[[str], tuple[Tensor, Tensor]], clean: Tensor) -> Tensor:
-    """The images that decided what came of each under an attack, [N, C, H, W].
+def composed(
+    name: str, outcomes: Outcomes, get: Callable[[str], tuple[Tensor, Tensor]], places: Tensor, clean: Tensor
+) -> Tensor:
+    """The images that decided what came of some images under an attack, [n, C, H, W].
 
     Args:
         name: of the attack.
         outcomes: of all images.
         get: gives what is kept of an attack or of a stage.
-        clean: the images themselves, [N, C, H, W], in the place of those that are not kept.
+        places: int64 [n], of the images.
+        clean: the images themselves, [n, C, H, W], in the place of those that are not kept.
     """
     found = clean.clone()
+    row = torch.full((len(outcomes.correct[name]),), -1, dtype=torch.int64, device="cpu")
+    row[places] = torch.arange(len(places), device="cpu")
     stages = outcomes.stages.get(name)
     for i, part in enumerate(stages or (name,)):
-        places, images = get(part)
+        kept, images = get(part)
+        chosen = row[kept] >= 0
         if stages is not None:
-            decided = outcomes.decided[name][places] == i
-            places, images = places[decided], images[decided]
-        for place, image in zip(places.tolist(), images, strict=True):  # the later one where there are two
-            found[place] = image
+            chosen &= outcomes.decided[name][kept] == i
+        for to, source in zip(row[kept[chosen]].tolist(), torch.nonzero(chosen).flatten().tolist(), strict=True):
+            found[to] = images[source]  # the later one where there are two
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastait.attacks.columns import Column
+from fastait.attacks.columns import Column, groups
 from fastait.attacks.local_search import CANDIDATES
 from fastait.attacks.stages import Stage, stages
 
@@ -17,7 +17,8 @@ class Effort:
     """Of one evaluation after the other, as they go.
 
     Args:
-        evaluations: how many there are to be, of about the same columns and images.
+        evaluations: the ``total`` of each that is to be, in order; those that nothing is said of count for nothing
+            until they begin.
 
     Attributes:
         part: what is being attacked by, such as ``autoattack, apgd-t target 3 of 9``.
@@ -25,21 +26,19 @@ class Effort:
         standing: how many of them are not known to be fooled by it so far.
     """
 
-    def __init__(self, evaluations: int = 1):
+    def __init__(self, evaluations: Sequence[float] = ()):
         self.part = ""
         self.images = self.standing = 0
-        self._evaluations = evaluations
+        self._later = list(evaluations)
         self._costs: list[float] = []
-        self._whole = self._cost = self._after = self._batch = self._done = 0.0
+        self._cost = self._after = self._batch = self._done = 0.0
         self._left = self._standing_before = 0
         self._begun: float | None = None
 
     def plan(self, costs: Sequence[float], images: int) -> None:
         """An evaluation begins, of groups of columns that take so many passes of each image, in order."""
-        self._evaluations -= 1
-        self._costs, self.images = list(costs), images
-        self._whole = sum(costs) * images
-        self._left = 0
+        del self._later[:1]
+        self._costs, self.images, self._left = list(costs), images, 0
 
     def begin(self) -> None:
         """The next group begins, or is found to be done already."""
@@ -77,7 +76,7 @@ class Effort:
     def left(self) -> float:
         """Passes that are left, of all evaluations, as if no image fell any more."""
         here = max(0.0, self._left * self._cost - self._batch) + self.standing * self._after
-        return here + sum(self._costs) * self.images + max(0, self._evaluations) * self._whole
+        return here + sum(self._costs) * self.images + sum(self._later)
 
     @property
     def seconds(self) -> float | None:
@@ -85,6 +84,11 @@ class Effort:
         if self._begun is None or not self._done:
             return None
         return self.left * (time.monotonic() - self._begun) / self._done
+
+
+def costs(columns: Sequence[Column], classes: int) -> list[float]:
+    """The ``passes`` of an image, clean and for each group of columns."""
+    return [1, *(max(passes(column, classes) for column in group) for group in groups(columns))]
 
 
 def passes(column: Column, classes: int) -> float:

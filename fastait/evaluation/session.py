@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastait.attacks import RandomSignNoise
 from fastait.attacks.columns import parse, parse_all
@@ -23,13 +23,17 @@ from fastait.checkpoints.weights import OtherNetwork
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
+from fastait.evaluation.batches import share
+from fastait.evaluation.details import EXAMPLES, Source, write_examples, write_images, write_outcomes
 from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum
+from fastait.evaluation.kept import InFolder
 from fastait.evaluation.masking import Check, as_rows, masking_report
 from fastait.evaluation.model_files import IMAGE_SIZE, Loaded, read_model
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.outcomes import CLEAN, Outcomes
+from fastait.evaluation.progress import Effort, costs
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
@@ -186,11 +190,20 @@ class _Session:
             self._say("the surrogate", self.surrogate)
         names = arguments.names()
         work = self._work(names)
-        total = sum(units(len(images), attacks, self.ranks) for images, attacks in work)
+        total = sum(units(len(images), attacks, self.ranks) for images, attacks, _ in work)
         total *= len(self.entrants) * len(arguments.epsilon)
         done = 0
+        effort = Effort(
+            [
+                sum(costs(parse_all(attacks), one.outputs)) * len(share(len(images), self.ranks))
+                for one in self.entrants
+                for _ in arguments.epsilon
+                for images, attacks, _ in work
+            ]
+        )
         self.report.start("evaluating", total)
         found: list[Evaluation] = []
+        sources: list[dict[str, Source]] = []
         masking: dict[str, list[Check]] = {}
         surrogate = None if self.surrogate is None else self.surrogate.model
         for name, one in zip(self.names, self.entrants, strict=True):
@@ -203,19 +216,25 @@ class _Session:
             noise = arguments.input_noise
             model = one.model if noise is None else RandomSignNoise(one.model, noise).eval()
 
-            def advance(column: str, images: int, name: str = name) -> None:
+            def advance(column: str, images: int) -> None:
                 nonlocal done
                 done += images
-                self.report.update(done, f"{name}: {column}")
-                self._stop_if_asked()
 
             def tick(part: str, standing: int, name: str = name) -> None:
-                self.report.update(done, f"{name}: {part}", f"{standing} stand")
                 self._stop_if_asked()
+                figures = f"{standing} of {effort.images} stand"
+                self.report.update(done, f"{name}: {part}", figures, effort.seconds)
 
             for epsilon in arguments.epsilon:
                 outcomes = Outcomes()
-                for images, attacks in work:
+                given: dict[str, Source] = {}
+                said = f"{name}, epsilon {epsilon_text(epsilon)}"
+                for images, attacks, places in work:
+                    unit = {**subject, "images": images_checksum(images)}
+                    kept = self._kept(**unit, epsilon=epsilon)
+                    given |= dict.fromkeys(
+                        [*attacks, *([] if CLEAN in given else [CLEAN])], Source(images, places, kept)
+                    )
                     try:
                         part = evaluate(
                             model,
@@ -226,10 +245,13 @@ class _Session:
                             seed=arguments.seed,
                             batch_size=arguments.batch_size,
                             surrogate=surrogate,
-                            journal=journal.of(**subject, images=images_checksum(images)),
+                            journal=journal.of(**unit),
                             advance=advance,
                             tick=tick,
+                            effort=effort,
+                            kept=kept,
                             note=self.note,
+                            caution=lambda line, said=said: self.note(f"{said}: {line}"),  # type: ignore[misc]
                             ranks=self.ranks,
                         )
                     except InputError as error:
@@ -237,11 +259,12 @@ class _Session:
                     outcomes = outcomes.joined(part)
                 ordered = {attack: outcomes.correct[attack] for attack in (CLEAN, *names)}
                 found.append(Evaluation(name, epsilon, replace(outcomes, correct=ordered)))
+                sources.append(given)
             if arguments.masking and self.ranks.first:
                 first = next(e.outcomes for e in found if (e.model, e.epsilon) == (name, arguments.epsilon[0]))
                 masking[name] = self._masking(model, name, first, journal, subject)
         self.report.finish()
-        self.ranks.from_first(lambda: self._write(found, masking))
+        self.ranks.from_first(lambda: self._write(found, masking, sources))
         return found
 
     def _say(self, name: str, entrant: Entrant) -> None:
@@ -252,14 +275,20 @@ class _Session:
         for note in entrant.notes:
             self.report.note(f"{name}: {note}")
 
-    def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str]]]:
-        """Which images are attacked how."""
-        few = self.arguments.black_box_samples
+    def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str], Tensor]]:
+        """Which images are attacked how, and where they are in the test set."""
+        few, test = self.arguments.black_box_samples, self.dataset.test
+        places = test.stratified_places(len(self.images))
         black_box = [name for name in names if parse(name).black_box]
         if few is None or few >= len(self.images) or not black_box:
-            return [(self.images, names)]
+            return [(self.images, names, places)]
         rest = [name for name in names if name not in black_box]
-        return [(self.images, rest), (self.dataset.test.stratified(few), black_box)]
+        return [(self.images, rest, places), (test.stratified(few), black_box, test.stratified_places(few))]
+
+    def _kept(self, **subject: Any) -> InFolder:
+        given = self.arguments
+        subject |= {"step_size": given.step_size, "seed": given.seed}
+        return InFolder(self.out, self.ranks.rank, subject, None if given.save_images else EXAMPLES)
 
     def _journal(self) -> FileJournal:
         self.ranks.from_first(lambda: FileJournal(self.out).close())  # found to be usable by the one that says so
@@ -285,8 +314,10 @@ class _Session:
         def advance(check: str) -> None:
             nonlocal done
             done += 1
-            self.report.update(done)
+
+        def tick(part: str, standing: int) -> None:
             self._stop_if_asked()
+            self.report.update(done, f"{name}: signs of masking, {part}")
 
         return masking_report(
             model,
@@ -298,10 +329,13 @@ class _Session:
             outcomes=outcomes if few is self.images else None,
             journal=lambda images: journal.of(**subject, images=images_checksum(images)),
             advance=advance,
+            tick=tick,
             note=self.note,
         )
 
-    def _write(self, found: list[Evaluation], masking: dict[str, list[Check]]) -> None:
+    def _write(
+        self, found: list[Evaluation], masking: dict[str, list[Check]], sources: list[dict[str, Source]]
+    ) -> None:
         arguments = self.arguments
         about: dict[str, Any] = {
             "dataset": self.dataset.name,
@@ -326,6 +360,11 @@ class _Session:
         write_text(self.out / "eval.json", as_json(found, about))
         write_text(self.out / "eval.csv", as_csv(found))
         write_text(self.out / "eval.md", markdown(found, heading))
+        write_outcomes(self.out / "outcomes.safetensors", found, sources, {"classes": list(self.dataset.classes)})
+        write_examples(self.out / "examples.safetensors", found, sources)
+        if arguments.save_images:
+            for path in write_images(self.out, found, sources):
+                self.report.note(f"{path} has adversarial images")
         if arguments.export == "robustbench":
             for name, entrant in zip(self.names, self.entrants, strict=True):
                 path = self.out / f"{name}-robustbench.pt"

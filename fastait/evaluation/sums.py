@@ -1,6 +1,6 @@
 """Sums over an evaluation's batches, of what is wanted of all images together: losses along the steps, gradients."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,12 +28,16 @@ class Sums:
             sums += [0.0] * (len(more) - len(sums))
             sums[: len(more)] = [a + b for a, b in zip(sums, more, strict=False)]
 
-    def merge(self, names: Iterable[str], ranks: Ranks) -> None:
-        """Add what the other processes have of ``names``; for all of them to call."""
-        for name in names:
-            own = self._sums.get(name, [])
-            (longest,) = ranks.largest(len(own))
-            self._sums[name] = ranks.total([*own, *[0.0] * (longest - len(own))])
+    def merge(self, lengths: Mapping[str, int], ranks: Ranks) -> None:
+        """Add what the other processes have; for all of them to call.
+
+        Args:
+            lengths: {what is summed: its numbers, at most}.
+            ranks: the processes.
+        """
+        own = [[*self._sums.get(name, ()), *[0.0] * length][:length] for name, length in lengths.items()]
+        merged = ranks.merge(torch.tensor([v for numbers in own for v in numbers], dtype=torch.float64, device="cpu"))
+        self._sums = dict(zip(lengths, (part.tolist() for part in merged.split(list(lengths.values()))), strict=True))
 
     def losses(self, name: str) -> Tensor:
         """float64 [T]: the mean loss of an attack before each step; empty if it has none."""
@@ -71,9 +75,9 @@ def gradients_of(name: str) -> str:
     return f"gradients of {name}"
 
 
-def summed_of(name: str) -> tuple[str, ...]:
-    """All that is summed of an attack."""
-    return (*_of_losses(name), gradients_of(name))
+def lengths_of(name: str, steps: int) -> dict[str, int]:
+    """All that is summed of an attack that computes so many losses, and how many numbers each is."""
+    return {**dict.fromkeys(_of_losses(name), steps), gradients_of(name): 3}
 
 
 def _of_losses(name: str) -> tuple[str, str]:

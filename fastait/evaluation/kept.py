@@ -123,7 +123,7 @@ class InFolder:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self._folder} could not be made: {error.strerror}; earlier batches are kept") from None
+            raise RunError(f"{self._folder} could not be written: {error.strerror}; earlier batches are kept") from None
         if self._written is None:
             self._written = len(list(self._folder.glob(f"{self._own}-*.safetensors")))
         write_whole(self._folder / f"{self._own}-{self._written:06}.safetensors", save(tensors))

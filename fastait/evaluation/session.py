@@ -1,9 +1,5 @@
 """An evaluation from its arguments to its files: what ``fastait eval`` does."""
 
-import os
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -19,18 +15,19 @@ from fastait.attacks import RandomSignNoise
 from fastait.attacks.columns import parse, parse_all
 from fastait.attacks.stages import stages
 from fastait.checkpoints.classes import are_numbers
-from fastait.checkpoints.weights import OtherNetwork
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
 from fastait.evaluation.batches import share
 from fastait.evaluation.details import EXAMPLES, Source, write_examples, write_images, write_outcomes
+from fastait.evaluation.determinism import deterministic
 from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import evaluate, units
+from fastait.evaluation.given import names_of, read_all
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.kept import InFolder
 from fastait.evaluation.masking import Check, as_rows, masking_report
-from fastait.evaluation.model_files import IMAGE_SIZE, Loaded, read_model
+from fastait.evaluation.model_files import IMAGE_SIZE, Loaded
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.evaluation.progress import Effort, costs
@@ -67,7 +64,7 @@ def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evalu
     with (
         join(arguments.device, timeout=PATIENCE) as (ranks, device),
         current(resolve_device(device)),
-        _determinism(arguments.deterministic),
+        deterministic(arguments.deterministic),
         StopRequest() as stop,
         said_with(f"finished batches are kept, go on with the same command and --out {out}, or take another --device"),
     ):
@@ -103,9 +100,9 @@ class _Session:
         columns = parse_all(arguments.names())
         self.asked = forced(arguments.inputs, arguments.mean, arguments.std)
         paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
-        self.loaded = _read(paths, arguments.model, arguments.image_size)
+        self.loaded = read_all(paths, arguments.model, arguments.image_size)
         self.configs = [loaded.config for loaded in self.loaded]
-        self.names = _names(arguments.models)
+        self.names = names_of(arguments.models)
         self.dataset = self._dataset()
         self.images = self._images(self.dataset)
         self.entrants = [self._entrant(loaded) for loaded in self.loaded]
@@ -384,59 +381,3 @@ class _Session:
         return Interrupted(
             f"stopped; finished batches are kept, go on with the same command and --out {self.out}", number
         )
-
-
-@contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms if ``wanted``; what the caller had set is put back."""
-    if not wanted:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    workspace = os.environ.get(CUBLAS_WORKSPACE)
-    try:
-        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = benchmark
-        if workspace is None:
-            del os.environ[CUBLAS_WORKSPACE]
-
-
-CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""Without it older versions of torch refuse cuBLAS's matrix products where algorithms must be deterministic."""
-
-
-def _read(paths: list[Path], asked: str | None, image_size: int | None) -> list[Loaded]:
-    """The models; ``--model`` is for those of them that do not say or show to be another network.
-
-    Raises:
-        InputError: one cannot be read, or none of them is the network that is asked for.
-    """
-    loaded, refused = [], []
-    for path in paths:
-        try:
-            loaded.append(read_model(path, asked, image_size))
-        except OtherNetwork as error:
-            refused.append(error)
-            try:
-                loaded.append(read_model(path, None, image_size))
-            except InputError:
-                raise error from None
-    if len(refused) == len(paths):
-        raise refused[0]
-    return loaded
-
-
-def _names(paths: tuple[Path, ...]) -> list[str]:
-    """What models are called: the last part of the path, as many parts as tell them apart."""
-    absolute = [path.absolute() for path in paths]
-    for parts in range(1, max(len(path.parts) for path in absolute) + 1):
-        names = ["-".join(path.parts[-parts:]) for path in absolute]
-        if max(Counter(names).values()) == 1:
-            return names
-    raise InputError(f"a model is given twice: {', '.join(map(str, paths))}")

@@ -55,7 +55,8 @@ def test_an_ordinary_model():
 
 
 @pytest.mark.parametrize(
-    ("attack", "of"), [("pgd3", "pgd3"), ("apgd-ce-3", "apgd-ce-3"), ("spsa-2x1,pgd1", "pgd1"), ("quick", "quick, apgd-ce-")]
+    ("attack", "of"),
+    [("pgd3", "pgd3"), ("apgd-ce-3", "apgd-ce-3"), ("spsa-2x1,pgd1", "pgd1"), ("quick", "quick, apgd-ce-")],
 )
 def test_zero_gradients(attack, of, monkeypatch):
     """Cross-entropy of saturated logits."""

@@ -16,7 +16,7 @@ from torch import nn
 from fastait.checkpoints.weights import About, packed
 from fastait.data import ImageSet
 from fastait.eval import EvalArguments, main
-from fastait.evaluation import load_model
+from fastait.evaluation import determinism, load_model
 from fastait.evaluation.entrants import make_entrant
 from fastait.evaluation.model_files import read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized

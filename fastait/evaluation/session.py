@@ -198,7 +198,6 @@ class _Session:
                 for images, attacks, _ in work
             ]
         )
-        self.report.start("evaluating", total)
         found: list[Evaluation] = []
         sources: list[dict[str, Source]] = []
         masking: dict[str, list[Check]] = {}
@@ -210,6 +209,7 @@ class _Session:
                 "surrogate": None if self.surrogate is None else self.surrogate.decides(),
                 **self._versions(),
             }
+            self.report.start("evaluating", total, done)
             noise = arguments.input_noise
             model = one.model if noise is None else RandomSignNoise(one.model, noise).eval()
 
@@ -229,9 +229,7 @@ class _Session:
                 for images, attacks, places in work:
                     unit = {**subject, "images": images_checksum(images)}
                     kept = self._kept(**unit, epsilon=epsilon)
-                    given |= dict.fromkeys(
-                        [*attacks, *([] if CLEAN in given else [CLEAN])], Source(images, places, kept)
-                    )
+                    given = {**dict.fromkeys([CLEAN, *attacks], Source(images, places, kept)), **given}
                     try:
                         part = evaluate(
                             model,

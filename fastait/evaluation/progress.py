@@ -27,7 +27,7 @@ class Effort:
     """
 
     def __init__(self, evaluations: Sequence[float] = ()):
-        self.part = ""
+        self.part = "getting ready"
         self.images = self.standing = 0
         self._later = list(evaluations)
         self._costs: list[float] = []

@@ -43,7 +43,7 @@ def test_of_every_column(short):
     said, effort = watched(NAMES)
     parts = list(dict.fromkeys(part for part, _, _ in said))
     targets = [f"apgd-t target {i} of 9" for i in range(1, 10)]
-    assert parts[:8] == ["", "clean", *NAMES[:6]]
+    assert parts[:8] == ["getting ready", "clean", *NAMES[:6]]
     assert parts[8:-1] == [*(f"apgd-t-2, {target}" for target in targets), "quick, apgd-ce"]
     assert parts[-1] == "pgd2+fab-t-2"
     assert all(0 <= standing <= 12 for _, standing, _ in said)

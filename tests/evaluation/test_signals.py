@@ -101,7 +101,7 @@ def test_hooks_are_the_evaluations_own():
             evaluate(model, FloatSet(x, y), ["cw3"], tick=lambda part, standing: told["inner"].add(part))
 
     evaluate(model, FloatSet(x, y), ["pgd2"], tick=outer)
-    assert told == {"inner": {"", "clean", "cw3"}, "outer": {"", "clean", "pgd2"}}
+    assert told == {"inner": {"getting ready", "clean", "cw3"}, "outer": {"getting ready", "clean", "pgd2"}}
     assert not model._forward_pre_hooks
 
 

@@ -93,8 +93,8 @@ def evaluate(
 
     Columns that are points of one trajectory are computed together, and an image that no column needs any more leaves
     its batch. Random starts, targets and the choices of black-box attacks are addressed by (seed, place in the set), so
-    outcomes of a model that is not random itself do not depend on batches or on what is asked for together; only
-    pyautoattack's choices are those of a batch. Where memory does not suffice, fewer images are attacked at a time.
+    outcomes of a model that is not random itself do not depend on batches or on what is asked for together. Where
+    memory does not suffice, fewer images are attacked at a time.
 
     Args:
         model: logits [B, K] of images in [0, 1], a module or a function; a module's parameters' device and type are
@@ -115,8 +115,8 @@ def evaluate(
 
     Raises:
         OutOfMemory: a single image is too much. What is in the journal stays there.
-        InputError: an attack's name is wrong, the surrogate or pyautoattack is missing, or the model returns no logits
-            for the set's classes.
+        InputError: an attack's name is wrong, the surrogate is missing, or the model returns no logits for the set's
+            classes.
         ValueError, TypeError: a number is out of its range or none.
     """
     columns = parse_all(attacks)
@@ -133,7 +133,8 @@ def evaluate(
     with full_precision(device), ExitStack() as stack:
         for network in models:
             stack.enter_context(frozen(network))
-        sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
+        few = torch.arange(min(2, len(images)), device=images.labels.device)
+        sample = images.floats(few, device, dtype).contiguous()  # as any model can take them
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
         with torch.no_grad():

@@ -15,7 +15,7 @@ QUERIES, ITERATIONS, IMAGES = 500, 20, 40
 def library(model, x, y, epsilon):
     """Who withstands its standard version, bool [B]."""
     with torch.random.fork_rng():
-        attack = pyautoattack.AutoAttack(model, norm="Linf", eps=epsilon, seed=0, device="cpu", verbose=False)
+        attack = pyautoattack.AutoAttack(model, norm="Linf", eps=epsilon, seed=0, device="cpu")
         attack.square.n_queries = QUERIES
         attack.apgd.n_iter = attack.apgd_targeted.n_iter = attack.fab.n_iter = ITERATIONS
         moved = attack.run_standard_evaluation(x.contiguous(), y, batch_size=len(x))[0]

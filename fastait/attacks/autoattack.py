@@ -10,8 +10,7 @@ from fastait.attacks.addressed import Addressed
 from fastait.attacks.apgd import apgd
 from fastait.attacks.attacked import Attacked
 from fastait.attacks.fab import fab
-from fastait.attacks.fab import targeted as towards_class
-from fastait.attacks.losses import dlr, targeted, targets_of
+from fastait.attacks.losses import dlr, lead, targeted, targeted_dlr, targets_of
 from fastait.attacks.pgd import classification, cross_entropy
 from fastait.attacks.square import square
 from fastait.attacks.stages import Stage
@@ -52,10 +51,10 @@ def run_stage(
         return square(model, judge, x, y, draws(), epsilon=epsilon, queries=stage.steps, tick=tick)
     options: dict[str, Any] = {"epsilon": epsilon, "steps": stage.steps, "tick": tick}
     if stage.attack == "fab-t":
-        return fab(towards_class(model, y, _target(stage, judge or model, x, y)), judge, x, y, **options), None
+        return fab(targeted(model, y, _target(stage, judge or model, x, y), lead), judge, x, y, **options), None
     objective: Objective
     if stage.attack == "apgd-t":
-        objective = targeted(model, y, _target(stage, judge or model, x, y))
+        objective = targeted(model, y, _target(stage, judge or model, x, y), targeted_dlr)
     else:
         objective = classification(model, y, cross_entropy if stage.attack == "apgd-ce" else dlr)
     return apgd(objective, judge, x, y, start(), averaged=stage.averaged, counts=counts, **options), None

@@ -24,7 +24,6 @@ from fastait.attacks.spsa import margin
 from fastait.attacks.trajectory import Judge, Objective
 from fastait.attacks.verdict import RIGHT, verdict
 
-TARGETS = 9
 STEPS = 100
 ALPHA_MAX = 0.1
 """The largest weight of the way from the image itself."""
@@ -35,26 +34,6 @@ BETA = 0.9
 FINAL_STEPS = 3
 LEAST_MOVE = 1e-8
 """Below it two moves count as equally long."""
-
-
-def targets(logits: Tensor, y: Tensor, count: int = TARGETS) -> Tensor:
-    """int64 [B, min(count, K - 1)]: the classes other than ``y``, [B], by falling ``logits``, [B, K]; K >= 2."""
-    if logits.shape[1] < 2:
-        raise ValueError(f"a target needs two classes at least, the logits have {logits.shape[1]}")
-    others = logits.detach().scatter(1, y[:, None], -torch.inf)
-    order = others.argsort(dim=1, descending=True, stable=True)
-    return order[order != y[:, None]].view(len(y), -1)[:, :count]
-
-
-def targeted(model: Callable[[Tensor], Tensor], y: Tensor, target: Tensor) -> Objective:
-    """The objective logit of ``target`` less logit of ``y``, both int64 [B]; above zero the target is preferred."""
-
-    def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(images)
-        chosen = logits.gather(1, torch.stack([y[rows], target[rows]], dim=1))
-        return chosen[:, 1] - chosen[:, 0], logits
-
-    return objective
 
 
 def random_start(x: Tensor, uniform: Tensor, epsilon: float) -> Tensor:
@@ -89,7 +68,7 @@ def fab(
 
     Args:
         objective: (images [b, C, H, W], rows int64 [b]) -> (logit of the target less that of the true class [b],
-            logits [b, K]); see ``targeted``. The logits must not be None.
+            logits [b, K]); ``losses.targeted`` of ``losses.lead``. The logits must not be None.
         judge: whose classification of the returned image counts; None if the objective's logits are the model's.
         x: float [B, C, H, W] in [0, 1]. One that is misclassified as it is comes back as it is.
         y: int64 [B], the true classes.

@@ -1,9 +1,14 @@
-"""The difference of logits ratio, and whom its targeted form takes for targets (Croce & Hein, 2020)."""
+"""The difference of logits ratio, and losses that aim at a class, which of them at which (Croce & Hein, 2020)."""
+
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastait.attacks.trajectory import Objective
+
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits [B, K], y int64 [B], targets int64 [B]) -> what each image ascends towards its target, [B]."""
 
 TINY = 1e-12
 """Added to denominators, as in the released code: equal logits make a loss of zero, not NaN."""
@@ -51,6 +56,21 @@ def targeted_dlr(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
     return (_of(logits, targets) - _of(logits, y)) / (spread + TINY)
 
 
+def lead(logits: Tensor, y: Tensor, targets: Tensor) -> Tensor:
+    """z_t - z_y, above zero where the target is preferred: what FAB takes for linear.
+
+    Args:
+        logits: float [B, K].
+        y: int64 [B], the true classes.
+        targets: int64 [B], the classes t that are to overtake them.
+
+    Returns:
+        [B], fp32 or wider.
+    """
+    logits = _at_least(2, logits, "lead")
+    return _of(logits, targets) - _of(logits, y)
+
+
 def targets_of(logits: Tensor, y: Tensor, count: int) -> Tensor:
     """The wrong classes of the highest logits, the highest first; of equal ones the first.
 
@@ -68,16 +88,16 @@ def targets_of(logits: Tensor, y: Tensor, count: int) -> Tensor:
     classes = logits.shape[1]
     if not 1 <= count < classes:
         raise ValueError(f"of {classes} classes there are 1 to {classes - 1} targets, got {count}")
-    wrong = logits.detach().scatter(1, y[:, None], -torch.inf)
-    return wrong.argsort(dim=1, descending=True, stable=True)[:, :count]
+    order = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return order[order != y[:, None]].view(len(y), -1)[:, :count]
 
 
-def targeted(model: nn.Module, y: Tensor, targets: Tensor) -> Objective:
-    """Ascend ``targeted_dlr`` of the model's logits for the true classes ``y`` and ``targets``, int64 [B] each."""
+def targeted(model: Callable[[Tensor], Tensor], y: Tensor, targets: Tensor, loss: TargetedLoss) -> Objective:
+    """Ascend ``loss`` of the model's logits for the true classes ``y`` and ``targets``, int64 [B] each."""
 
     def objective(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(images)
-        return targeted_dlr(logits, y[rows], targets[rows]), logits
+        return loss(logits, y[rows], targets[rows]), logits
 
     return objective
 

@@ -52,19 +52,20 @@ def stages(column: Column, classes: int) -> tuple[Stage, ...]:
     """The stages of a column of kind ``staged`` for a network that tells so many classes apart, in order.
 
     Raises:
-        InputError: these are too few for an attack that is asked for by its own name.
+        InputError: these are too few for an attack that is asked for by its own name, or one alone.
     """
-    if column.name not in VERSIONS:
-        attack = column.attack
-        if classes < LEAST_CLASSES[attack]:
-            raise InputError(
-                f"--attacks: {column.name} needs at least {LEAST_CLASSES[attack]} classes, there are {classes}; "
-                "autoattack leaves out what a network has too few classes for"
-            )
-        return _of(attack, column.steps, classes)
+    version = VERSIONS.get(column.name)
+    least = min(LEAST_CLASSES[attack] for attack in version or [column.attack])
+    if classes < least:
+        raise InputError(
+            f"--attacks: {column.name} needs at least {least} classes, there are {classes}; "
+            "autoattack leaves out what two or three are too few for"
+        )
+    if version is None:
+        return _of(column.attack, column.steps, classes)
     averaged = AVERAGED if column.name == "autoattack-rand" else 1
     found: list[Stage] = []
-    for attack in VERSIONS[column.name]:
+    for attack in version:
         if classes < LEAST_CLASSES[attack]:
             if attack != "apgd-t" or classes < LEAST_CLASSES["apgd-dlr"]:
                 continue

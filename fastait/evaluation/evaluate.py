@@ -104,10 +104,10 @@ def evaluate(
     with full_precision(device), ExitStack() as stack:
         for network in models:
             stack.enter_context(frozen(network))
-        sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
+        few = torch.arange(min(2, len(images)), device=images.labels.device)
+        sample = images.floats(few, device, dtype).contiguous()  # as any model can take them
         if surrogate is not None:
             check_surrogate(surrogate, sample)
-        sample = sample.contiguous()  # as every model takes it
         with torch.no_grad():
             logits = tried(model, sample)
         outputs = logits.shape[1]

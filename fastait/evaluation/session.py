@@ -3,8 +3,6 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +289,9 @@ class _Session:
 
     def _versions(self) -> dict[str, str]:
         """Of what decides outcomes besides the arguments."""
-        library = find_spec("pyautoattack") and version("pyautoattack")
         return {
             "fastait": __version__,
             "torch": str(torch.__version__),
-            "pyautoattack": library or "",
             "device": self.device.type,
         }
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from fastait.attacks import frozen, input_gradient
 from fastait.attacks.columns import Ascent, Column, groups, parse_all
+from fastait.attacks.fab import FINAL_STEPS
 from fastait.attacks.local_search import CANDIDATES
 from fastait.attacks.stages import Stage, stages
 from fastait.config import TrainConfig
@@ -159,7 +160,8 @@ def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int, num_
     """Of columns that are computed together, per image."""
     column = group[0]
     if column.kind == "union":
-        return sum(_group_flops([part], passes, image_size, num_classes) for part in column.parts)
+        again = passes.forward * sum(part.staged for part in column.parts)  # an image that is misclassified leaves them
+        return again + sum(_group_flops([part], passes, image_size, num_classes) for part in column.parts)
     if column.staged:
         return sum(_stage_flops(stage, passes) for stage in stages(column, num_classes))
     if column.kind == "ascent":
@@ -175,12 +177,14 @@ def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int, num_
 
 
 def _stage_flops(stage: Stage, passes: _Passes) -> int:
-    """One stage of AutoAttack for an image that stands to its end."""
+    """One stage of AutoAttack for an image that stands to its end; of Square's queries some cost none."""
     if stage.attack == "square":
         return (stage.steps + 1) * passes.forward
     ranked = passes.forward if stage.target else 0
-    last = 3 * passes.forward if stage.attack == "fab-t" else stage.averaged * passes.forward
-    return ranked + stage.steps * stage.averaged * passes.gradient + last
+    if stage.attack == "fab-t":
+        # Every point is looked at before it is linearised, the ends of the final search, its points and the result too.
+        return ranked + stage.steps * (passes.forward + passes.gradient) + (1 + 2 + FINAL_STEPS + 1) * passes.forward
+    return ranked + stage.averaged * (stage.steps * passes.gradient + passes.forward)
 
 
 def _ascent_flops(ascent: Ascent, group: Sequence[Column], passes: _Passes) -> int:

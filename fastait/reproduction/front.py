@@ -32,12 +32,6 @@ THEMES: dict[str, dict[str, str]] = {
 """Colours of Okabe and Ito, which can be told apart with deficient colour vision; markers differ too."""
 
 
-def front_available() -> None:
-    """Raise an InputError unless matplotlib is there; it says what to install."""
-
-    available()
-
-
 def accuracies(
     models: "Models", dataset: "Dataset", out: Path, epsilon: float, seed: int, advance: "Advance"
 ) -> list[Path]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import NOT_FINITE, RIGHT, WRONG, classification, cross_entropy, verdict
 from fastait.attacks.apgd import apgd, checkpoints
-from fastait.attacks.losses import dlr, targeted, targeted_dlr, targets_of
+from fastait.attacks.losses import dlr, lead, targeted, targeted_dlr, targets_of
 from fastait.runtime.errors import InputError
 
 EPSILON = 8 / 255
@@ -62,7 +62,7 @@ def objectives(model, y, targets):
     return {
         "cross-entropy": (classification(model, y, cross_entropy), plain.cross_entropy),
         "dlr": (classification(model, y, dlr), plain.dlr),
-        "targeted": (targeted(model, y, targets), plain.targeted_dlr),
+        "targeted": (targeted(model, y, targets, targeted_dlr), plain.targeted_dlr),
     }
 
 
@@ -156,6 +156,8 @@ def test_losses_and_targets(classes):
     else:
         expected = torch.stack([plain.targeted_dlr(*row, t) for row, t in zip(rows, targets[:, 1], strict=True)])
         torch.testing.assert_close(targeted_dlr(logits, y, targets[:, 1]), expected, **EXACT)
+    expected = torch.stack([row[t] - row[label] for row, label, t in zip(logits, y, targets[:, -1], strict=True)])
+    torch.testing.assert_close(lead(logits, y, targets[:, -1]), expected, **EXACT)
 
 
 def test_equal_logits_are_no_nan_and_equal_targets_come_in_order():
@@ -165,12 +167,13 @@ def test_equal_logits_are_no_nan_and_equal_targets_come_in_order():
         assert torch.autograd.grad(losses.sum(), logits, retain_graph=True)[0].isfinite().all()
         assert losses.eq(0).all()
     assert targets_of(logits, y, 4).tolist() == [[1, 2, 3, 4], [0, 1, 3, 4]]
+    assert targets_of(torch.full((2, 4), -torch.inf), y, 3).tolist() == [[1, 2, 3], [0, 1, 3]]
 
 
 def test_a_target_stays_with_its_image(model, batch):
     x, y, _ = batch
     targets, rows = targets_of(model(x), y, 1)[:, 0], torch.tensor([7, 3, 20])
-    losses, logits = targeted(model, y, targets)(x[rows], rows)
+    losses, logits = targeted(model, y, targets, targeted_dlr)(x[rows], rows)
     torch.testing.assert_close(losses, targeted_dlr(model(x), y, targets)[rows], **EXACT)
     torch.testing.assert_close(logits, model(x[rows]), **EXACT)
 

@@ -9,7 +9,7 @@ from tolerances import REDUCTION
 
 from fastait.attacks import RIGHT, classification, cross_entropy, frozen, verdict
 from fastait.attacks.apgd import apgd
-from fastait.attacks.losses import dlr, targeted, targets_of
+from fastait.attacks.losses import dlr, targeted, targeted_dlr, targets_of
 
 theirs = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack is not installed")
 
@@ -72,7 +72,7 @@ def ours_standing(model, x, y, parts, steps):
             if callable(part):
                 objective = classification(model, y[left], part)
             else:
-                objective = targeted(model, y[left], targets[left, part])
+                objective = targeted(model, y[left], targets[left, part], targeted_dlr)
             found = apgd(objective, None, x[left], y[left], x[left], epsilon=RADIUS, steps=steps)
             assert torch.equal(found.verdicts, verdict(model(found.images), y[left]))
             left = left[found.verdicts == RIGHT]

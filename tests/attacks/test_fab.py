@@ -8,7 +8,9 @@ import trained
 from torch import nn
 
 from fastait.attacks.attacked import Attacked
-from fastait.attacks.fab import fab, random_start, targeted, targets
+from fastait.attacks.fab import fab, random_start
+from fastait.attacks.losses import lead, targets_of
+from fastait.attacks.losses import targeted as targeted_by
 from fastait.attacks.verdict import NOT_FINITE, RIGHT, WRONG
 from fastait.runtime.errors import InputError
 
@@ -16,6 +18,10 @@ CLOSE = tolerances.ELEMENTWISE[torch.float64]
 # The final search ends on the boundary but for rounding, so that its last two points can change places.
 AT_THE_BOUNDARY = tolerances.REDUCTION[torch.float32]
 COUNT = 32
+
+
+def targeted(model, y, target):
+    return targeted_by(model, y, target, lead)
 
 
 def network(classes=4):
@@ -35,7 +41,7 @@ def problem(classes=4, count=COUNT):
     x = (1.4 * x - 0.2).clamp(0, 1)  # some pixels have no room
     logits = model(x)
     y = logits.argmax(1)
-    return model, x, y, targets(logits, y)[:, 0]
+    return model, x, y, targets_of(logits, y, 1)[:, 0]
 
 
 class Recorder:
@@ -164,7 +170,7 @@ def test_in_16_bits_the_search_is_in_32():
         return model(images.double())
 
     y = judge(images).argmax(1)
-    target = targets(judge(images), y)[:, 0]
+    target = targets_of(judge(images), y, 1)[:, 0]
     fallen = [
         (fab(targeted(judge, y, target), judge, given, y, epsilon=0.08, steps=10).verdicts == WRONG).sum()
         for given in (images, images.double())
@@ -209,8 +215,7 @@ def test_an_image_that_is_misclassified_comes_back_as_it_is():
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes(classes):
     model, x, y, _ = problem(classes)
-    others = targets(model(x), y)
-    assert others.shape == (COUNT, classes - 1)
+    others = targets_of(model(x), y, classes - 1)
     if classes == 2:
         assert torch.equal(others[:, 0], 1 - y)
     fallen = torch.zeros(COUNT, dtype=torch.bool)
@@ -219,15 +224,6 @@ def test_few_classes(classes):
         fallen |= found.verdicts == WRONG
     assert 0 < fallen.sum() < COUNT
     assert not len(fab(targeted(model, y[:0], y[:0]), model, x[:0], y[:0], epsilon=0.1).verdicts)
-
-
-def test_targets_are_the_other_classes_by_their_logits():
-    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0], [0.0, -torch.inf, 5.0, 1.0], [-torch.inf] * 4])
-    y = torch.tensor([0, 3, 2])
-    assert targets(logits, y).tolist() == [[2, 3, 1], [2, 0, 1], [0, 1, 3]]
-    assert targets(logits, y, 2).tolist() == [[2, 3], [2, 0], [0, 1]]
-    with pytest.raises(ValueError, match="two classes"):
-        targets(logits[:, :1], y)
 
 
 def test_a_start_is_half_of_epsilon_away():
@@ -314,7 +310,7 @@ def cascade(model, x, y, epsilon, steps, count):
     standing = logits.argmax(1) == y
     for place in range(count):
         rows = torch.nonzero(standing).flatten()
-        target = targets(logits, y)[rows, place]
+        target = targets_of(logits, y, count)[rows, place]
         found = fab(targeted(model, y[rows], target), model, x[rows], y[rows], epsilon=epsilon, steps=steps)
         standing[rows] = found.verdicts == RIGHT
     return standing

@@ -264,16 +264,11 @@ def test_a_damaged_run(capsys, natural):
     assert "is no safetensors file" in refused(capsys, *argv("run"))
 
 
-def test_autoattack_missing(capsys, natural, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    assert "pip install 'fastait[autoattack]'" in refused(capsys, *argv(natural, attacks="fgsm,square"))
-
-
 def test_help_is_light():
     script = (
         "import sys\nfrom fastait.eval import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'torchvision', 'pyautoattack', 'PIL'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'numpy', 'torchvision', 'PIL'} & sys.modules.keys()\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -282,12 +282,6 @@ def test_the_front_page_shows_what_an_evaluation_finds(models, monkeypatch):
     assert light.read_bytes() != dark.read_bytes()
 
 
-def test_the_front_page_needs_autoattack(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    with pytest.raises(InputError, match=r"AutoAttack cannot be imported.*fastait\[autoattack\]"):
-        FIGURES["front"].available()
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_without_matplotlib(models, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -10,12 +10,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks.subject import Subject, feature_tensor
+from fastait.attacks.suited import watched
 from fastait.models.apart import Draws
 from fastait.models.features import feature_function, logits_of, own_features
-from fastait.runtime.eager import eagerly
 from fastait.runtime.errors import words
 from fastait.runtime.memory import ran_out
 from fastait.runtime.precision import tf32_alone
@@ -88,7 +87,7 @@ class _Pass:
 
     def __call__(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Differentiable.apply(x, self)  # type: ignore[no-any-return]
+            return _Differentiable.apply(x, self)
         return self.run(x)
 
     def run(self, x: Tensor) -> Tensor:
@@ -137,7 +136,7 @@ class _Differentiable(torch.autograd.Function):
         return made.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         of: _Pass = ctx.of
         with of.way.arithmetic(ctx.leaf.device):
             try:
@@ -186,19 +185,8 @@ def is_random(subject: Subject, x: Tensor) -> bool:
     """Whether a frozen ``subject`` draws numbers in a pass of ``x``, or says that it does."""
     if hasattr(subject.called, "reseed"):
         return True
-    with torch.no_grad(), eagerly(), Draws(0), _Drawing() as seen:
-        subject(x)
-    return seen.draws
-
-
-class _Drawing(TorchDispatchMode):
-    """Watches this thread's operations for one that draws numbers."""
-
-    draws = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
+    with Draws(0):
+        return watched(subject, x).draws
 
 
 def _why_not(subject: Subject, x: Tensor) -> str:
@@ -253,7 +241,7 @@ def _artefact(function: Callable[..., Tensor], device: torch.device) -> Callable
     """
     own = FunctionType(function.__code__.replace(), function.__globals__)
     if device.type != "cuda":
-        return torch.compile(own, fullgraph=True)  # type: ignore[no-any-return]
+        return torch.compile(own, fullgraph=True)
     replayed = torch.compile(own, fullgraph=True, options={"triton.cudagraphs": True})
     return lambda *args: replayed(*args).clone()  # the next replay writes over what this one returns
 

@@ -18,8 +18,9 @@ from fastait.attacks.feature import targets
 from fastait.attacks.shortcut import shortcut
 from fastait.attacks.spsa import AT_A_TIME
 from fastait.attacks.stages import Stage, said, stages
+from fastait.attacks.suited import memory_format
 from fastait.data import ImageSet
-from fastait.evaluation.batches import Together, default_batch_size, memory_format, share, tried
+from fastait.evaluation.batches import Together, default_batch_size, share, tried
 from fastait.evaluation.journal import Finding
 from fastait.evaluation.known import Known
 from fastait.evaluation.staged import attack_in_stages, stage_names
@@ -143,6 +144,9 @@ def evaluate(
         sample = images.floats(torch.arange(min(2, len(images)), device=images.labels.device), device, dtype)
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
+        formats = {tried(partial(memory_format, network), sample) for network in models}
+        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
+        sample = sample.contiguous(memory_format=layout)
         with torch.no_grad():
             outputs = tried(model, sample).shape[1]
         parts = {column.name: stages(column, outputs) for column in columns if column.staged}
@@ -153,13 +157,10 @@ def evaluate(
         known = Known(every, share(len(images), ranks), len(images))
         for finding in () if journal is None else journal.get(setting):
             known.add(*finding)
-        formats = {tried(partial(memory_format, network), sample) for network in models}
-        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
-
-        faster = partial(shortcut, x=sample.contiguous(memory_format=layout), layout=layout, note=note)
-        search = faster(model, compile=compile, tf32=tf32)
+        faster = partial(shortcut, x=sample, layout=layout, compile=compile, tf32=tf32, note=note)
+        search = faster(model)
         if surrogate is not None:
-            surrogate = faster(surrogate, compile=compile, tf32=tf32) or surrogate
+            surrogate = faster(surrogate) or surrogate
         make = partial(_Batch, model, surrogate, search, images, setting, layout, where)
 
         @cache
@@ -287,7 +288,7 @@ class _Batch:
     def _attacked(self) -> AttackedBatch:
         # Not kept: two that know each other would hold their images until Python looks for such.
         budgets = self.setting["epsilon"], self.setting["step_size"]
-        ways = {"search": self.search, "at_a_time": self.at_a_time}
+        ways: dict[str, Any] = {"search": self.search, "at_a_time": self.at_a_time}
         return AttackedBatch(self.model, self.surrogate, self.x, self.y, *budgets, self, **ways)
 
     def _clean(self) -> Found:

@@ -79,7 +79,7 @@ class Features:
             self.source = f"what {head.place} is given ({size} an image)"
 
     def __call__(self, x: Tensor) -> Tensor:
-        if isinstance(self.model, nn.Module) and isinstance(self.model._modules.get("_orig_mod"), nn.Module):
+        if isinstance(self.model, nn.Module) and "_orig_mod" in self.model._modules:
             return _compiled_as(self.model, self)(x)
         if self.head is None:
             return _plain(self.model).features(x)

@@ -109,13 +109,21 @@ def test_padding_is_not_seen(traced, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "_artefact", lambda f, d: lambda called, x: seen.append(len(x)) or f(called, x))
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    model = small()
-    subject, (x, _) = Subject.of(model), images(20)
+    subject, (x, _) = Subject.of(small().eval()), images(20)
     fast = Shortcut(subject, torch.channels_last, compile=True)
     for count in (20, 13, 7, 1, 0):
         torch.testing.assert_close(fast(x[:count]), subject(x[:count]))
         torch.testing.assert_close(gradient(fast, x[:count]), gradient(subject, x[:count]))
     assert set(seen) == {20, 16, 8, 2}
+
+
+def test_graphs_are_a_gpu_s(monkeypatch):
+    """What a replay returns is copied, since the next one writes over it."""
+    asked, kept = [], torch.zeros(2)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.append(options) or (lambda: kept))
+    assert module._artefact(module._passed, CPU)() is kept
+    assert module._artefact(module._passed, torch.device("cuda"))() is not kept
+    assert asked == [{"fullgraph": True}, {"fullgraph": True, "options": {"triton.cudagraphs": True}}]
 
 
 @pytest.mark.parametrize("kind", ["drawing", "reseed", "hooks"])

@@ -1,4 +1,4 @@
-"""``fastait eval --compile`` and ``--tf32``: told to the evaluation, kept in eval.json, one journal with and without."""
+"""``fastait eval --compile`` and ``--tf32``: told to the evaluation, said in eval.json, one journal for all ways."""
 
 import json
 from pathlib import Path

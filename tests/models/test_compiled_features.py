@@ -101,12 +101,12 @@ def test_other_parameters_are_seen(model, compiled):
     torch.testing.assert_close(feature_function(compiled, x)(x), model.body(x))
 
 
-def test_a_compiled_model_is_not_kept(model, compiled, request):
-    x, y = batch()
-    adversarial_interpolation(compiled, x, y)
-    wrapper = weakref.ref(compiled)
-    request.node.funcargs.pop("compiled")
-    request._fixture_defs["compiled"].cached_result = None
-    del compiled
+@pytest.mark.parametrize("kind", [Own, Nested])
+def test_a_compiled_model_is_not_kept(kind):
+    torch._dynamo.reset()
+    model = torch.compile(kind().double(), backend="eager")
+    adversarial_interpolation(model, *batch())
+    gone = weakref.ref(model), weakref.ref(model._orig_mod)
+    del model
     gc.collect()
-    assert wrapper() is None
+    assert [reference() for reference in gone] == [None, None]

@@ -12,10 +12,12 @@ from torch import Tensor
 from fastait.attacks import RIGHT, Subject, frozen
 from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
+from fastait.attacks.shortcut import shortcut
 from fastait.attacks.spsa import AT_A_TIME
 from fastait.attacks.stages import said, stages
+from fastait.attacks.suited import memory_format
 from fastait.data import ImageSet
-from fastait.evaluation.batches import Together, default_batch_size, memory_format, share, tried
+from fastait.evaluation.batches import Together, default_batch_size, share, tried
 from fastait.evaluation.collected import Collected, Journal
 from fastait.evaluation.kept import Kept
 from fastait.evaluation.logits import check_surrogate, random_model
@@ -41,6 +43,8 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
+    tf32: bool = False,
     journal: Journal | None = None,
     advance: Callable[[str, int], None] = lambda name, images: None,
     tick: Callable[[str, int], None] | None = None,
@@ -67,13 +71,17 @@ def evaluate(
         seed: of everything random.
         batch_size: images at a time; None for ``default_batch_size``.
         surrogate: the model that ``transfer-`` attacks are made on.
+        compile: attacks search by passes through torch.compile. An image counts as fooled only if the model as it is
+            says so too of the very image; else the attack goes on. What cannot be compiled runs as it is, with a note.
+        tf32: attacks may search in TF32 on a GPU; the same holds.
         journal: what is in it is not computed again.
         advance: called with a column's name and how many images its group is done with, ``units`` in all.
         tick: called before each pass of a model with what it is for and how many of this process's images stand; may
             raise to stop, which costs one batch of one column, or of one stage of AutoAttack.
         effort: told of everything that is done, so that it can say how long the rest takes.
         kept: where adversarial images go; none are kept without it. ``composed`` makes a column of them.
-        note: called with a line for the user: that memory did not suffice, or that AutoAttack is less than usual.
+        note: called with a line for the user: that memory did not suffice, that AutoAttack is less than usual, or that
+            a model is not compiled.
         caution: called with each of the ``warnings`` of the outcomes, as early as it is known.
         ranks: the processes that share the images; the outcomes are those of one process.
 
@@ -108,6 +116,9 @@ def evaluate(
         sample = images.floats(few, device, dtype).contiguous()  # as any model can take them
         if surrogate is not None:
             check_surrogate(surrogate, sample)
+        formats = {tried(partial(memory_format, network), sample) for network in models}
+        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
+        sample = sample.contiguous(memory_format=layout)
         with torch.no_grad():
             logits = tried(model, sample)
         outputs = logits.shape[1]
@@ -121,10 +132,11 @@ def evaluate(
         effort.plan(costs(columns, outputs), len(own))
         collected = Collected(columns, parts, own, len(images), setting, journal, kept, ranks)
         known = collected.known
-        formats = {tried(partial(memory_format, network), sample) for network in models}
-        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
-
-        make = partial(SetBatch, model, surrogate, images, setting, layout, where)
+        faster = partial(shortcut, x=sample, layout=layout, compile=compile, tf32=tf32, note=note)
+        search = faster(model)
+        if surrogate is not None:
+            surrogate = faster(surrogate) or surrogate
+        make = partial(SetBatch, model, surrogate, search, images, setting, layout, where)
 
         @cache
         def size(passes: int) -> int:

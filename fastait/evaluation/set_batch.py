@@ -49,6 +49,7 @@ class SetBatch:
         self,
         model: Subject,
         surrogate: Subject | None,
+        search: Subject | None,
         images: ImageSet,
         setting: dict[str, Any],
         layout: torch.memory_format,
@@ -56,7 +57,7 @@ class SetBatch:
         places: Tensor,
         at_a_time: int | None,
     ):
-        self.model, self.surrogate = model, surrogate
+        self.model, self.surrogate, self.search = model, surrogate, search
         self.images = images
         self.places = places
         self.first = int(places[0])
@@ -97,9 +98,8 @@ class SetBatch:
     def _attacked(self) -> AttackedBatch:
         # Not kept: two that know each other would hold their images until Python looks for such.
         budgets = self.setting["epsilon"], self.setting["step_size"]
-        return AttackedBatch(
-            self.model, self.surrogate, self.x, self.y, *budgets, self, keep_images=True, at_a_time=self.at_a_time
-        )
+        ways: dict[str, Any] = {"search": self.search, "at_a_time": self.at_a_time, "keep_images": True}
+        return AttackedBatch(self.model, self.surrogate, self.x, self.y, *budgets, self, **ways)
 
     def _result(self, found: Found) -> Result:
         numbers = {**found.verdicts, **{queries_of(name): values for name, values in found.queries.items()}}

@@ -291,9 +291,9 @@ def _joined(found: Sequence[Found]) -> Found:
     def joined(every: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.cat([one[name] for one in every]) for name in every[0]}
 
-    fields = ([one.verdicts for one in found], [one.images for one in found], [one.queries for one in found])
+    kinds = ("verdicts", "images", "queries", "traces")
     gradients = {name: torch.stack([one.gradients[name] for one in found]).sum(0) for name in found[0].gradients}
-    return Found(*map(joined, fields), traces=joined([one.traces for one in found]), gradients=gradients)
+    return Found(**{kind: joined([getattr(one, kind) for one in found]) for kind in kinds}, gradients=gradients)
 
 
 def _renamed(found: Found, name: str) -> Found:

@@ -14,6 +14,8 @@ import torch
 import trained
 from safetensors.torch import load_file
 
+from fastait.attacks import Subject
+from fastait.attacks.shortcut import Shortcut
 from fastait.data import FloatSet
 from fastait.eval import main
 from fastait.evaluation import batches, evaluate
@@ -103,6 +105,16 @@ def test_hooks_are_the_evaluations_own():
     evaluate(model, FloatSet(x, y), ["pgd2"], tick=outer)
     assert told == {"inner": {"getting ready", "clean", "cw3"}, "outer": {"getting ready", "clean", "pgd2"}}
     assert not model._forward_pre_hooks
+
+
+def test_shortcuts_are_watched_too():
+    """Each pass once, also where it runs as it was written."""
+    seen, x = [], small.images(3)[0]
+    subject = Subject.of(small.new()).watched(lambda images: seen.append(len(images)))
+    faster = Shortcut(subject, torch.contiguous_format)
+    assert torch.equal(faster(x), small.new()(x))
+    faster.features(x[:2])
+    assert seen == [3, 2]
 
 
 SLOW = """

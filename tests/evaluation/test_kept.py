@@ -8,10 +8,14 @@ import torch
 
 from fastait import evaluate_robustness
 from fastait.attacks import ATTACKS
+from fastait.attacks.stages import Stage
 from fastait.data import FloatSet
 from fastait.evaluation import evaluate
 from fastait.evaluation.journal import FileJournal
 from fastait.evaluation.kept import InFolder, composed, extremes
+from fastait.evaluation.known import Known
+from fastait.evaluation.outcomes import Outcomes, class_under
+from fastait.evaluation.staged import attack_in_stages, decided_by
 
 EPSILON = 2 / 255
 NAMES = [
@@ -115,6 +119,47 @@ def test_a_damaged_file_is_found_again():
     assert kept().places()["pgd3"].tolist() == [*range(5), *range(10, 24)]
     _, again = measured(["pgd3"])
     assert torch.equal(again["pgd3"], images["pgd3"])
+
+
+def test_of_several_stages_the_one_that_decided():
+    """Also where a column beside it had an image attacked by a stage that this one had no need of."""
+    images = {"s": ([1, 2, 3], 1.0), "t": ([1, 2], 2.0)}
+    decided = {"a": torch.tensor([-1, 0, 1, 0])}
+    outcomes = Outcomes({"a": torch.zeros(4)}, stages={"a": ("s", "t")}, decided=decided)
+
+    def get(name):
+        places, value = images[name]
+        return torch.tensor(places), torch.full((len(places), 1, 1, 1), value)
+
+    def found(*places):
+        clean = torch.zeros(len(places), 1, 1, 1)
+        return composed("a", outcomes, get, torch.tensor(places), clean).flatten().tolist()
+
+    assert found(0, 1, 2, 3) == [0, 1, 2, 1]
+    assert found(2, 0) == [2, 0]
+
+
+def test_which_stage_decided():
+    own = torch.arange(4)
+    stages = [Stage("apgd-ce", 1), Stage("square", 9)]
+    names = [s.name for s in stages]
+    columns = ("clean", "a", *names, *map(class_under, ("clean", "a", *names)), decided_by("a"))
+    known = Known(columns, own, 4)
+    known.add([0, 1, 2, 3], {"clean": [0, 1, 1, 1], class_under("clean"): [5, 6, 7, 8]})
+    asked = []
+
+    def over(i, places, standing):
+        asked.append((i, places.tolist(), standing))
+        fooled = {0: [1], 1: [3]}[i]
+        verdicts = [int(place not in fooled) for place in places.tolist()]
+        known.add(places.tolist(), {names[i]: verdicts, class_under(names[i]): [i] * len(places)})
+        yield
+
+    attack_in_stages("a", stages, known, over, lambda images: None)
+    assert asked == [(0, [1, 2, 3], 3), (1, [2, 3], 2)]
+    assert known.of("a").tolist() == [0, 0, 1, 0]
+    assert known.of(decided_by("a")).tolist() == [-1, 0, 0, 1]
+    assert known.of(class_under("a")).tolist() == [5, 0, 7, 1]
 
 
 def test_the_most_and_the_least_easily_fooled():

@@ -68,7 +68,10 @@ def test_what_is_left_falls_with_what_stands():
     assert effort.left == 3 * 10 + 4 * 20 + 50
     effort.stand(3, 2)
     assert (effort.standing, effort.left) == (2, 3 * 6 + 2 * 4 + 80 + 50)
-    effort.finished(3, 2)
+    effort.finished(1, 0)
+    effort.stand(2, 1)
+    assert effort.standing == 2
+    effort.finished(2, 2)
     assert (effort.standing, effort.left) == (1, 4 + 80 + 50)
     effort.begin()
     assert effort.left == 50

@@ -95,7 +95,7 @@ def test_stopped_at_any_moment_and_gone_on(monkeypatch):
 def test_hooks_are_the_evaluations_own():
     """One evaluation inside another of the same model: each is told of its own passes, and nothing stays."""
     x, y = small.images(6)
-    model, told = small.new(), {"inner": set(), "outer": set()}
+    model, told = Subject.of(small.new()), {"inner": set(), "outer": set()}
 
     def outer(part, standing):
         told["outer"].add(part)
@@ -104,7 +104,7 @@ def test_hooks_are_the_evaluations_own():
 
     evaluate(model, FloatSet(x, y), ["pgd2"], tick=outer)
     assert told == {"inner": {"getting ready", "clean", "cw3"}, "outer": {"getting ready", "clean", "pgd2"}}
-    assert not model._forward_pre_hooks
+    assert model.before is None
 
 
 def test_shortcuts_are_watched_too():

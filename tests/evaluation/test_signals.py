@@ -14,11 +14,11 @@ import torch
 import trained
 from safetensors.torch import load_file
 
-from fastait.attacks import Subject
+from fastait.attacks import Subject, suited
 from fastait.attacks.shortcut import Shortcut
 from fastait.data import FloatSet
 from fastait.eval import main
-from fastait.evaluation import batches, evaluate
+from fastait.evaluation import evaluate
 from fastait.models import WideResNet
 
 ATTACKS = "pgd5,pgd3-worst,cw2-min2,apgd-t-3,fab-t-2,square-20,spsa-2x2,pgd2-zero+apgd-ce-2"
@@ -62,7 +62,7 @@ def test_no_further_pass_after_a_signal(monkeypatch, capsys, arguments):
 def test_on_cpus_black_boxes_score_what_fits_the_cache(monkeypatch):
     """A pass of a thousand images of a large network would be waited for."""
     model = trained.model("natural")
-    monkeypatch.setattr(batches, "CACHED_BYTES", 1)
+    monkeypatch.setattr(suited, "CACHED_BYTES", 1)
     passes = Passes(monkeypatch)
     evaluate(model, trained.digits(2), ["spsa-64x1", "local-search-1"], batch_size=500)
     assert max(passes.images) == 8

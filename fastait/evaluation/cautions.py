@@ -8,8 +8,8 @@ from fastait.evaluation.outcomes import Outcomes
 from fastait.evaluation.sums import VALUES, Sums, gradients_of
 
 ZEROS = 0.5
-"""The share of an attack's gradients, pixel by pixel, that are zero from which on it is said. A small network of rectifiers
-has up to a quarter."""
+"""The share of an attack's gradients, pixel by pixel, that are zero from which on it is said; small networks of
+rectifiers have up to a quarter."""
 
 FEW_VALUES = 0.5
 """The share of a batch's logits that differ from each other below which it is said."""

@@ -29,6 +29,11 @@ from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
 
+COMPILED = 4
+"""How many times as many images are attacked together on a CPU by compiled passes, which write fewer activations.
+Measured on one core of an Intel Xeon with 2 MB of L2, gradients at 32x32: WRN-16-2 3.18 ms an image with 16 together,
+2.87 with 64; WRN-10-1 0.70 with 32, 0.58 with 128."""
+
 BLACK_BOX_BATCH = 16
 """Images that a kill of a black-box attack can cost, at most."""
 
@@ -138,9 +143,11 @@ def evaluate(
             surrogate = faster(surrogate) or surrogate
         make = partial(SetBatch, model, surrogate, search, images, setting, layout, where)
 
+        more = COMPILED if search is not None and compile and device.type == "cpu" else 1
+
         @cache
         def size(passes: int) -> int:
-            return batch_size or min(default_batch_size(network, images, passes) for network in models)
+            return batch_size or more * min(default_batch_size(network, images, passes) for network in models)
 
         for_stages = cache(lambda: Together(size(1), note))
 

@@ -24,8 +24,8 @@ class Net(nn.Module):
     def __init__(self, *more):
         super().__init__()
         torch.manual_seed(1)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), *more)
-        self.head = nn.Linear(72, 5)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), *more)
+        self.head = nn.Linear(128, 5)
         self.sizes, self.layouts = [], set()
         self.double()
 

@@ -62,14 +62,15 @@ def of_one_class(network):
     return x, torch.zeros(24, dtype=torch.int64)
 
 
-def attacked(network, images, name, search):
+def attacked(network, images, names, search):
+    """Verdicts and images of an attack, or of several that are points of one trajectory."""
     x, y = images
     subject, other = Subject.of(network), Subject.of(nn.Sequential(network, nn.Identity()))
     draws = _Drawn(x, y, EPSILON, torch.Generator().manual_seed(0), Suited())
     batch = AttackedBatch(subject, other, x, y, EPSILON, STEP, draws, keep_images=True, search=search)
     with frozen(subject):
-        found = batch.run([parse(name)])
-    return found.verdicts[name], found.images[name]
+        found = batch.run([parse(name) for name in ([names] if isinstance(names, str) else names)])
+    return (found.verdicts[names], found.images[names]) if isinstance(names, str) else (found.verdicts, found.images)
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
@@ -83,6 +84,19 @@ def test_a_lie_fools_nobody(network, of_one_class, lie):
         assert ((images - x).abs() <= EPSILON + 1e-12).all()
         if name in ("pgd3", "pgd3-best", "eot2-pgd3", "feature3"):  # what withstands is the judge's word too
             assert torch.equal(verdicts, truth), name
+
+
+@pytest.mark.parametrize("lie", ["claims everything", "finds nothing"])
+def test_points_on_the_way_are_judged(network, of_one_class, lie):
+    """As are those of the last step: what a margin ascends is that of the truth, whatever is added to a logit."""
+    names = ["cw1", "cw2", "cw2-best", "cw3", "cw2-worst"]
+    alone = attacked(network, of_one_class, names, None)[0]
+    found, images = attacked(network, of_one_class, names, Liar(network, LIES[lie]))
+    for name in names[:4]:
+        with torch.no_grad():
+            assert torch.equal(found[name], verdict(network(images[name]), of_one_class[1])), name
+    for name in ("cw1", "cw2", "cw3"):
+        assert torch.equal(found[name], alone[name]), name
 
 
 @pytest.mark.parametrize("name", COLUMNS)

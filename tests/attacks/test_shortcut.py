@@ -152,10 +152,8 @@ def test_what_must_run_as_it_is(traced, kind):
     found, notes = noted(model, x, compile=True)
     assert found is None
     assert torch.equal(torch.get_rng_state(), state)
-    assert notes == [
-        "Sequential is searched by as it is: "
-        + ("its Conv2d has hooks" if kind == "hooks" else "it draws random numbers")
-    ]
+    why = "its Conv2d has hooks" if kind == "hooks" else "it draws random numbers"
+    assert notes == [f"Sequential is searched by as it is: {why}"]
     with pytest.warns(RuntimeWarning, match="Sequential is searched by as it is"):
         evaluate_robustness(model, x, y, ["pgd2"], compile=True, **OPTIONS)
     assert not traced

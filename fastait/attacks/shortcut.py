@@ -173,8 +173,11 @@ def shortcut(
     tf32 = tf32 and x.is_cuda
     if not (compile or tf32):
         return None
-    if compile and (why := _why_not(subject, x)):
-        note(f"{subject.title} is not compiled: {why}")
+    if is_random(subject, x):
+        note(f"{subject.title} is searched by as it is: it draws random numbers")
+        return None
+    if compile and (hooked := _hooked(subject)):
+        note(f"{subject.title} is searched by as it is: its {hooked} has hooks")
         return None
     return Shortcut(subject, layout, compile=compile, tf32=tf32, note=note)
 
@@ -194,14 +197,11 @@ def is_random(subject: Subject, x: Tensor) -> bool:
         return watched(subject, x).draws
 
 
-def _why_not(subject: Subject, x: Tensor) -> str:
-    """What speaks against compiling a frozen ``subject``; empty if nothing does."""
-    if is_random(subject, x):
-        return "it draws random numbers"
+def _hooked(subject: Subject) -> str:
+    """The class of a module in ``subject`` that has hooks; empty if none has."""
     for module in subject.modules():
-        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-        if any(hooks):
-            return f"its {type(module).__name__} has hooks"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return type(module).__name__
     return ""
 
 

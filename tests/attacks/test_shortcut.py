@@ -152,10 +152,9 @@ def test_what_must_run_as_it_is(traced, kind):
     found, notes = noted(model, x, compile=True)
     assert found is None
     assert torch.equal(torch.get_rng_state(), state)
-    assert notes == [
-        "Sequential is not compiled: " + ("its Conv2d has hooks" if kind == "hooks" else "it draws random numbers")
-    ]
-    with pytest.warns(RuntimeWarning, match="Sequential is not compiled"):
+    why = "its Conv2d has hooks" if kind == "hooks" else "it draws random numbers"
+    assert notes == [f"Sequential is searched by as it is: {why}"]
+    with pytest.warns(RuntimeWarning, match="Sequential is searched by as it is"):
         evaluate_robustness(model, x, y, ["pgd2"], compile=True, **OPTIONS)
     assert not traced
 
@@ -314,6 +313,12 @@ def test_tf32_is_not_for_other_threads(monkeypatch):
     assert seen == [False]
 
 
-def test_tf32_is_for_gpus():
+def test_tf32_is_for_gpus(monkeypatch):
+    """And, as all that is not the judge's, not for what is random."""
     x, _ = images()
     assert noted(small(), x, tf32=True) == (None, [])
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    model = small()
+    assert noted(model, x, tf32=True)[0] is not None
+    model.reseed = lambda seed: None
+    assert noted(model, x, tf32=True) == (None, ["Sequential is searched by as it is: it draws random numbers"])

@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fastait import adversarial_interpolation
@@ -23,13 +24,21 @@ class Own(nn.Module):
         return self.fc(self.features(x))
 
 
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(F.dropout(self.first(x), training=self.training))
+
+
 class Nested(nn.Module):
     """Its last layer lies deeper, in a block that is random in training."""
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6))
-        self.head = nn.Sequential(nn.Dropout(), nn.Linear(6, 3))
+        self.body, self.head = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6)), Head()
 
     def forward(self, x):
         return self.head(self.body(x))
@@ -43,16 +52,23 @@ def model(request):
 
 @pytest.fixture
 def graphs():
+    """Each graph that was compiled."""
     return []
 
 
 @pytest.fixture
-def compiled(model, graphs):
+def passes():
+    """Each graph that was run."""
+    return []
+
+
+@pytest.fixture
+def compiled(model, graphs, passes):
     torch._dynamo.reset()
 
     def backend(graph, example):
         graphs.append(graph)
-        return graph.forward
+        return lambda *args: passes.append(graph) or graph.forward(*args)
 
     return torch.compile(model, backend=backend)
 
@@ -62,7 +78,7 @@ def batch(count=8):
     return torch.rand(count, 3, 4, 4, dtype=torch.float64, generator=generator), torch.arange(count) % 3
 
 
-def test_interpolation_by_a_compiled_model(model, compiled, graphs):
+def test_interpolation_by_a_compiled_model(model, compiled, graphs, passes):
     """The same images, by graphs that are made once, though the model is trained in between."""
     x, y = batch()
     for step in range(3):
@@ -73,7 +89,9 @@ def test_interpolation_by_a_compiled_model(model, compiled, graphs):
         torch.testing.assert_close(found, expected)
         if step == 0:
             made = len(graphs)
-            assert made
+        else:
+            assert len(passes) == 2  # of the partners and of the images
+        passes.clear()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)
@@ -89,16 +107,19 @@ def test_in_the_mode_that_the_model_is_in(model, compiled):
         expected = plain(x)
         torch.manual_seed(0)
         torch.testing.assert_close(features(x), expected)
-    model.eval()
-    torch.testing.assert_close(feature_function(compiled, x)(x), model.body(x))
 
 
-def test_other_parameters_are_seen(model, compiled):
+def test_other_layers_are_seen(model, compiled):
     x, _ = batch()
     compiled.eval()
-    feature_function(compiled, x)(x)
-    model.body[1] = nn.Linear(48, 6).double()
-    torch.testing.assert_close(feature_function(compiled, x)(x), model.body(x))
+    before = feature_function(compiled, x)(x)
+    if isinstance(model, Nested):
+        model.head.first = nn.Linear(6, 6).double()
+    else:
+        model.body[1] = nn.Linear(48, 6).double()
+    after = feature_function(compiled, x)(x)
+    torch.testing.assert_close(after, feature_function(model, x)(x))
+    assert (after - before).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", [Own, Nested])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from typing import Protocol
 
@@ -12,13 +13,14 @@ from fastait.attacks.addressed import Addressed
 from fastait.attacks.autoattack import run_stage
 from fastait.attacks.columns import Ascent, Column
 from fastait.attacks.feature import towards
+from fastait.attacks.gradient import parts
 from fastait.attacks.local_search import local_search
 from fastait.attacks.pgd import classification, cross_entropy, margin
 from fastait.attacks.spsa import spsa
 from fastait.attacks.stages import Stage, stages
 from fastait.attacks.subject import Subject
-from fastait.attacks.trajectory import Objective, Point, trajectory
-from fastait.attacks.verdict import RIGHT, verdict
+from fastait.attacks.trajectory import Objective, Point, judged, trajectory
+from fastait.attacks.verdict import RIGHT
 from fastait.runtime.errors import InputError
 
 
@@ -70,7 +72,7 @@ class AttackedBatch:
     """Images and the model that is to tell them apart. The caller keeps it frozen.
 
     Attributes:
-        model: what is attacked.
+        model: what is attacked, and the judge of every image.
         surrogate: what ``transfer-`` attacks are made on.
         x: float [B, C, H, W] in [0, 1].
         y: int64 [B].
@@ -78,7 +80,9 @@ class AttackedBatch:
         step_size: of gradient attacks; FGSM's is ``epsilon``.
         draws: where randomness comes from.
         keep_images: whether adversarial images are wanted.
+        search: a faster form of ``model``, see ``shortcut``, that finds what ``model`` then judges; None for itself.
         at_a_time: images that black boxes score together, at most; None for their own choice.
+        together: images that other attacks move together, at most; None for all.
         tick: called after each iteration, with the number of images that stand; may raise to stop.
     """
 
@@ -90,7 +94,9 @@ class AttackedBatch:
     step_size: float
     draws: Draws
     keep_images: bool = False
+    search: Subject | None = None
     at_a_time: int | None = None
+    together: int | None = None
     tick: Callable[[int], None] | None = None
 
     def run(self, group: Sequence[Column], rows: Tensor | None = None) -> Found:
@@ -109,11 +115,6 @@ class AttackedBatch:
         if column.ascent.restarts > 1:
             return self._while_standing(column, rows, map(self._restart(column), range(column.ascent.restarts)))
         return self._ascend(group, rows)
-
-    def judged(self, images: Tensor, y: Tensor) -> Tensor:
-        """The verdicts on ``images`` of classes ``y``."""
-        with torch.no_grad():
-            return verdict(self.model(images), y)
 
     def _part(self, part: Column) -> "Callable[[Tensor], Found]":
         return lambda rows: _renamed(self.run([part], rows), part.name)
@@ -149,6 +150,7 @@ class AttackedBatch:
                     epsilon=self.epsilon if column.linf else None,
                     generator=generator,
                     at_a_time=self.at_a_time,
+                    scores=self.search,
                 )
             else:
                 moved[one], queries[one] = spsa(
@@ -160,8 +162,9 @@ class AttackedBatch:
                     steps=column.steps,
                     generator=generator,
                     at_a_time=self.at_a_time,
+                    scores=self.search,
                 )
-        return Found({column.name: self.judged(moved, y)}, {column.name: moved}, {column.name: queries})
+        return Found({column.name: judged(self.model, moved, y)}, {column.name: moved}, {column.name: queries})
 
     def classes(self) -> int:
         """How many the model tells apart."""
@@ -170,22 +173,32 @@ class AttackedBatch:
 
     def stage(self, stage: Stage, rows: Tensor) -> Found:
         """What a stage of AutoAttack comes to on ``rows``, int64 [n], images that are classified correctly."""
-        attacked, queries = run_stage(
-            stage,
-            self.model,
-            None,
-            self.x[rows],
-            self.y[rows],
-            epsilon=self.epsilon,
-            start=lambda: self.draws.start_of(stage)[rows],
-            draws=lambda: self.draws.numbers_of(stage).at(rows),
-            tick=self.tick,
-        )
-        found = {} if queries is None else {stage.name: queries}
-        return Found({stage.name: attacked.verdicts}, {stage.name: attacked.images}, found)
+        start, draws = cache(lambda: self.draws.start_of(stage)), cache(lambda: self.draws.numbers_of(stage))
+
+        def attack(rows: Tensor) -> Found:
+            attacked, queries = run_stage(
+                stage,
+                self.search or self.model,
+                None if self.search is None else self.model,
+                self.x[rows],
+                self.y[rows],
+                epsilon=self.epsilon,
+                start=lambda: start()[rows],
+                draws=lambda: draws().at(rows),
+                tick=self.tick,
+            )
+            found = {} if queries is None else {stage.name: queries}
+            return Found({stage.name: attacked.verdicts}, {stage.name: attacked.images}, found)
+
+        return self._in_parts(rows, attack)
+
+    def _in_parts(self, rows: Tensor, attack: "Callable[[Tensor], Found]") -> Found:
+        """What ``attack`` comes to on ``rows``, ``together`` of them at a time."""
+        found = [attack(rows[part]) for part in parts(len(rows), self.together)]
+        return found[0] if len(found) == 1 else _joined(found)
 
     def _unattacked(self, rows: Tensor) -> Found:
-        return Found({"": self.judged(self.x[rows], self.y[rows])}, {"": self.x[rows]})
+        return Found({"": judged(self.model, self.x[rows], self.y[rows])}, {"": self.x[rows]})
 
     def _of_stage(self, stage: Stage) -> "Callable[[Tensor], Found]":
         return lambda rows: _renamed(self.stage(stage, rows), stage.name)
@@ -194,43 +207,49 @@ class AttackedBatch:
         """The points of one trajectory."""
         ascent = group[0].ascent
         assert ascent is not None
-        objective = self._objective(ascent, rows, restart)
-        if ascent.eot > 1:
-            objective = expected(objective, ascent.eot)
-        elif ascent.transfer:
-            objective = _without_logits(objective)
         points = {column.name: Point(column.count, column.steps) for column in group}
-        images: dict[Point, Tensor] | None = {} if self.keep_images else None
-        found = trajectory(
-            objective,
-            self.model,
-            self.x[rows],
-            self.y[rows],
-            (self.draws.start(restart) if ascent.random_start else self.x)[rows],
-            set(points.values()),
-            epsilon=self.epsilon,
-            step_size=self.epsilon if ascent.one_step else self.step_size,
-            images=images,
-        )
-        return Found(
-            {name: found[point] for name, point in points.items()},
-            {name: images[point] for name, point in points.items()} if images is not None else {},
-        )
+        targets = self.draws.targets(restart) if ascent.loss == "feature" else None
+        start = self.draws.start(restart) if ascent.random_start else self.x
 
-    def _objective(self, ascent: Ascent, rows: Tensor, restart: int) -> Objective:
-        attacked = self.model
+        def attack(rows: Tensor) -> Found:
+            images: dict[Point, Tensor] | None = {} if self.keep_images else None
+            found = trajectory(
+                self._objective(ascent, rows, targets),
+                self.model,
+                self.x[rows],
+                self.y[rows],
+                start[rows],
+                set(points.values()),
+                epsilon=self.epsilon,
+                step_size=self.epsilon if ascent.one_step else self.step_size,
+                suspects_only=self.search is not None,
+                images=images,
+            )
+            return Found(
+                {name: found[point] for name, point in points.items()},
+                {name: images[point] for name, point in points.items()} if images is not None else {},
+            )
+
+        return self._in_parts(rows, attack)
+
+    def _objective(self, ascent: Ascent, rows: Tensor, targets: Tensor | None) -> Objective:
+        attacked = self.search or self.model
         if ascent.transfer:
             if self.surrogate is None:
                 raise InputError(
                     "transfer attacks need the model that they are made on: --surrogate RUN, or surrogate="
                 )
             attacked = self.surrogate
-        if ascent.loss == "feature":
+        if targets is not None:
             try:
-                return towards(attacked, self.draws.targets(restart)[rows])
+                objective = towards(attacked, targets[rows])
             except TypeError as error:
                 raise InputError(str(error)) from None
-        return classification(attacked, self.y[rows], cross_entropy if ascent.loss == "pgd" else margin)
+        else:
+            objective = classification(attacked, self.y[rows], cross_entropy if ascent.loss == "pgd" else margin)
+        if ascent.eot > 1:
+            return expected(objective, ascent.eot)
+        return _without_logits(objective) if ascent.transfer else objective
 
 
 def expected(objective: Objective, draws: int) -> Objective:
@@ -244,6 +263,16 @@ def expected(objective: Objective, draws: int) -> Objective:
 
 def _without_logits(objective: Objective) -> Objective:
     return lambda images, rows: (objective(images, rows)[0], None)
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    """What was found of several parts of a batch, as of the whole."""
+
+    def joined(every: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([one[name] for one in every]) for name in every[0]}
+
+    fields = ([one.verdicts for one in found], [one.images for one in found], [one.queries for one in found])
+    return Found(*map(joined, fields))
 
 
 def _renamed(found: Found, name: str) -> Found:

@@ -15,6 +15,7 @@ from fastait.attacks.batch import AttackedBatch, Found
 from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.feature import targets
+from fastait.attacks.shortcut import shortcut
 from fastait.attacks.spsa import AT_A_TIME
 from fastait.attacks.stages import Stage, said, stages
 from fastait.data import ImageSet
@@ -83,6 +84,8 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
+    tf32: bool = False,
     journal: Journal | None = None,
     advance: Callable[[str, int], None] = lambda name, images: None,
     tick: Callable[[str, int], None] | None = None,
@@ -106,11 +109,15 @@ def evaluate(
         seed: of everything random.
         batch_size: images at a time; None for ``default_batch_size``.
         surrogate: the model that ``transfer-`` attacks are made on.
+        compile: attacks search by passes through torch.compile. An image counts as fooled only if the model as it is
+            says so too of the very image; else the attack goes on. What cannot be compiled runs as it is, with a note.
+        tf32: attacks may search in TF32 on a GPU; the same holds.
         journal: what is in it is not computed again.
         advance: called with a column's name and how many images its group is done with, ``units`` in all.
         tick: called after each iteration of AutoAttack's parts with the part's name and how many images of its batch
             stand; may raise to stop, which costs that batch of that part alone.
-        note: called with a line for the user: that memory did not suffice, or that AutoAttack is less than usual.
+        note: called with a line for the user: that memory did not suffice, that AutoAttack is less than usual, or that
+            a model is not compiled.
         ranks: the processes that share the images; the outcomes are those of one process.
 
     Raises:
@@ -150,7 +157,11 @@ def evaluate(
         formats = {tried(partial(memory_format, network), sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
 
-        make = partial(_Batch, model, surrogate, images, setting, layout, where)
+        faster = partial(shortcut, x=sample.contiguous(memory_format=layout), layout=layout, note=note)
+        search = faster(model, compile=compile, tf32=tf32)
+        if surrogate is not None:
+            surrogate = faster(surrogate, compile=compile, tf32=tf32) or surrogate
+        make = partial(_Batch, model, surrogate, search, images, setting, layout, where)
 
         @cache
         def size(passes: int) -> int:
@@ -238,6 +249,7 @@ class _Batch:
         self,
         model: Subject,
         surrogate: Subject | None,
+        search: Subject | None,
         images: ImageSet,
         setting: dict[str, Any],
         layout: torch.memory_format,
@@ -245,7 +257,7 @@ class _Batch:
         places: Tensor,
         at_a_time: int | None,
     ):
-        self.model, self.surrogate = model, surrogate
+        self.model, self.surrogate, self.search = model, surrogate, search
         self.images = images
         self.places = places
         self.first = int(places[0])
@@ -276,7 +288,8 @@ class _Batch:
     def _attacked(self) -> AttackedBatch:
         # Not kept: two that know each other would hold their images until Python looks for such.
         budgets = self.setting["epsilon"], self.setting["step_size"]
-        return AttackedBatch(self.model, self.surrogate, self.x, self.y, *budgets, self, at_a_time=self.at_a_time)
+        ways = {"search": self.search, "at_a_time": self.at_a_time}
+        return AttackedBatch(self.model, self.surrogate, self.x, self.y, *budgets, self, **ways)
 
     def _clean(self) -> Found:
         self._reseed(CLEAN)

@@ -28,6 +28,8 @@ def test_images_are_scored_in_the_layout_of_those_attacked(attack, channels_last
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.rand(1, 3, 8, 6).contiguous(memory_format=layout)
     options = {"rounds": 2} if attack is local_search else {"directions": 3, "steps": 2}
-    attack(model, x, torch.zeros(1, dtype=torch.int64), at_a_time=4, generator=torch.Generator().manual_seed(0), **options)
+    attack(
+        model, x, torch.zeros(1, dtype=torch.int64), at_a_time=4, generator=torch.Generator().manual_seed(0), **options
+    )
     assert len(model.contiguous) >= 2
     assert all(model.channels_last if channels_last else model.contiguous)

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+from functools import partial
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_eval_pgd_20(benchmark):
         own = torch.compile(model, dynamic=True) if compiled else model
 
         def attack(way, call):
-            return lambda: standing(way, call(own, x, y, **budgets))
+            return lambda: standing(way, call(own, x, y, epsilon=of.epsilon))
 
         def evaluation(way, call, *data, name="pgd20"):
             def evaluated():
@@ -143,7 +144,10 @@ def test_eval_pgd_20(benchmark):
 
         ways = {
             f"{name}{suffix}": attack(f"{name}{suffix}", call)
-            for name, call in {"pgd": pgd, 'ATTACKS["pgd20"]': ATTACKS["pgd20"]}.items()
+            for name, call in {
+                "pgd": partial(pgd, step_size=of.step_size),
+                'ATTACKS["pgd20"]': ATTACKS["pgd20"],
+            }.items()
         }
         for name, call, *data in [("evaluate_robustness", evaluate_robustness, x, y), ("evaluate", evaluate, images)]:
             ways[f"{name}{suffix}"] = evaluation(f"{name}{suffix}", call, *data)

@@ -22,16 +22,17 @@ class Undefended:
     Attributes:
         title: its name and its images'.
         network: as a user has it: contiguous, in eval mode, its weights not frozen.
-        epsilon: PGD-20 with steps of a quarter of it leaves about half of the images; so AutoAttack leaves a few less.
+        step_size: the paper's, 2/255.
+        epsilon: PGD-20 leaves about half of the images under it; so AutoAttack leaves a few less.
     """
 
     def __init__(self, timed):
+        self.step_size = 2 / 255  # all that ``ATTACKS["pgd20"]`` knows
         self.timed, self.size = timed, 32 if timed else trained.SIZE
         name = "wrn-16-2" if timed else "wrn-10-1"
         model = copy.deepcopy(trained.model("natural", size=self.size, network=name))
         self.network = model.to(DEVICE).to(memory_format=torch.contiguous_format)
         self.epsilon = self._half_robust() if timed else 0.15
-        self.step_size = self.epsilon / 4
         self.title = f"{name.upper()} trained naturally, digits of {self.size}x{self.size}, epsilon {self.epsilon:.3f}"
 
     def images(self, count):
@@ -43,7 +44,7 @@ class Undefended:
         images, low, high = self.images(SEARCHED)[0], 0.0, 0.25
         for _ in range(6):
             middle = (low + high) / 2
-            found = evaluate(self.network, images, ["pgd20"], epsilon=middle, step_size=middle / 4)
+            found = evaluate(self.network, images, ["pgd20"], epsilon=middle, step_size=self.step_size)
             low, high = (middle, high) if found.accuracy()["pgd20"] > 50 else (low, middle)
         return high
 

@@ -25,7 +25,7 @@ GROUPS = {
         "black_box_samples",
         "skip_bad_images",
     ),
-    "Speed": ("device", "batch_size", "deterministic"),
+    "Speed": ("device", "batch_size", "compile", "tf32", "deterministic"),
     "Output": ("out", "export"),
 }
 """Under which heading the help page has each setting."""
@@ -134,6 +134,13 @@ class EvalArguments:
     device: str = field(default="auto", kw_only=True)
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
+    compile: bool = field(default=False, kw_only=True)
+    """Attacks search by passes through torch.compile, which costs 10 seconds to some minutes first. The network as it
+    is judges what they find."""
+
+    tf32: bool = field(default=False, kw_only=True)
+    """Attacks may search in TF32 on a GPU that has it. The network in fp32 judges what they find."""
+
     deterministic: bool = field(default=False, kw_only=True)
     """Deterministic algorithms on a GPU: slower, and equal from run to run."""
 
@@ -234,7 +241,7 @@ _PATHS = ("surrogate", "data_dir", "cache_dir", "out")
 _INTEGERS = ("samples", "black_box_samples", "image_size", "seed", "batch_size")
 _RATIOS = ("step_size", "input_noise")
 _LISTS = ("epsilon", "mean", "std")
-_SWITCHES = ("masking", "deterministic")
+_SWITCHES = ("masking", "compile", "tf32", "deterministic")
 
 
 def _path(value: Any) -> Any:

@@ -198,7 +198,11 @@ class AttackedBatch:
         return found[0] if len(found) == 1 else _joined(found)
 
     def _unattacked(self, rows: Tensor) -> Found:
-        return Found({"": judged(self.model, self.x[rows], self.y[rows])}, {"": self.x[rows]})
+        def judge(rows: Tensor) -> Found:
+            x = self.x[rows]
+            return Found({"": judged(self.model, x, self.y[rows])}, {"": x})
+
+        return self._in_parts(rows, judge)
 
     def _of_stage(self, stage: Stage) -> "Callable[[Tensor], Found]":
         return lambda rows: _renamed(self.stage(stage, rows), stage.name)

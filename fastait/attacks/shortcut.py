@@ -10,12 +10,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks.subject import Subject, feature_tensor
+from fastait.attacks.suited import watched
 from fastait.models.apart import Draws
 from fastait.models.features import feature_function, logits_of, own_features
-from fastait.runtime.eager import eagerly
 from fastait.runtime.errors import words
 from fastait.runtime.memory import ran_out
 from fastait.runtime.precision import tf32_alone
@@ -88,7 +87,7 @@ class _Pass:
 
     def __call__(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Differentiable.apply(x, self)  # type: ignore[no-any-return]
+            return _Differentiable.apply(x, self)
         return self.run(x)
 
     def run(self, x: Tensor) -> Tensor:
@@ -137,7 +136,7 @@ class _Differentiable(torch.autograd.Function):
         return made.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         of: _Pass = ctx.of
         with of.way.arithmetic(ctx.leaf.device):
             try:
@@ -169,8 +168,11 @@ def shortcut(
     tf32 = tf32 and x.is_cuda
     if not (compile or tf32):
         return None
-    if compile and (why := _why_not(subject, x)):
-        note(f"{subject.title} is not compiled: {why}")
+    if is_random(subject, x):
+        note(f"{subject.title} is searched by as it is: it draws random numbers")
+        return None
+    if compile and (hooked := _hooked(subject)):
+        note(f"{subject.title} is searched by as it is: its {hooked} has hooks")
         return None
     return Shortcut(subject, layout, compile=compile, tf32=tf32, note=note)
 
@@ -186,29 +188,15 @@ def is_random(subject: Subject, x: Tensor) -> bool:
     """Whether a frozen ``subject`` draws numbers in a pass of ``x``, or says that it does."""
     if hasattr(subject.called, "reseed"):
         return True
-    with torch.no_grad(), eagerly(), Draws(0), _Drawing() as seen:
-        subject(x)
-    return seen.draws
+    with Draws(0):
+        return watched(subject, x).draws
 
 
-class _Drawing(TorchDispatchMode):
-    """Watches this thread's operations for one that draws numbers."""
-
-    draws = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
-
-
-def _why_not(subject: Subject, x: Tensor) -> str:
-    """What speaks against compiling a frozen ``subject``; empty if nothing does."""
-    if is_random(subject, x):
-        return "it draws random numbers"
+def _hooked(subject: Subject) -> str:
+    """The class of a module in ``subject`` that has hooks; empty if none has."""
     for module in subject.modules():
-        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-        if any(hooks):
-            return f"its {type(module).__name__} has hooks"
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return type(module).__name__
     return ""
 
 
@@ -253,7 +241,7 @@ def _artefact(function: Callable[..., Tensor], device: torch.device) -> Callable
     """
     own = FunctionType(function.__code__.replace(), function.__globals__)
     if device.type != "cuda":
-        return torch.compile(own, fullgraph=True)  # type: ignore[no-any-return]
+        return torch.compile(own, fullgraph=True)
     replayed = torch.compile(own, fullgraph=True, options={"triton.cudagraphs": True})
     return lambda *args: replayed(*args).clone()  # the next replay writes over what this one returns
 

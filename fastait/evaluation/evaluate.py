@@ -18,8 +18,9 @@ from fastait.attacks.feature import targets
 from fastait.attacks.shortcut import shortcut
 from fastait.attacks.spsa import AT_A_TIME
 from fastait.attacks.stages import Stage, said, stages
+from fastait.attacks.suited import memory_format
 from fastait.data import ImageSet
-from fastait.evaluation.batches import Together, default_batch_size, memory_format, share, tried
+from fastait.evaluation.batches import Together, default_batch_size, share, tried
 from fastait.evaluation.journal import Finding
 from fastait.evaluation.known import Known
 from fastait.evaluation.staged import attack_in_stages, stage_names
@@ -29,6 +30,11 @@ from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 
 CLEAN = "clean"
+
+COMPILED = 4
+"""How many times as many images are attacked together on a CPU by compiled passes, which write fewer activations.
+Measured on one core of an Intel Xeon with 2 MB of L2, gradients at 32x32: WRN-16-2 3.18 ms an image with 16 together,
+2.87 with 64; WRN-10-1 0.70 with 32, 0.58 with 128."""
 
 BLACK_BOX_BATCH = 16
 """Images that a kill of a black-box attack can cost, at most."""
@@ -144,6 +150,9 @@ def evaluate(
         sample = images.floats(few, device, dtype).contiguous()  # as any model can take them
         if surrogate is not None:
             _check_surrogate(surrogate, sample)
+        formats = {tried(partial(memory_format, network), sample) for network in models}
+        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
+        sample = sample.contiguous(memory_format=layout)
         with torch.no_grad():
             outputs = tried(model, sample).shape[1]
         parts = {column.name: stages(column, outputs) for column in columns if column.staged}
@@ -154,18 +163,17 @@ def evaluate(
         known = Known(every, share(len(images), ranks), len(images))
         for finding in () if journal is None else journal.get(setting):
             known.add(*finding)
-        formats = {tried(partial(memory_format, network), sample) for network in models}
-        layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
-
-        faster = partial(shortcut, x=sample.contiguous(memory_format=layout), layout=layout, note=note)
-        search = faster(model, compile=compile, tf32=tf32)
+        faster = partial(shortcut, x=sample, layout=layout, compile=compile, tf32=tf32, note=note)
+        search = faster(model)
         if surrogate is not None:
-            surrogate = faster(surrogate, compile=compile, tf32=tf32) or surrogate
+            surrogate = faster(surrogate) or surrogate
         make = partial(_Batch, model, surrogate, search, images, setting, layout, where)
+
+        more = COMPILED if search is not None and compile and device.type == "cpu" else 1
 
         @cache
         def size(passes: int) -> int:
-            return batch_size or min(default_batch_size(network, images, passes) for network in models)
+            return batch_size or more * min(default_batch_size(network, images, passes) for network in models)
 
         for group in ([], *groups(columns)):
             names = [column.name for column in group] or [CLEAN]
@@ -288,7 +296,7 @@ class _Batch:
     def _attacked(self) -> AttackedBatch:
         # Not kept: two that know each other would hold their images until Python looks for such.
         budgets = self.setting["epsilon"], self.setting["step_size"]
-        ways = {"search": self.search, "at_a_time": self.at_a_time}
+        ways: dict[str, Any] = {"search": self.search, "at_a_time": self.at_a_time}
         return AttackedBatch(self.model, self.surrogate, self.x, self.y, *budgets, self, **ways)
 
     def _clean(self) -> Found:

@@ -72,6 +72,7 @@ def masking_report(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
     outcomes: Outcomes | None = None,
     journal: Callable[[ImageSet], Journal] | None = None,
     advance: Callable[[str], None] = lambda name: None,
@@ -86,6 +87,7 @@ def masking_report(
         seed: of everything random.
         batch_size: images at a time; None for ``default_batch_size``.
         surrogate: another model of the task, for a transfer attack.
+        compile: attacks search by passes through torch.compile, see ``evaluate``.
         outcomes: of the same images, where they have been attacked already; ``autoattack`` in it is used.
         journal: gives the journal of a set of images; what is in it is not computed again.
         advance: called with the name of each finished check.
@@ -108,6 +110,7 @@ def masking_report(
             seed=seed,
             batch_size=batch_size,
             surrogate=surrogate,
+            compile=compile,
             journal=None if journal is None else journal(images),
             note=note,
         )

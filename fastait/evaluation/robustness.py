@@ -28,6 +28,8 @@ def evaluate_robustness(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
+    tf32: bool = False,
 ) -> Outcomes:
     """Which images a model classifies correctly, clean and under attacks, in eval mode and its parameters' dtype.
 
@@ -45,6 +47,10 @@ def evaluate_robustness(
         batch_size: images at a time; None for what suits the device. Fewer, with a RuntimeWarning, where memory does
             not suffice.
         surrogate: the model that ``transfer-`` attacks are made on.
+        compile: attacks search by passes through torch.compile: faster from some minutes of work on. An image counts as
+            fooled only if the model as it was given says so too of that very image; else the attack goes on. What
+            cannot be compiled runs as it is, with a RuntimeWarning.
+        tf32: attacks may search in TF32 on a GPU; the same holds. Elsewhere it changes nothing.
 
     Returns:
         Outcomes per image: ``.correct["pgd20"]`` is bool [N], ``.accuracy()`` the percentages.
@@ -70,6 +76,8 @@ def evaluate_robustness(
             seed=seed,
             batch_size=batch_size,
             surrogate=surrogate,
+            compile=compile,
+            tf32=tf32,
             note=_warn,
         )
     for name, rows in outcomes.not_finite.items():
@@ -91,13 +99,21 @@ def masking_signs(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
 ) -> list[Check]:
-    """``masking_report`` on tensors, which are as for ``evaluate_robustness``."""
+    """``masking_report`` on tensors; they and ``compile`` are as for ``evaluate_robustness``."""
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
     with torch.inference_mode(False):
         images = _checked(model, x, y)
         return masking_report(
-            model, images, epsilon=epsilon, seed=seed, batch_size=batch_size, surrogate=surrogate, note=_warn
+            model,
+            images,
+            epsilon=epsilon,
+            seed=seed,
+            batch_size=batch_size,
+            surrogate=surrogate,
+            compile=compile,
+            note=_warn,
         )
 
 

@@ -85,6 +85,7 @@ def _search(
 ) -> tuple[Tensor, int]:
     channels, height, width = image.shape
     size = height * width
+    layout = torch.contiguous_format if image.is_contiguous() else torch.channels_last
     origin = image.reshape(channels, size) - 0.5
     low, high = torch.full_like(origin, -0.5), torch.full_like(origin, 0.5)
     if epsilon is not None:
@@ -101,7 +102,8 @@ def _search(
             probed = torch.minimum(torch.maximum(probed, low[:, candidates]), high[:, candidates])
         probes = current.repeat(len(candidates), 1, 1)
         probes[torch.arange(len(candidates), device=image.device), :, candidates] = probed.T
-        logits = in_parts(scores, (probes + 0.5).view(-1, channels, height, width), at_a_time)
+        probes = (probes + 0.5).view(-1, channels, height, width).contiguous(memory_format=layout)
+        logits = in_parts(scores, probes, at_a_time)
         left = logits.softmax(dim=1)[:, int(label)]
         left = left.nan_to_num(0.0)  # no probability at all is the lowest
         chosen = candidates[left.argsort(stable=True)[:PIXELS]]

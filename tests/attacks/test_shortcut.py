@@ -60,6 +60,7 @@ def gradient(subject, x):
         return torch.autograd.grad(subject(leaf).square().sum(), leaf)[0]
 
 
+@pytest.mark.slow
 def test_compiled_outcomes_are_those_of_the_model():
     """By inductor, while images leave in the middle; the second time nothing is compiled."""
     model, (x, y) = small(), images(40)

@@ -93,7 +93,7 @@ def write_examples(path: Path, evaluations: Sequence[Evaluation], sources: Seque
     for title, e, given in zip(titles(evaluations), evaluations, sources, strict=True):
         name = shown(e)
         source, found = given[name], e.outcomes
-        here = torch.zeros(len(source.images), dtype=torch.bool)
+        here = torch.zeros(len(source.images), dtype=torch.bool, device="cpu")
         for part, places in source.kept.places().items():
             if part in found.stages.get(name, (name,)):
                 here[places] = True
@@ -136,7 +136,7 @@ def write_images(
     for title, e, given in zip(titles(evaluations), evaluations, sources, strict=True):
         for name in filter(CLEAN.__ne__, e.outcomes.correct):
             source, found = given[name], e.outcomes
-            rows = torch.arange(len(source.images))
+            rows = torch.arange(len(source.images), device="cpu")
             clean = source.images.floats(rows, torch.device("cpu"))
             tensors = {
                 "images": composed(name, found, source.kept.get, rows, clean),

@@ -41,7 +41,8 @@ class Sums:
 
     def losses(self, name: str) -> Tensor:
         """float64 [T]: the mean loss of an attack before each step; empty if it has none."""
-        sums, counts = (torch.tensor(self._sums.get(key, ()), dtype=torch.float64) for key in _of_losses(name))
+        own = (self._sums.get(key, ()) for key in _of_losses(name))
+        sums, counts = (torch.tensor(numbers, dtype=torch.float64, device="cpu") for numbers in own)
         means = sums / counts
         known = counts > 0
         return means[: int(known.nonzero()[-1]) + 1] if bool(known.any()) else means[:0]

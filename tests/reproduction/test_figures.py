@@ -29,7 +29,7 @@ from fastait.runtime.randomness import derive
 
 os.environ.setdefault("MPLCONFIGDIR", mkdtemp())  # matplotlib keeps its list of fonts there
 
-evaluation = import_module("fastait.evaluation.evaluate")  # the package has a function of that name
+evaluation = import_module("fastait.evaluation")
 
 CPU = torch.device("cpu")
 EPSILON = 8 / 255

@@ -20,15 +20,13 @@ TRAIN = [
 DALI = ["nvidia-dali-cuda130>=2.4"]  # for torch's builds for CUDA 13: what is installed by default from torch 2.11 on
 DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4"]
 PARQUET = ["pyarrow>=17"]
-AUTOATTACK = ["pyautoattack>=0.2"]
 FIGURES = ["matplotlib>=3.8"]
 TIMM = ["timm>=1.0.22"]
 DOCS = ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"]
-PEERS = ["foolbox>=3.3.4", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
+PEERS = ["foolbox>=3.3.4", "pyautoattack>=0.2", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
 TEST = [
     *TRAIN,
     *PARQUET,
-    *AUTOATTACK,
     *FIGURES,
     *TIMM,
     *PEERS,
@@ -59,7 +57,6 @@ setup(
         "dali": DALI,
         "dali-cuda12": DALI_CUDA12,
         "parquet": PARQUET,
-        "autoattack": AUTOATTACK,
         "figures": FIGURES,
         "timm": TIMM,
         "docs": [*TRAIN, *DOCS],

@@ -25,8 +25,8 @@ GROUPS = {
         "black_box_samples",
         "skip_bad_images",
     ),
-    "Speed": ("device", "batch_size", "deterministic"),
-    "Output": ("out", "export"),
+    "Speed": ("device", "batch_size", "compile", "tf32", "deterministic"),
+    "Output": ("out", "save_images", "export"),
 }
 """Under which heading the help page has each setting."""
 
@@ -134,11 +134,21 @@ class EvalArguments:
     device: str = field(default="auto", kw_only=True)
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
+    compile: bool = field(default=False, kw_only=True)
+    """Attacks search by passes through torch.compile, which costs 10 seconds to some minutes first. The network as it
+    is judges what they find."""
+
+    tf32: bool = field(default=False, kw_only=True)
+    """Attacks may search in TF32 on a GPU that has it. The network in fp32 judges what they find."""
+
     deterministic: bool = field(default=False, kw_only=True)
     """Deterministic algorithms on a GPU: slower, and equal from run to run."""
 
     export: str | None = field(default=None, kw_only=True)
     """robustbench: write each model's weights into --out as RobustBench's class of its network loads them."""
+
+    save_images: bool = field(default=False, kw_only=True)
+    """Write the adversarial images of each attack into --out too."""
 
     out: Path | None = field(default=None, kw_only=True)
     """Folder of eval.json, eval.csv, eval.md and what is needed to go on. [default: evals/DATE-TIME]"""
@@ -234,7 +244,7 @@ _PATHS = ("surrogate", "data_dir", "cache_dir", "out")
 _INTEGERS = ("samples", "black_box_samples", "image_size", "seed", "batch_size")
 _RATIOS = ("step_size", "input_noise")
 _LISTS = ("epsilon", "mean", "std")
-_SWITCHES = ("masking", "deterministic")
+_SWITCHES = ("masking", "compile", "tf32", "deterministic", "save_images")
 
 
 def _path(value: Any) -> Any:

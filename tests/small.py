@@ -1,9 +1,9 @@
 """A small classifier of somebody else's, and images that it tells apart; a small network of ours."""
 
-import pytest
 import torch
 from torch import nn
 
+from fastait.attacks.columns import PARTS
 from fastait.models import WideResNet
 
 
@@ -46,13 +46,7 @@ def wide_resnet(widen_factor=1, size=16):
     return model
 
 
-def short_library(patch, queries=10, iterations=5):
-    """Make pyautoattack's attacks short, for what is not about their strength; skips where it is not installed."""
-    pyautoattack = pytest.importorskip("pyautoattack")
-    plain = pyautoattack.AutoAttack.__init__
-
-    def short(self, *args, **options):
-        plain(self, *args, **options)
-        self.square.n_queries, self.apgd.n_iter, self.apgd_targeted.n_iter = queries, iterations, iterations
-
-    patch.setattr(pyautoattack.AutoAttack, "__init__", short)
+def short_autoattack(patch, queries=10, iterations=5):
+    """Make AutoAttack's parts short, for what is not about their strength."""
+    for part in PARTS:
+        patch.setitem(PARTS, part, queries if part == "square" else iterations)

@@ -1,4 +1,4 @@
-"""Small networks trained on digits, once per test session, however many processes it has: 16x16 pixels, WRN-10-1."""
+"""Small networks trained on digits, once per test session, however many processes it has."""
 
 import fcntl
 import os
@@ -18,11 +18,17 @@ SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid4().hex
 
 
 @cache
-def run(method, seed=0, size=SIZE):
+def run(method, seed=0, size=SIZE, network="wrn-10-1"):
     """The finished run of ``method``."""
-    folder = Path(gettempdir()) / f"fastait-tests-{SESSION}" / f"{seed}-{size}" / method
+    folder = Path(gettempdir()) / f"fastait-tests-{SESSION}" / f"{seed}-{size}" / network / method
     folder.parent.mkdir(parents=True, exist_ok=True)
-    settings = {"image_size": size, "epochs": EPOCHS[method], "milestones": (EPOCHS[method],), "eval_samples": 10}
+    settings = {
+        "model": network,
+        "image_size": size,
+        "epochs": EPOCHS[method],
+        "milestones": (EPOCHS[method],),
+        "eval_samples": 10,
+    }
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / "result.json").exists():
@@ -30,9 +36,9 @@ def run(method, seed=0, size=SIZE):
         return run_training(recipe("digits", method=method, seed=seed, device="cpu", out=folder, **settings))
 
 
-def model(method, seed=0, size=SIZE):
+def model(method, seed=0, size=SIZE, network="wrn-10-1"):
     """Its network, in eval mode."""
-    return run(method, seed, size).model.eval()
+    return run(method, seed, size, network).model.eval()
 
 
 @cache

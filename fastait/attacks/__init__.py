@@ -4,7 +4,6 @@ Those that return images have one calling convention, ``attack(model, x, y, *, e
 has them by the names of ``columns``.
 """
 
-from fastait.attacks.autoattack import autoattack
 from fastait.attacks.by_name import ATTACKS
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import input_gradient, parts, sign_step
@@ -28,7 +27,6 @@ __all__ = [
     "RandomSignNoise",
     "Subject",
     "ascend",
-    "autoattack",
     "classification",
     "cross_entropy",
     "cw20",

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fastait.attacks.autoattack import autoattack
+from fastait.attacks.addressed import Addressed
+from fastait.attacks.autoattack import run_stage
 from fastait.attacks.columns import Ascent, Column
 from fastait.attacks.feature import towards
+from fastait.attacks.gradient import parts
 from fastait.attacks.local_search import local_search
 from fastait.attacks.pgd import classification, cross_entropy, margin
 from fastait.attacks.spsa import spsa
+from fastait.attacks.stages import Stage, stages
 from fastait.attacks.subject import Subject
-from fastait.attacks.trajectory import Objective, Point, trajectory
-from fastait.attacks.verdict import RIGHT, verdict
+from fastait.attacks.trajectory import Objective, Point, judged, trajectory
+from fastait.attacks.verdict import RIGHT
 from fastait.runtime.errors import InputError
 
 
@@ -38,8 +43,12 @@ class Draws(Protocol):
         """What a black box draws from for the image at ``row``."""
         ...
 
-    def seed_of(self, column: Column) -> int:
-        """Of a library's attack, below 2^31."""
+    def start_of(self, stage: Stage) -> Tensor:
+        """Random starts of all images for a stage of AutoAttack, laid out as they are."""
+        ...
+
+    def numbers_of(self, stage: Stage) -> Addressed:
+        """The numbers that Square draws for all images."""
         ...
 
 
@@ -51,11 +60,16 @@ class Found:
         verdicts: {name: int8 [B], see ``verdict``}.
         images: {name: the adversarial images, like the batch's}, where they were asked for.
         queries: {a black box's name: int64 [B], how many images were scored for each}.
+        traces: {name: float [B, T], the losses of each image before each step, NaN where it was not in the batch}, of
+            attacks along one ascent.
+        gradients: {the same: int64 [3], the numbers of zero, of NaN and of all gradients}.
     """
 
     verdicts: dict[str, Tensor] = field(default_factory=dict)
     images: dict[str, Tensor] = field(default_factory=dict)
     queries: dict[str, Tensor] = field(default_factory=dict)
+    traces: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class AttackedBatch:
     """Images and the model that is to tell them apart. The caller keeps it frozen.
 
     Attributes:
-        model: what is attacked.
+        model: what is attacked, and the judge of every image.
         surrogate: what ``transfer-`` attacks are made on.
         x: float [B, C, H, W] in [0, 1].
         y: int64 [B].
@@ -71,7 +85,10 @@ class AttackedBatch:
         step_size: of gradient attacks; FGSM's is ``epsilon``.
         draws: where randomness comes from.
         keep_images: whether adversarial images are wanted.
+        search: a faster form of ``model``, see ``shortcut``, that finds what ``model`` then judges; None for itself.
         at_a_time: images that black boxes score together, at most; None for their own choice.
+        together: images that other attacks move together, at most; None for all.
+        tick: called after each iteration, with the number of images that stand; may raise to stop.
     """
 
     model: Subject
@@ -82,7 +99,10 @@ class AttackedBatch:
     step_size: float
     draws: Draws
     keep_images: bool = False
+    search: Subject | None = None
     at_a_time: int | None = None
+    together: int | None = None
+    tick: Callable[[int], None] | None = None
 
     def run(self, group: Sequence[Column], rows: Tensor | None = None) -> Found:
         """What columns of one group (see ``columns.groups``) come to, on all images or on ``rows``, int64 [n]."""
@@ -91,17 +111,15 @@ class AttackedBatch:
         self.draws.begin(column)
         if column.kind == "union":
             return self._while_standing(column, rows, (self._part(part) for part in column.parts))
+        if column.staged:
+            of_stages = map(self._of_stage, stages(column, self.classes()))
+            return self._while_standing(column, rows, chain([self._unattacked], of_stages))
         if column.kind != "ascent":
             return self._alone(column, rows)
         assert column.ascent is not None
         if column.ascent.restarts > 1:
             return self._while_standing(column, rows, map(self._restart(column), range(column.ascent.restarts)))
         return self._ascend(group, rows)
-
-    def judged(self, images: Tensor, y: Tensor) -> Tensor:
-        """The verdicts on ``images`` of classes ``y``."""
-        with torch.no_grad():
-            return verdict(self.model(images), y)
 
     def _part(self, part: Column) -> "Callable[[Tensor], Found]":
         return lambda rows: _renamed(self.run([part], rows), part.name)
@@ -125,11 +143,6 @@ class AttackedBatch:
 
     def _alone(self, column: Column, rows: Tensor) -> Found:
         x, y = self.x[rows], self.y[rows]
-        if column.kind == "library":
-            moved = autoattack(
-                self.model, x, y, epsilon=self.epsilon, name=column.name, seed=self.draws.seed_of(column)
-            )
-            return Found({column.name: self.judged(moved, y)}, {column.name: moved})
         moved, queries = x.clone(), torch.zeros_like(rows)
         for i, row in enumerate(rows.tolist()):
             generator, one = self.draws.generator(column, row), slice(i, i + 1)
@@ -142,6 +155,7 @@ class AttackedBatch:
                     epsilon=self.epsilon if column.linf else None,
                     generator=generator,
                     at_a_time=self.at_a_time,
+                    scores=self.search,
                 )
             else:
                 moved[one], queries[one] = spsa(
@@ -153,50 +167,109 @@ class AttackedBatch:
                     steps=column.steps,
                     generator=generator,
                     at_a_time=self.at_a_time,
+                    scores=self.search,
                 )
-        return Found({column.name: self.judged(moved, y)}, {column.name: moved}, {column.name: queries})
+        return Found({column.name: judged(self.model, moved, y)}, {column.name: moved}, {column.name: queries})
+
+    def classes(self) -> int:
+        """How many the model tells apart."""
+        with torch.no_grad():
+            return self.model(self.x[:2]).shape[1]
+
+    def stage(self, stage: Stage, rows: Tensor) -> Found:
+        """What a stage of AutoAttack comes to on ``rows``, int64 [n], images that are classified correctly."""
+        start, draws = cache(lambda: self.draws.start_of(stage)), cache(lambda: self.draws.numbers_of(stage))
+
+        def attack(rows: Tensor) -> Found:
+            counts = torch.zeros(3, dtype=torch.int64, device=self.x.device)
+            attacked, queries = run_stage(
+                stage,
+                self.search or self.model,
+                None if self.search is None else self.model,
+                self.x[rows],
+                self.y[rows],
+                epsilon=self.epsilon,
+                start=lambda: start()[rows],
+                draws=lambda: draws().at(rows),
+                tick=self.tick,
+                counts=counts,
+            )
+            of_stage = {"queries": queries, "traces": attacked.traces, "gradients": counts}
+            more = {kind: {stage.name: value} for kind, value in of_stage.items() if value is not None}
+            return Found({stage.name: attacked.verdicts}, {stage.name: attacked.images}, **more)
+
+        return self._in_parts(rows, attack)
+
+    def _in_parts(self, rows: Tensor, attack: "Callable[[Tensor], Found]") -> Found:
+        """What ``attack`` comes to on ``rows``, ``together`` of them at a time."""
+        found = [attack(rows[part]) for part in parts(len(rows), self.together)]
+        return found[0] if len(found) == 1 else _joined(found)
+
+    def _unattacked(self, rows: Tensor) -> Found:
+        def judge(rows: Tensor) -> Found:
+            x = self.x[rows]
+            return Found({"": judged(self.model, x, self.y[rows])}, {"": x})
+
+        return self._in_parts(rows, judge)
+
+    def _of_stage(self, stage: Stage) -> "Callable[[Tensor], Found]":
+        return lambda rows: _renamed(self.stage(stage, rows), stage.name)
 
     def _ascend(self, group: Sequence[Column], rows: Tensor, restart: int = 0) -> Found:
         """The points of one trajectory."""
         ascent = group[0].ascent
         assert ascent is not None
-        objective = self._objective(ascent, rows, restart)
-        if ascent.eot > 1:
-            objective = expected(objective, ascent.eot)
-        elif ascent.transfer:
-            objective = _without_logits(objective)
         points = {column.name: Point(column.count, column.steps) for column in group}
-        images: dict[Point, Tensor] | None = {} if self.keep_images else None
-        found = trajectory(
-            objective,
-            self.model,
-            self.x[rows],
-            self.y[rows],
-            (self.draws.start(restart) if ascent.random_start else self.x)[rows],
-            set(points.values()),
-            epsilon=self.epsilon,
-            step_size=self.epsilon if ascent.one_step else self.step_size,
-            images=images,
-        )
-        return Found(
-            {name: found[point] for name, point in points.items()},
-            {name: images[point] for name, point in points.items()} if images is not None else {},
-        )
+        targets = self.draws.targets(restart) if ascent.loss == "feature" else None
+        start = self.draws.start(restart) if ascent.random_start else self.x
 
-    def _objective(self, ascent: Ascent, rows: Tensor, restart: int) -> Objective:
-        attacked = self.model
+        steps, wide = max(column.steps for column in group), torch.promote_types(self.x.dtype, torch.float32)
+
+        def attack(rows: Tensor) -> Found:
+            images: dict[Point, Tensor] | None = {} if self.keep_images else None
+            traces = torch.full((len(rows), steps), torch.nan, dtype=wide, device=self.x.device)
+            counts = torch.zeros(3, dtype=torch.int64, device=self.x.device)
+            found = trajectory(
+                self._objective(ascent, rows, targets),
+                self.model,
+                self.x[rows],
+                self.y[rows],
+                start[rows],
+                set(points.values()),
+                epsilon=self.epsilon,
+                step_size=self.epsilon if ascent.one_step else self.step_size,
+                suspects_only=self.search is not None,
+                images=images,
+                traces=traces,
+                counts=counts,
+            )
+            return Found(
+                {name: found[point] for name, point in points.items()},
+                {name: images[point] for name, point in points.items()} if images is not None else {},
+                traces={name: traces[:, : point.steps] for name, point in points.items()},
+                gradients=dict.fromkeys(points, counts),
+            )
+
+        return self._in_parts(rows, attack)
+
+    def _objective(self, ascent: Ascent, rows: Tensor, targets: Tensor | None) -> Objective:
+        attacked = self.search or self.model
         if ascent.transfer:
             if self.surrogate is None:
                 raise InputError(
                     "transfer attacks need the model that they are made on: --surrogate RUN, or surrogate="
                 )
             attacked = self.surrogate
-        if ascent.loss == "feature":
+        if targets is not None:
             try:
-                return towards(attacked, self.draws.targets(restart)[rows])
+                objective = towards(attacked, targets[rows])
             except TypeError as error:
                 raise InputError(str(error)) from None
-        return classification(attacked, self.y[rows], cross_entropy if ascent.loss == "pgd" else margin)
+        else:
+            objective = classification(attacked, self.y[rows], cross_entropy if ascent.loss == "pgd" else margin)
+        if ascent.eot > 1:
+            return expected(objective, ascent.eot)
+        return _without_logits(objective) if ascent.transfer else objective
 
 
 def expected(objective: Objective, draws: int) -> Objective:
@@ -210,6 +283,17 @@ def expected(objective: Objective, draws: int) -> Objective:
 
 def _without_logits(objective: Objective) -> Objective:
     return lambda images, rows: (objective(images, rows)[0], None)
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    """What was found of several parts of a batch, as of the whole."""
+
+    def joined(every: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([one[name] for one in every]) for name in every[0]}
+
+    kinds = ("verdicts", "images", "queries", "traces")
+    gradients = {name: torch.stack([one.gradients[name] for one in found]).sum(0) for name in found[0].gradients}
+    return Found(**{kind: joined([getattr(one, kind) for one in found]) for kind in kinds}, gradients=gradients)
 
 
 def _renamed(found: Found, name: str) -> Found:

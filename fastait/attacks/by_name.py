@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastait.attacks.addressed import Addressed
 from fastait.attacks.batch import AttackedBatch
 from fastait.attacks.checks import budget, number, public
 from fastait.attacks.columns import Column, parse
@@ -12,34 +13,40 @@ from fastait.attacks.feature import targets
 from fastait.attacks.frozen import frozen
 from fastait.attacks.noise import Noise
 from fastait.attacks.pgd import Attack, cw20, fgsm, pgd20
+from fastait.attacks.stages import Stage
 from fastait.attacks.subject import Subject
+from fastait.attacks.suited import Suited, like, suited
 
 
 class _Drawn:
-    """``Draws`` from a caller's generator."""
+    """``Draws`` from a caller's generator, for ``x`` as it lies with the caller, laid out as what is attacked is."""
 
-    def __init__(self, x: Tensor, y: Tensor, epsilon: float, generator: torch.Generator | None):
+    def __init__(self, x: Tensor, y: Tensor, epsilon: float, generator: torch.Generator | None, way: Suited):
         self.x, self.y, self.epsilon = x, y, epsilon
-        self.source = generator
+        self.source, self.way = generator, way
 
     def begin(self, column: Column) -> None:
         """See ``Draws``."""
 
     def start(self, restart: int) -> Tensor:
         """See ``Draws``."""
-        return Noise.drawn(self.source, self.x.device).start(self.x, self.epsilon)
+        return self.way.laid(Noise.drawn(self.source, self.x.device).start(self.x, self.epsilon))
 
     def targets(self, restart: int) -> Tensor:
         """See ``Draws``."""
-        return self.x[targets(self.y, self._integer(), restart).to(self.x.device)]
+        return self.way.laid(self.x[targets(self.y, self._integer(), restart).to(self.x.device)])
 
     def generator(self, column: Column, row: int) -> torch.Generator:
         """See ``Draws``."""
         return torch.Generator(self.x.device).manual_seed(self._integer())
 
-    def seed_of(self, column: Column) -> int:
+    def start_of(self, stage: Stage) -> Tensor:
         """See ``Draws``."""
-        return self._integer()
+        return self.start(0)
+
+    def numbers_of(self, stage: Stage) -> Addressed:
+        """See ``Draws``."""
+        return Addressed(self._integer(), torch.arange(len(self.x), device=self.x.device))
 
     def _integer(self) -> int:
         drawn = torch.randint(0, 2**31, (1,), generator=self.source, device=self.x.device, dtype=torch.int64)
@@ -66,13 +73,15 @@ class _Attacks(dict[str, Attack]):
             radius = budget(epsilon)
             subject = Subject.of(model)
             other = None if surrogate is None else Subject.of(surrogate, subject.classes)
-            draws = _Drawn(x, y, radius, generator)
             step = number("step_size", step_size, 0, above=True)
             if not len(x):
                 return x.clone()
-            batch = AttackedBatch(subject, other, x, y, radius, step, draws, keep_images=True)
+            way = suited(subject, x) if other is None else suited(subject, x).both(suited(other, x))
+            draws = _Drawn(x, y, radius, generator, way)
+            options: dict[str, Any] = {"keep_images": True, "together": way.together}
+            batch = AttackedBatch(subject, other, way.laid(x), y, radius, step, draws, **options)
             with frozen(subject), frozen(other or subject):
-                return batch.run([column]).images[name]
+                return like(batch.run([column]).images[name], x)
 
         return attack
 

@@ -11,7 +11,9 @@ A name is ``[eotN-][transfer-]ATTACK[-zero][-COUNT]``:
 
 ``pgd-min``, ``cw-min`` and ``feature-min`` are the paper's: 20 steps, 10 restarts. Black-box attacks are ``spsa-DxT``
 (D directions, T steps), ``local-search`` and ``local-search-linf`` (``-R`` for R rounds instead of 150).
-``autoattack``, ``autoattack-rand``, ``square``, ``apgd-ce`` and ``apgd-t`` are those of pyautoattack. ``a+b+c`` is the
+``autoattack`` and ``autoattack-rand`` are Croce & Hein's standard version and the one for random defences; ``quick`` is
+the first two parts of the standard one. The parts are columns too: ``apgd-ce``, ``apgd-dlr``, ``apgd-t``, ``fab-t`` and
+``square``, with iterations (queries) in the name where they are to be others, as in ``square-1000``. ``a+b+c`` is the
 worst case of several: an image that one of them has fooled is not attacked by the next.
 """
 
@@ -23,12 +25,20 @@ from dataclasses import dataclass
 from fastait.runtime.errors import InputError
 
 PAPERS = {"pgd-min": "pgd20-min10", "cw-min": "cw20-min10", "feature-min": "feature20-min10"}
-LIBRARY = ("autoattack", "autoattack-rand", "square", "apgd-ce", "apgd-t")
-"""What ``fastait.attacks.autoattack`` runs."""
+VERSIONS = {
+    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "autoattack-rand": ("apgd-ce", "apgd-dlr"),
+    "quick": ("apgd-ce", "apgd-t"),
+}
+"""What each is made of, see ``stages``."""
+
+PARTS = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 100, "fab-t": 100, "square": 5000}
+"""AutoAttack's attacks, and how many iterations each has there; Square's are queries."""
 
 EXAMPLES = (
     *("fgsm", "pgd20", "pgd100", "cw20", "cw100", "feature20", *PAPERS, "pgd20-worst", "pgd20-best", "pgd20-zero"),
-    *("transfer-pgd20", "transfer-cw20", "eot10-pgd20", "spsa-2048x100", "local-search", "local-search-linf", *LIBRARY),
+    *("transfer-pgd20", "transfer-cw20", "eot10-pgd20", "spsa-2048x100", "local-search", "local-search-linf"),
+    *(*VERSIONS, *PARTS),
 )
 
 _GRADIENT = re.compile(
@@ -37,6 +47,7 @@ _GRADIENT = re.compile(
 )
 _SPSA = re.compile(r"spsa-(\d+)x(\d+)")
 _LOCAL_SEARCH = re.compile(r"local-search(-linf)?(?:-(\d+))?")
+_PART = re.compile(rf"({'|'.join(PARTS)})(?:-(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -66,10 +77,11 @@ class Column:
 
     Attributes:
         name: as it was given.
-        kind: ``ascent``, ``spsa``, ``local-search``, ``library`` or ``union``.
+        kind: ``ascent``, ``spsa``, ``local-search``, ``staged`` or ``union``.
         ascent: of kind ``ascent``.
         count: ``last``, ``worst`` or ``best``, of kind ``ascent``.
-        steps: gradient or SPSA steps, or rounds of the local search.
+        steps: gradient or SPSA steps, rounds of the local search, or iterations of a part of AutoAttack.
+        attack: which part, of kind ``staged``; empty for those of ``VERSIONS``.
         directions: SPSA's.
         linf: whether the local search stays in the ball.
         parts: of kind ``union``.
@@ -82,6 +94,7 @@ class Column:
     steps: int = 1
     directions: int = 0
     linf: bool = True
+    attack: str = ""
     parts: tuple["Column", ...] = ()
 
     @property
@@ -100,9 +113,9 @@ class Column:
         return self.kind in ("spsa", "local-search")
 
     @property
-    def needs_library(self) -> bool:
-        """Whether pyautoattack runs it."""
-        return self.kind == "library" or any(part.needs_library for part in self.parts)
+    def staged(self) -> bool:
+        """Whether it is AutoAttack or a part of it, whose stages are attacks of their own."""
+        return self.kind == "staged"
 
 
 def parse(name: str) -> Column:
@@ -116,8 +129,11 @@ def parse(name: str) -> Column:
         if "" in parts or len(set(parts)) < len(parts):
             raise InputError(f"--attacks: {name!r} must join different attacks by +")
         return Column(name, "union", parts=tuple(parse(part) for part in parts))
-    if name in LIBRARY:
-        return Column(name, "library")
+    if name in VERSIONS:
+        return Column(name, "staged")
+    if match := _PART.fullmatch(name):
+        steps = _positive(name, match[2]) if match[2] else PARTS[match[1]]
+        return Column(name, "staged", steps=steps, attack=match[1])
     if match := _SPSA.fullmatch(name):
         return Column(name, "spsa", directions=_positive(name, match[1]), steps=_positive(name, match[2]))
     if match := _LOCAL_SEARCH.fullmatch(name):

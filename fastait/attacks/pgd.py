@@ -11,6 +11,7 @@ from fastait.attacks.checks import budget, count, number, public
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import input_gradient, parts, sign_step
 from fastait.attacks.noise import Noise
+from fastait.attacks.suited import like, suited
 from fastait.attacks.trajectory import Objective
 from fastait_kernels import margin_loss
 
@@ -75,8 +76,8 @@ def pgd(
         loss: what to ascend.
         random_start: start from a uniform point of the ball, else from ``x``.
         generator: source of the random start, on ``x``'s device; the global one if None.
-        at_a_time: attack no more images than this together. In eval mode images do not see each other, so the result
-            is the same, and on a CPU a part of a batch may stay in the cache where the whole does not.
+        at_a_time: attack no more images than this together; None on a CPU for as many as stay in its cache, elsewhere
+            for all. In eval mode images do not see each other, so the result is the same.
 
     Returns:
         Adversarial images like ``x``, detached, within ``epsilon`` of ``x`` and in [0, 1].
@@ -90,7 +91,19 @@ def pgd(
     step_size = number("step_size", step_size, 0, above=epsilon > 0)
     at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
     start = Noise.drawn(generator, x.device).start(x, epsilon) if random_start else x.clone()
-    return ascend(model, x, y, start, epsilon=epsilon, step_size=step_size, steps=steps, loss=loss, at_a_time=at_a_time)
+    way = suited(model, x)
+    moved = ascend(
+        model,
+        way.laid(x),
+        y,
+        way.laid(start),
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=steps,
+        loss=loss,
+        at_a_time=at_a_time or way.together,
+    )
+    return like(moved, x)
 
 
 def ascend(

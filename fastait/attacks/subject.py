@@ -36,6 +36,7 @@ class Subject(nn.Module):
         self.__dict__["called"] = model
         self.parts = nn.ModuleList([model] if isinstance(model, nn.Module) else _modules_of(model))
         self.title = getattr(model, "__name__", type(model).__name__)
+        self.before: Callable[[Tensor], None] | None = None
 
     @classmethod
     def of(cls, model: Any, classes: int = 1) -> "Subject":
@@ -44,6 +45,14 @@ class Subject(nn.Module):
             return model if model.classes >= classes else cls(model.called, classes)
         return cls(model, classes)
 
+    def watched(self, before: Callable[[Tensor], None]) -> "Subject":
+        """Another subject of the same model, of which each pass calls ``before`` with its images first; that may raise.
+
+        This one, and others' of the same model, are not watched, so each of several threads has its own."""
+        found = Subject(self.called, self.classes)
+        found.before = before
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, K] of images [B, C, H, W] in [0, 1].
 
@@ -51,6 +60,8 @@ class Subject(nn.Module):
             InputError: the model returns something else, or cannot take one image alone.
             ValueError: there are labels of classes that it does not know.
         """
+        if self.before is not None:
+            self.before(x)
         try:
             output = self.called(x.clone())
         except ValueError as error:
@@ -88,6 +99,8 @@ class Subject(nn.Module):
         """
         if not isinstance(self.called, nn.Module) and own_features(self.called) is None:
             raise TypeError(f"{self.title} has no features(x): {DEFINE}")
+        if self.before is not None:
+            self.before(x)
         return feature_tensor(feature_function(self.called, x)(x.clone()), f"features(x) of {self.title}")
 
     def reseed(self, seed: int) -> None:

@@ -46,7 +46,10 @@ def trajectory(
     *,
     epsilon: float,
     step_size: float,
+    suspects_only: bool = False,
     images: dict[Point, Tensor] | None = None,
+    traces: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> dict[Point, Tensor]:
     """Sign steps from ``start``, and whether each image withstands them at each of ``points``.
 
@@ -61,8 +64,14 @@ def trajectory(
         points: what to find out.
         epsilon: radius of the ball, in [0, 1].
         step_size: length of a step, > 0.
+        suspects_only: whether the objective's logits only say whom to suspect; otherwise they are the judge's. Where
+            they do, the judge sees every image at each point of ``last`` and ``best``; for ``worst`` it sees those
+            that seem to be fooled, and everything that is left after the last step.
         images: takes up the images at each point, like ``x``: of ``worst`` the first that the image did not withstand,
             else the last.
+        traces: float [B, at least the most steps]; column t takes up the losses that step t ascends, of the images that
+            are still in the batch.
+        counts: int64 [3] on ``x``'s device; the numbers of zero, of NaN and of all gradients are added to it.
 
     Returns:
         {point: verdicts int8 [B], see ``verdict``}, on ``x``'s device.
@@ -76,7 +85,8 @@ def trajectory(
     worst = torch.full((len(x),), RIGHT, dtype=torch.int8, device=x.device)
     highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
     at_highest = worst.clone()
-    seen_worst, seen_highest = (x, x) if images is None else (x.clone(), x.clone())
+    keeps_worst, keeps_highest = images is not None, images is not None or (suspects_only and bool(asked["best"]))
+    seen_worst, seen_highest = x.clone() if keeps_worst else x, x.clone() if keeps_highest else x
 
     def keep(chosen: Tensor) -> None:
         nonlocal rows, moved, origin, labels
@@ -89,8 +99,7 @@ def trajectory(
             images[Point(count, steps)] = moved.clone()
 
     if asked["worst"]:
-        with torch.no_grad():
-            worst = verdict(judge(x), y)
+        worst = judged(judge, x, y)
         if not whole:
             keep(worst == RIGHT)
     for step in range(final + 1):
@@ -104,16 +113,21 @@ def trajectory(
         grad = None
         if step < final and len(rows):
             grad = input_gradient(ascend, moved)
+            if traces is not None and seen[0] is not None:
+                traces[rows, step] = seen[0].to(traces.dtype)
         cumulative = step <= max(asked["worst"] | asked["best"], default=0)
         if step and len(rows) and (cumulative or step in asked["last"]):
             if grad is None and step in asked["best"]:
                 with torch.no_grad():
                     ascend(moved)
             losses, logits = seen or (None, None)
-            if logits is None:
-                with torch.no_grad():
-                    logits = judge(moved)
-            now = verdict(logits, labels)
+            if logits is None or (suspects_only and step in asked["last"]):
+                now = judged(judge, moved, labels)
+            else:
+                now = verdict(logits, labels)
+                if suspects_only:
+                    suspects = (now == NOT_FINITE) | ((now != RIGHT) & (worst[rows] == RIGHT) & bool(asked["worst"]))
+                    now = doubted(judge, moved, labels, now, suspects)
             if step in asked["last"]:
                 keep_point("last", step, now, moved)
             if asked["best"] and step <= max(asked["best"]):
@@ -122,21 +136,35 @@ def trajectory(
                 higher = losses > highest
                 highest = torch.where(higher, losses, highest)
                 at_highest = torch.where(higher, now, at_highest)
-                if images is not None:
+                if keeps_highest:
                     seen_highest = torch.where(higher[:, None, None, None], moved, seen_highest)
             if asked["worst"]:
                 standing = worst[rows] == RIGHT
                 worst[rows] = torch.where(standing, now, worst[rows])
-                if images is not None:
+                if keeps_worst:
                     seen_worst[rows] = torch.where(standing[:, None, None, None], moved, seen_worst[rows])
         if step in asked["best"]:
-            keep_point("best", step, at_highest, seen_highest)
+            keep_point("best", step, judged(judge, seen_highest, y) if suspects_only else at_highest, seen_highest)
         if step in asked["worst"]:
             keep_point("worst", step, worst, seen_worst)
         if step == final:
             break
         if grad is not None:
-            moved = sign_step(moved, grad, origin, step_size, epsilon)
+            moved = sign_step(moved, grad, origin, step_size, epsilon, counts)
         if step >= whole:
             keep(worst[rows] == RIGHT)
     return found
+
+
+def judged(judge: Judge, images: Tensor, y: Tensor) -> Tensor:
+    """The judge's verdicts, int8 [b], on images of classes ``y``, int64 [b]."""
+    with torch.no_grad():
+        return verdict(judge(images), y)
+
+
+def doubted(judge: Judge, images: Tensor, y: Tensor, verdicts: Tensor, asks: Tensor) -> Tensor:
+    """``verdicts`` int8 [b] of somebody else, with the judge's in their place where ``asks``, bool [b]."""
+    places = torch.nonzero(asks).flatten()
+    if not len(places):
+        return verdicts
+    return verdicts.index_copy(0, places, judged(judge, images[places], y[places]))

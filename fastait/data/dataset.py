@@ -38,13 +38,17 @@ class ImageSet:
 
     def stratified(self, samples: int) -> Self:
         """The first images of each class, ``samples`` in all, classes in proportion; the order is kept."""
+        return self.at(self.stratified_places(samples))
+
+    def stratified_places(self, samples: int) -> Tensor:
+        """int64 [samples]: where the images of ``stratified`` are in this set."""
         counts = torch.bincount(self.labels)
         quota = counts * samples // len(self)
         # What rounding left over goes to the classes that lost most by it, the first one at a tie.
         lost = (counts * samples) % len(self)
         quota[torch.sort(lost, descending=True, stable=True).indices[: samples - int(quota.sum())]] += 1
         chosen = [torch.nonzero(self.labels == c).flatten()[: int(quota[c])] for c in range(len(counts))]
-        return self.at(torch.cat(chosen).sort().values)
+        return torch.cat(chosen).sort().values
 
 
 class FloatSet(ImageSet):

@@ -14,7 +14,7 @@ from fastait.runtime.errors import InputError
 PACKAGES = (
     *("fastait", "torch", "triton", "torchvision", "numpy", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "apex"),
     *("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu12", "scikit-learn", "pillow"),
-    *("pyautoattack", "pyarrow", "cyclopts", "rich", "safetensors"),
+    *("pyarrow", "cyclopts", "rich", "safetensors"),
 )
 
 VARIABLES = (

@@ -1,14 +1,14 @@
-"""How images are laid out in memory, and how many are attacked together: what fits, and what fits after all."""
+"""How many images are attacked together: what fits, and what fits after all."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks import Subject, frozen
+from fastait.attacks.suited import images_cached, widest_activation
 from fastait.data import ImageSet
 from fastait.models.features import PROBED
 from fastait.runtime.eager import eagerly
@@ -31,11 +31,6 @@ WORKING = 4
 """Of the widest activation, besides those that a backward pass needs: an operation's result, the gradients on both of
 its sides, and what it needs itself."""
 
-CACHED_BYTES = 1 << 21
-"""On a CPU the widest activation of a batch is at most this large, so that it stays in the cache until it is wanted.
-Measured on 2 cores of an AMD EPYC (Zen 4), PGD on WRN-10-1: at 32x32, 32 images together are up to 1.4 times as fast as
-128; at 16x16, 128 are 1.3 times as fast as 32. Both are what this size says."""
-
 SHARED = 16
 """Images that fall to one of several processes in turn, so that a set sorted by class is shared out evenly."""
 
@@ -55,7 +50,7 @@ def default_batch_size(model: Any, images: ImageSet, passes: int = 1) -> int:
         with full_precision(device), torch.inference_mode(False):
             x = images.floats(places, device, dtype)
             if device.type == "cpu":
-                return max(8, CACHED_BYTES // max(1, widest_activation(subject, x[:PROBED])) // 4 * 4)
+                return images_cached(widest_activation(subject, x[:PROBED]))
             if device.type != "cuda":
                 return GPU_BATCH
             return fitting(bytes_per_image(subject, x, passes), free_bytes(device))
@@ -108,30 +103,6 @@ def _saved_bytes(model: Subject, x: Tensor) -> int:
             raise
         return 0  # it cannot be differentiated: the attacks that need that say so, the others hold nothing
     return sum(pieces.values())
-
-
-def widest_activation(model: Any, x: Tensor) -> int:
-    """The most bytes that an operation of ``model`` returns for an image of ``x``, float [n, C, H, W], n >= 2."""
-    # Hooks would miss what is no module, and traced modules refuse them.
-    with frozen(model), torch.no_grad(), eagerly(), _Widest(len(x)) as seen:
-        model(x.contiguous())
-    return seen.nbytes // len(x)
-
-
-class _Widest(TorchDispatchMode):
-    """Watches this thread's operations for the largest result that has a row for each image."""
-
-    def __init__(self, images: int):
-        super().__init__()
-        self.images = images
-        self.nbytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        for result in output if isinstance(output, tuple | list) else (output,):
-            if isinstance(result, Tensor) and result.shape[:1] == (self.images,):
-                self.nbytes = max(self.nbytes, result.nbytes)
-        return output
 
 
 class Together:
@@ -232,23 +203,3 @@ def share(images: int, ranks: Ranks) -> Tensor:
 def _in_fours(images: int) -> int:
     """The next smaller multiple of four, or what is smaller than four itself."""
     return images // 4 * 4 or images
-
-
-def memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
-    """Channels-last, which convolutions are fastest on, or contiguous for a model that cannot take its images so.
-
-    The weights stay laid out as they are: another thread may be in a pass of the model, which reads them where they
-    lie. A convolution brings them to its images' format itself, which costs little beside a batch.
-
-    Args:
-        model: in eval mode.
-        x: a few images of its kind.
-    """
-    try:
-        with torch.no_grad():
-            model(x.contiguous(memory_format=torch.channels_last))
-    except RuntimeError as error:  # it calls view() on what only a contiguous image makes viewable
-        if ran_out(error):
-            raise
-        return torch.contiguous_format
-    return torch.channels_last

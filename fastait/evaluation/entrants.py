@@ -15,8 +15,8 @@ from torch import nn
 from fastait.checkpoints.classes import Match, are_numbers, match
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, tried
-from fastait.evaluation.evaluate import check_logits
 from fastait.evaluation.journal import weights_checksum
+from fastait.evaluation.logits import check_logits
 from fastait.evaluation.model_files import Loaded
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Ordered
 from fastait.models.names import LIBRARIES, ModelName, parse

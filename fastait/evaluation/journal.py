@@ -1,14 +1,14 @@
 """What has been computed, a line per batch, so that a killed evaluation goes on where it was.
 
 A line is {"unit": a model, images and a setting as JSON; "places": [[first, count], ...] of the batch in the images;
-"found": {column: a number for each place}}. What is known of an image does not depend on the batches that it was
-measured in: later lines add to earlier ones, and win where they disagree.
+"found": {column: a number for each place}; "sums": {what is summed over the batch: numbers}}. What is known of an image
+does not depend on the batches that it was measured in: later lines add to earlier ones, and win where they disagree.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from fastait.data import ImageSet
+from fastait.evaluation.sums import Numbers
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.places import places_of, runs
 
@@ -38,7 +39,11 @@ class FileJournal:
         self._path = folder / f"progress-{rank}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._known = recorded(folder)
+            self._known: dict[str, list[Finding]] = {}
+            self._sums: dict[str, list[Numbers]] = {}
+            for unit, finding, sums in _entries(folder):
+                self._known.setdefault(unit, []).append(finding)
+                self._sums.setdefault(unit, []).append(sums)
             self._file = open(self._path, "ab")  # noqa: SIM115
             if self._file.tell() and not self._path.read_bytes().endswith(b"\n"):
                 self._file.write(b"\n")
@@ -57,7 +62,13 @@ class FileJournal:
         """See ``Journal``."""
         return list(self._known.get(_key(unit), ()))
 
-    def put(self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]]) -> None:
+    def sums(self, unit: dict[str, Any]) -> list[Numbers]:
+        """See ``Journal``."""
+        return list(self._sums.get(_key(unit), ()))
+
+    def put(
+        self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]], sums: Numbers | None = None
+    ) -> None:
         """See ``Journal``.
 
         Raises:
@@ -65,7 +76,10 @@ class FileJournal:
         """
         key, numbers = _key(unit), {name: [int(v) for v in values] for name, values in found.items()}
         self._known.setdefault(key, []).append((list(places), numbers))
-        line = {"unit": key, "places": runs(places), "found": numbers}
+        line: dict[str, Any] = {"unit": key, "places": runs(places), "found": numbers}
+        if sums:
+            self._sums.setdefault(key, []).append(sums)
+            line["sums"] = sums
         try:
             self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
@@ -85,9 +99,15 @@ class ModelJournal:
         """See ``Journal``."""
         return self._journal.get({**self._subject, **unit})
 
-    def put(self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]]) -> None:
+    def sums(self, unit: dict[str, Any]) -> list[Numbers]:
         """See ``Journal``."""
-        self._journal.put({**self._subject, **unit}, places, found)
+        return self._journal.sums({**self._subject, **unit})
+
+    def put(
+        self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]], sums: Numbers | None = None
+    ) -> None:
+        """See ``Journal``."""
+        self._journal.put({**self._subject, **unit}, places, found, sums)
 
 
 def recorded(folder: Path) -> dict[str, list[Finding]]:
@@ -97,17 +117,22 @@ def recorded(folder: Path) -> dict[str, list[Finding]]:
         OSError: a file cannot be read.
     """
     known: dict[str, list[Finding]] = {}
-    for path in sorted(folder.glob("progress-*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                unit, finding = _parsed(line)
-            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-                continue
-            known.setdefault(unit, []).append(finding)
+    for unit, finding, _ in _entries(folder):
+        known.setdefault(unit, []).append(finding)
     return known
 
 
-def _parsed(line: bytes) -> tuple[str, Finding]:
+def _entries(folder: Path) -> Iterator[tuple[str, Finding, Numbers]]:
+    """(a unit as JSON, what was found, what is summed) of each line that can be read."""
+    for path in sorted(folder.glob("progress-*.jsonl")):
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                yield _parsed(line)
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+                continue
+
+
+def _parsed(line: bytes) -> tuple[str, Finding, Numbers]:
     """A line's unit and what it says; raises something of many kinds where it is none."""
     entry = json.loads(line)
     unit, found = dict(json.loads(entry["unit"])), entry["found"]
@@ -118,7 +143,9 @@ def _parsed(line: bytes) -> tuple[str, Finding]:
     fits = found and min(map(min, pieces)) >= 0 and all(len(values) == images for values in found.values())
     if not fits:
         raise ValueError("not a number for each place")
-    return _key(unit), (places_of(pieces), {name: [int(v) for v in values] for name, values in found.items()})
+    findings = {name: [int(v) for v in values] for name, values in found.items()}
+    sums = {str(name): [float(v) for v in values] for name, values in dict(entry.get("sums", {})).items()}
+    return _key(unit), (places_of(pieces), findings), sums
 
 
 def weights_checksum(model: nn.Module) -> str:

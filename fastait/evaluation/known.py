@@ -1,6 +1,6 @@
 """What is known of each image of a set while it is evaluated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,27 @@ class Known:
         for name in found.keys() & self._numbers.keys():
             self._numbers[name][at[mine]] = torch.tensor(found[name], dtype=torch.int64, device="cpu")[mine]
             self._has[name][at[mine]] = True
+
+    def fill(self, names: Iterable[str], number: int) -> None:
+        """Take ``number`` for what this process does not know of these columns, without knowing it."""
+        for name in names:
+            self._numbers[name][self.own[~self._has[name][self.own]]] = number
+
+    def forget(self, name: str, these: Tensor) -> None:
+        """Know nothing of a column any more at ``these``, bool [images]."""
+        self._has[name] &= ~these
+
+    def of(self, name: str) -> Tensor:
+        """int64 [images]: the numbers of a column; 0, or what it was filled with, where there is none yet."""
+        return self._numbers[name]
+
+    def has(self, name: str) -> Tensor:
+        """bool [images]: where a column has one."""
+        return self._has[name]
+
+    def count_other(self, name: str, number: int) -> int:
+        """Of how many of this process's images another number than ``number`` is known."""
+        return int((self._has[name][self.own] & (self._numbers[name][self.own] != number)).sum())
 
     def lacking(self, names: Sequence[str]) -> list[tuple[list[str], Tensor]]:
         """(which of ``names`` are not known, the places of the images of which just these are not, int64 [n])."""

@@ -6,7 +6,7 @@ After Athalye et al. (2018) and Carlini et al. (2019), section 3.
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradien
 from fastait.attacks.checks import count, number, whole
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, tried
-from fastait.evaluation.evaluate import Journal, Outcomes, evaluate
+from fastait.evaluation.collected import Journal
+from fastait.evaluation.evaluate import evaluate
 from fastait.evaluation.intervals import wilson
+from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.models.features import PROBED
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
@@ -30,8 +32,8 @@ BUDGETS = (2, 4, 8, 16)
 
 BLACK_BOX = "spsa-64x10"
 BLACK_BOX_IMAGES = 40
-STRONG = "apgd-ce+apgd-t"
-"""What stands for AutoAttack where its own figures are not given: the two of its attacks that find nearly all."""
+STRONG = "quick"
+"""What stands for AutoAttack where its own figures are not given: the first of its attacks, which find nearly all."""
 
 LEAST_POINTS = 5.0
 """Gaps below this many points of accuracy are no sign, however sure."""
@@ -56,12 +58,14 @@ class Check:
         fired: whether it points to masked gradients.
         figure: what was measured.
         sentence: what that means.
+        numbers: what was measured, as numbers.
     """
 
     name: str
     fired: bool
     figure: str
     sentence: str
+    numbers: dict[str, float | list[float]] = field(default_factory=dict)
 
 
 def masking_report(
@@ -72,9 +76,11 @@ def masking_report(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
     outcomes: Outcomes | None = None,
     journal: Callable[[ImageSet], Journal] | None = None,
     advance: Callable[[str], None] = lambda name: None,
+    tick: Callable[[str, int], None] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Check]:
     """Check a model for signs of masked gradients; none of them firing is no proof of their absence.
@@ -86,9 +92,11 @@ def masking_report(
         seed: of everything random.
         batch_size: images at a time; None for ``default_batch_size``.
         surrogate: another model of the task, for a transfer attack.
+        compile: attacks search by passes through torch.compile, see ``evaluate``.
         outcomes: of the same images, where they have been attacked already; ``autoattack`` in it is used.
         journal: gives the journal of a set of images; what is in it is not computed again.
         advance: called with the name of each finished check.
+        tick: called before each pass of the model, as ``evaluate`` does; may raise to stop.
         note: called with a line for the user, that memory did not suffice.
 
     Raises:
@@ -97,6 +105,8 @@ def masking_report(
         ValueError, TypeError: a number is out of its range or none.
     """
     epsilon, model = number("epsilon", epsilon, 0, 1, above=True), Subject.of(model)
+    if tick is not None:
+        model = model.watched(lambda x, tick=tick: tick("gradients", len(images)))
 
     def attack(*names: str, epsilon: float = epsilon, images: ImageSet = images) -> dict[str, Tensor]:
         found = evaluate(
@@ -108,7 +118,9 @@ def masking_report(
             seed=seed,
             batch_size=batch_size,
             surrogate=surrogate,
+            compile=compile,
             journal=None if journal is None else journal(images),
+            tick=tick,
             note=note,
         )
         return found.correct
@@ -161,6 +173,7 @@ def _one_step(fgsm: Tensor, pgd: Tensor) -> Check:
         "One step fools more images than many steps do: the steps do not follow the loss."
         if fired
         else "One step fools no more images than many do, or no more than chance explains.",
+        {"fgsm": _accuracy(fgsm), f"pgd{STEPS}": _accuracy(pgd)},
     )
 
 
@@ -179,18 +192,27 @@ def _budgets(first: Tensor, epsilon: float, attack: Callable[[float], dict[str, 
         sentence = "Accuracy rises with epsilon, though a larger ball holds the smaller one: PGD fails."
     else:
         sentence = f"At epsilon 1 no more images withstand than chance ({chance:.0f} %) explains."
-    return Check("unbounded attack", stands or rises, figures, sentence)
+    numbers: dict[str, float | list[float]] = {
+        "epsilon": tried,
+        "accuracy": [_accuracy(c) for c in found],
+        "chance": chance,
+    }
+    return Check("unbounded attack", stands or rises, figures, sentence, numbers)
 
 
 def _black_box(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], images: ImageSet, transfer: bool) -> Check:
     few = images if len(images) <= BLACK_BOX_IMAGES else images.stratified(BLACK_BOX_IMAGES)
     found = attack(BLACK_BOX, f"pgd{STEPS}", images=few)
     fired = _beats(found[BLACK_BOX], found[f"pgd{STEPS}"])
+    numbers: dict[str, float | list[float]] = {
+        name: _accuracy(correct) for name, correct in found.items() if name != CLEAN
+    }
     figure = f"{BLACK_BOX} {_accuracy(found[BLACK_BOX]):.1f} %, PGD-{STEPS} {_accuracy(found[f'pgd{STEPS}']):.1f} %"
     if transfer:
         name = f"transfer-pgd{STEPS}"
         moved = attack(name)[name]
         fired = fired or _beats(moved, pgd)
+        numbers |= {name: _accuracy(moved), f"pgd{STEPS} on all": _accuracy(pgd)}
         figure += f"; transferred {_accuracy(moved):.1f} %, PGD-{STEPS} {_accuracy(pgd):.1f} %"
     return Check(
         "black box against white box",
@@ -199,6 +221,7 @@ def _black_box(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], images: Im
         "An attack that cannot see the gradients fools more images than one that can: the gradients mislead."
         if fired
         else "No attack without the gradients fools more images than one with them, beyond what chance explains.",
+        {**numbers, "images": len(few)},
     )
 
 
@@ -219,6 +242,7 @@ def _strong(pgd: Tensor, attack: Callable[..., dict[str, Tensor]], outcomes: Out
         f"PGD overestimates by {_accuracy(pgd) - _accuracy(known):.1f} points; quote AutoAttack."
         if fired
         else "AutoAttack's attacks find no more than a stronger attack should.",
+        {f"pgd{STEPS}": _accuracy(pgd), name: _accuracy(known)},
     )
 
 
@@ -269,6 +293,7 @@ def _loss(losses: Tensor) -> Check:
         "The loss does not rise with the steps that ascend it: the gradients mislead."
         if fired
         else "The loss rises with the steps and stays high.",
+        {"loss": losses.tolist()},
     )
 
 
@@ -286,6 +311,7 @@ def _gradients(zeros: Tensor, broken: Tensor) -> Check:
         fired,
         f"{none:.1f} % of the images have no input gradient" + (f", {nan:.1f} % one that is not finite" if nan else ""),
         sentence,
+        {"zero": none, "not finite": nan},
     )
 
 
@@ -299,9 +325,16 @@ def _restarts(once: Tensor, several: Tensor) -> Check:
         "Restarts keep finding more: one start says little, and more of them would find more still."
         if fired
         else "Restarts find little more.",
+        {"1 start": _accuracy(once), f"{RESTARTS} starts": _accuracy(several)},
     )
 
 
 def as_rows(checks: list[Check]) -> list[dict[str, Any]]:
-    """As plain JSON values."""
-    return [vars(check) for check in checks]
+    """As plain JSON values; a number that is not finite, which JSON lacks, as None."""
+
+    def plain(value: float | list[float]) -> Any:
+        if isinstance(value, list):
+            return [plain(each) for each in value]
+        return value if math.isfinite(value) else None
+
+    return [{**vars(check), "numbers": {name: plain(v) for name, v in check.numbers.items()}} for check in checks]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastait.attacks.columns import parse
-from fastait.evaluation.evaluate import CLEAN, Outcomes
 from fastait.evaluation.intervals import cell, wilson
 from fastait.evaluation.masking import Check
+from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
@@ -20,6 +20,9 @@ UNION = "all of these"
 
 STRONG = ("autoattack", "autoattack-rand")
 """What other figures are compared with."""
+
+QUICK = "quick"
+"""AutoAttack's first two parts."""
 
 AGREEMENT = 2.0
 """Points of accuracy that attacks on the same images may differ by and agree."""
@@ -127,7 +130,7 @@ def as_csv(evaluations: list[Evaluation]) -> str:
 
 
 def as_json(evaluations: list[Evaluation], about: dict[str, Any]) -> str:
-    """``about``, the rows, and each image's outcome under each attack as a text of 0 and 1."""
+    """``about``, ``warnings``, the rows, and each image's outcome under each attack as a text of 0 and 1."""
     outcomes = [
         {
             "model": e.model,
@@ -138,22 +141,33 @@ def as_json(evaluations: list[Evaluation], about: dict[str, Any]) -> str:
         }
         for e in evaluations
     ]
-    return json.dumps({**about, "rows": rows(evaluations), "outcomes": outcomes}, indent=1) + "\n"
+    found = {"warnings": warnings(evaluations), "rows": rows(evaluations), "outcomes": outcomes}
+    return json.dumps({**about, **found}, indent=1) + "\n"
+
+
+def warnings(evaluations: list[Evaluation]) -> list[str]:
+    """What speaks against the figures, a line each."""
+    return [f"{_where(e)}: {line}" for e in evaluations for line in e.outcomes.warnings]
 
 
 def words(evaluations: list[Evaluation]) -> list[str]:
     """What the figures say together, a sentence each."""
-    found = []
+    found = [f"{line}." for line in warnings(evaluations)]
     for e in evaluations:
         found += [
-            f"{e.model}, epsilon {epsilon_text(e.epsilon)}, {name}: the logits of {int(rows.sum())} of {len(rows)} "
+            f"{_where(e)}, {name}: the logits of {int(rows.sum())} of {len(rows)} "
             "images are NaN or infinite; none of them counts as classified correctly."
             for name, rows in e.outcomes.not_finite.items()
         ]
+        where = _where(e)
+        if QUICK in e.outcomes.correct:
+            found.append(
+                f"{where}: the {e.accuracy(QUICK):.1f} % of quick are an upper bound of AutoAttack's robust accuracy, "
+                "measured by APGD alone; FAB-T and Square, the remaining parts, can only lower it."
+            )
         if len(e.attacks()) < 2:
             continue
         accuracy = {name: e.accuracy(name) for name in e.attacks()}
-        where = f"{e.model}, epsilon {epsilon_text(e.epsilon)}"
         lowest = min(accuracy, key=lambda name: accuracy[name])
         strong = [name for name in accuracy if name in STRONG]
         weak = {name: value for name, value in accuracy.items() if name not in strong}
@@ -197,6 +211,10 @@ def show(evaluations: list[Evaluation], heading: str, masking: Mapping[str, list
         for check in checks:
             say(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}")
     say(f"Written to {one_line(folder)}")
+
+
+def _where(e: Evaluation) -> str:
+    return f"{e.model}, epsilon {epsilon_text(e.epsilon)}"
 
 
 def _excluded(e: Evaluation) -> str:

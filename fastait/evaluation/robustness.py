@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from fastait.attacks import Subject, frozen
 from fastait.attacks.checks import checked_images, checked_labels, number
 from fastait.data import FloatSet
 from fastait.evaluation.batches import tried
-from fastait.evaluation.evaluate import Outcomes, check_logits, evaluate
+from fastait.evaluation.evaluate import evaluate
+from fastait.evaluation.kept import InMemory, composed
+from fastait.evaluation.logits import check_logits
 from fastait.evaluation.masking import Check, masking_report
+from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.models.features import PROBED
 from fastait.runtime.precision import full_precision
 
@@ -28,6 +32,9 @@ def evaluate_robustness(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
+    tf32: bool = False,
+    keep_images: bool = False,
 ) -> Outcomes:
     """Which images a model classifies correctly, clean and under attacks, in eval mode and its parameters' dtype.
 
@@ -45,9 +52,15 @@ def evaluate_robustness(
         batch_size: images at a time; None for what suits the device. Fewer, with a RuntimeWarning, where memory does
             not suffice.
         surrogate: the model that ``transfer-`` attacks are made on.
+        compile: attacks search by passes through torch.compile: faster from some minutes of work on. An image counts as
+            fooled only if the model as it was given says so too of that very image; else the attack goes on. What
+            cannot be compiled runs as it is, with a RuntimeWarning.
+        tf32: attacks may search in TF32 on a GPU; the same holds. Elsewhere it changes nothing.
+        keep_images: whether ``.images["pgd20"]`` of what is returned is to have the adversarial images.
 
     Returns:
-        Outcomes per image: ``.correct["pgd20"]`` is bool [N], ``.accuracy()`` the percentages.
+        Outcomes per image: ``.correct["pgd20"]`` is bool [N], ``.accuracy()`` the percentages. What speaks against them
+        is in ``.warnings`` and raised as a RuntimeWarning.
 
     Raises:
         OutOfMemory: a single image is too much for the device's memory.
@@ -60,18 +73,26 @@ def evaluate_robustness(
         attacks = [name.strip() for name in attacks.split(",") if name.strip()]
     elif isinstance(attacks, Iterable):
         attacks = list(attacks)
+    kept = InMemory() if keep_images else None
     with torch.inference_mode(False):
+        images = _checked(model, x, y)
         outcomes = evaluate(
             model,
-            _checked(model, x, y),
+            images,
             attacks,
             epsilon=epsilon,
             step_size=step_size,
             seed=seed,
             batch_size=batch_size,
             surrogate=surrogate,
+            compile=compile,
+            tf32=tf32,
+            kept=kept,
             note=_warn,
+            caution=_warn,
         )
+        if kept is not None:
+            outcomes = replace(outcomes, images=_images(outcomes, kept, images, Subject.of(model)))
     for name, rows in outcomes.not_finite.items():
         warnings.warn(
             f"{name}: the logits of {int(rows.sum())} of {len(rows)} images are NaN or infinite; none of them counts "
@@ -91,14 +112,28 @@ def masking_signs(
     seed: int = 0,
     batch_size: int | None = None,
     surrogate: Any = None,
+    compile: bool = False,
 ) -> list[Check]:
-    """``masking_report`` on tensors, which are as for ``evaluate_robustness``."""
+    """``masking_report`` on tensors; they and ``compile`` are as for ``evaluate_robustness``."""
     epsilon = number("epsilon", epsilon, 0, 1, above=True)
     with torch.inference_mode(False):
         images = _checked(model, x, y)
         return masking_report(
-            model, images, epsilon=epsilon, seed=seed, batch_size=batch_size, surrogate=surrogate, note=_warn
+            model,
+            images,
+            epsilon=epsilon,
+            seed=seed,
+            batch_size=batch_size,
+            surrogate=surrogate,
+            compile=compile,
+            note=_warn,
         )
+
+
+def _images(outcomes: Outcomes, kept: InMemory, images: FloatSet, model: Subject) -> dict[str, Tensor]:
+    places, (_, dtype) = torch.arange(len(images), device="cpu"), model.placement(images.images)
+    clean = images.images.to("cpu", dtype)
+    return {name: composed(name, outcomes, kept.get, places, clean) for name in outcomes.correct if name != CLEAN}
 
 
 def _warn(text: str) -> None:

@@ -1,34 +1,34 @@
 """An evaluation from its arguments to its files: what ``fastait eval`` does."""
 
-import os
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastait.attacks import RandomSignNoise
-from fastait.attacks.autoattack import available
 from fastait.attacks.columns import parse, parse_all
+from fastait.attacks.stages import stages
 from fastait.checkpoints.classes import are_numbers
-from fastait.checkpoints.weights import OtherNetwork
 from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
+from fastait.evaluation.batches import share
+from fastait.evaluation.details import EXAMPLES, Source, write_examples, write_images, write_outcomes
+from fastait.evaluation.determinism import deterministic
 from fastait.evaluation.entrants import Entrant, make_entrant
-from fastait.evaluation.evaluate import CLEAN, Outcomes, evaluate, units
+from fastait.evaluation.evaluate import evaluate, units
+from fastait.evaluation.given import names_of, read_all
 from fastait.evaluation.journal import FileJournal, images_checksum
+from fastait.evaluation.kept import InFolder
 from fastait.evaluation.masking import Check, as_rows, masking_report
-from fastait.evaluation.model_files import IMAGE_SIZE, Loaded, read_model
+from fastait.evaluation.model_files import IMAGE_SIZE, Loaded
 from fastait.evaluation.normalization import forced
+from fastait.evaluation.outcomes import CLEAN, Outcomes
+from fastait.evaluation.progress import Effort, costs
 from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
@@ -62,7 +62,7 @@ def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evalu
     with (
         join(arguments.device, timeout=PATIENCE) as (ranks, device),
         current(resolve_device(device)),
-        _determinism(arguments.deterministic),
+        deterministic(arguments.deterministic),
         StopRequest() as stop,
         said_with(f"finished batches are kept, go on with the same command and --out {out}, or take another --device"),
     ):
@@ -98,17 +98,18 @@ class _Session:
         columns = parse_all(arguments.names())
         self.asked = forced(arguments.inputs, arguments.mean, arguments.std)
         paths = [*arguments.models, *([arguments.surrogate] if arguments.surrogate else [])]
-        self.loaded = _read(paths, arguments.model, arguments.image_size)
+        self.loaded = read_all(paths, arguments.model, arguments.image_size)
         self.configs = [loaded.config for loaded in self.loaded]
-        self.names = _names(arguments.models)
+        self.names = names_of(arguments.models)
         self.dataset = self._dataset()
         self.images = self._images(self.dataset)
         self.entrants = [self._entrant(loaded) for loaded in self.loaded]
         self.surrogate = self.entrants.pop() if arguments.surrogate else None
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
-        if any(column.needs_library for column in columns):
-            available(min(entrant.outputs for entrant in self.entrants))
+        for column in columns:
+            if column.staged:
+                stages(column, min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
             for entrant in self.entrants:
                 robustbench_class(entrant.normalized, f"{entrant.path} ({entrant.network})")
@@ -184,11 +185,19 @@ class _Session:
             self._say("the surrogate", self.surrogate)
         names = arguments.names()
         work = self._work(names)
-        total = sum(units(len(images), attacks, self.ranks) for images, attacks in work)
+        total = sum(units(len(images), attacks, self.ranks) for images, attacks, _ in work)
         total *= len(self.entrants) * len(arguments.epsilon)
         done = 0
-        self.report.start("evaluating", total)
+        effort = Effort(
+            [
+                sum(costs(parse_all(attacks), one.outputs)) * len(share(len(images), self.ranks))
+                for one in self.entrants
+                for _ in arguments.epsilon
+                for images, attacks, _ in work
+            ]
+        )
         found: list[Evaluation] = []
+        sources: list[dict[str, Source]] = []
         masking: dict[str, list[Check]] = {}
         surrogate = None if self.surrogate is None else self.surrogate.model
         for name, one in zip(self.names, self.entrants, strict=True):
@@ -198,18 +207,27 @@ class _Session:
                 "surrogate": None if self.surrogate is None else self.surrogate.decides(),
                 **self._versions(),
             }
+            self.report.start("evaluating", total, done)
             noise = arguments.input_noise
             model = one.model if noise is None else RandomSignNoise(one.model, noise).eval()
 
-            def advance(column: str, images: int, name: str = name) -> None:
+            def advance(column: str, images: int) -> None:
                 nonlocal done
                 done += images
-                self.report.update(done, f"{name}: {column}")
+
+            def tick(part: str, standing: int, name: str = name) -> None:
                 self._stop_if_asked()
+                figures = f"{standing} of {effort.images} stand"
+                self.report.update(done, f"{name}: {part}", figures, effort.seconds)
 
             for epsilon in arguments.epsilon:
                 outcomes = Outcomes()
-                for images, attacks in work:
+                given: dict[str, Source] = {}
+                said = f"{name}, epsilon {epsilon_text(epsilon)}"
+                for images, attacks, places in work:
+                    unit = {**subject, "images": images_checksum(images)}
+                    kept = self._kept(**unit, epsilon=epsilon)
+                    given = {**dict.fromkeys([CLEAN, *attacks], Source(images, places, kept)), **given}
                     try:
                         part = evaluate(
                             model,
@@ -220,9 +238,15 @@ class _Session:
                             seed=arguments.seed,
                             batch_size=arguments.batch_size,
                             surrogate=surrogate,
-                            journal=journal.of(**subject, images=images_checksum(images)),
+                            compile=arguments.compile,
+                            tf32=arguments.tf32,
+                            journal=journal.of(**unit),
                             advance=advance,
+                            tick=tick,
+                            effort=effort,
+                            kept=kept,
                             note=self.note,
+                            caution=lambda line, said=said: self.note(f"{said}: {line}"),  # type: ignore[misc]
                             ranks=self.ranks,
                         )
                     except InputError as error:
@@ -230,11 +254,12 @@ class _Session:
                     outcomes = outcomes.joined(part)
                 ordered = {attack: outcomes.correct[attack] for attack in (CLEAN, *names)}
                 found.append(Evaluation(name, epsilon, replace(outcomes, correct=ordered)))
+                sources.append(given)
             if arguments.masking and self.ranks.first:
                 first = next(e.outcomes for e in found if (e.model, e.epsilon) == (name, arguments.epsilon[0]))
                 masking[name] = self._masking(model, name, first, journal, subject)
         self.report.finish()
-        self.ranks.from_first(lambda: self._write(found, masking))
+        self.ranks.from_first(lambda: self._write(found, masking, sources))
         return found
 
     def _say(self, name: str, entrant: Entrant) -> None:
@@ -245,14 +270,20 @@ class _Session:
         for note in entrant.notes:
             self.report.note(f"{name}: {note}")
 
-    def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str]]]:
-        """Which images are attacked how."""
-        few = self.arguments.black_box_samples
+    def _work(self, names: list[str]) -> list[tuple[ImageSet, list[str], Tensor]]:
+        """Which images are attacked how, and where they are in the test set."""
+        few, test = self.arguments.black_box_samples, self.dataset.test
+        places = test.stratified_places(len(self.images))
         black_box = [name for name in names if parse(name).black_box]
         if few is None or few >= len(self.images) or not black_box:
-            return [(self.images, names)]
+            return [(self.images, names, places)]
         rest = [name for name in names if name not in black_box]
-        return [(self.images, rest), (self.dataset.test.stratified(few), black_box)]
+        return [(self.images, rest, places), (test.stratified(few), black_box, test.stratified_places(few))]
+
+    def _kept(self, **subject: Any) -> InFolder:
+        given = self.arguments
+        subject |= {"step_size": given.step_size, "seed": given.seed}
+        return InFolder(self.out, self.ranks.rank, subject, None if given.save_images else EXAMPLES)
 
     def _journal(self) -> FileJournal:
         self.ranks.from_first(lambda: FileJournal(self.out).close())  # found to be usable by the one that says so
@@ -260,11 +291,9 @@ class _Session:
 
     def _versions(self) -> dict[str, str]:
         """Of what decides outcomes besides the arguments."""
-        library = find_spec("pyautoattack") and version("pyautoattack")
         return {
             "fastait": __version__,
             "torch": str(torch.__version__),
-            "pyautoattack": library or "",
             "device": self.device.type,
         }
 
@@ -278,8 +307,10 @@ class _Session:
         def advance(check: str) -> None:
             nonlocal done
             done += 1
-            self.report.update(done)
+
+        def tick(part: str, standing: int) -> None:
             self._stop_if_asked()
+            self.report.update(done, f"{name}: signs of masking, {part}")
 
         return masking_report(
             model,
@@ -288,13 +319,17 @@ class _Session:
             seed=self.arguments.seed,
             batch_size=self.arguments.batch_size,
             surrogate=None if self.surrogate is None else self.surrogate.model,
+            compile=self.arguments.compile,
             outcomes=outcomes if few is self.images else None,
             journal=lambda images: journal.of(**subject, images=images_checksum(images)),
             advance=advance,
+            tick=tick,
             note=self.note,
         )
 
-    def _write(self, found: list[Evaluation], masking: dict[str, list[Check]]) -> None:
+    def _write(
+        self, found: list[Evaluation], masking: dict[str, list[Check]], sources: list[dict[str, Source]]
+    ) -> None:
         arguments = self.arguments
         about: dict[str, Any] = {
             "dataset": self.dataset.name,
@@ -308,6 +343,7 @@ class _Session:
             "step_size": arguments.step_size,
             "seed": arguments.seed,
             "input_noise": arguments.input_noise,
+            "search": {"compile": arguments.compile, "tf32": arguments.tf32},
             "masking": {name: as_rows(checks) for name, checks in masking.items()},
             **environment(self.device),
         }
@@ -319,6 +355,11 @@ class _Session:
         write_text(self.out / "eval.json", as_json(found, about))
         write_text(self.out / "eval.csv", as_csv(found))
         write_text(self.out / "eval.md", markdown(found, heading))
+        write_outcomes(self.out / "outcomes.safetensors", found, sources, {"classes": list(self.dataset.classes)})
+        write_examples(self.out / "examples.safetensors", found, sources)
+        if arguments.save_images:
+            for path in write_images(self.out, found, sources):
+                self.report.note(f"{path} has adversarial images")
         if arguments.export == "robustbench":
             for name, entrant in zip(self.names, self.entrants, strict=True):
                 path = self.out / f"{name}-robustbench.pt"
@@ -338,59 +379,3 @@ class _Session:
         return Interrupted(
             f"stopped; finished batches are kept, go on with the same command and --out {self.out}", number
         )
-
-
-@contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms if ``wanted``; what the caller had set is put back."""
-    if not wanted:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    workspace = os.environ.get(CUBLAS_WORKSPACE)
-    try:
-        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = benchmark
-        if workspace is None:
-            del os.environ[CUBLAS_WORKSPACE]
-
-
-CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-"""Without it older versions of torch refuse cuBLAS's matrix products where algorithms must be deterministic."""
-
-
-def _read(paths: list[Path], asked: str | None, image_size: int | None) -> list[Loaded]:
-    """The models; ``--model`` is for those of them that do not say or show to be another network.
-
-    Raises:
-        InputError: one cannot be read, or none of them is the network that is asked for.
-    """
-    loaded, refused = [], []
-    for path in paths:
-        try:
-            loaded.append(read_model(path, asked, image_size))
-        except OtherNetwork as error:
-            refused.append(error)
-            try:
-                loaded.append(read_model(path, None, image_size))
-            except InputError:
-                raise error from None
-    if len(refused) == len(paths):
-        raise refused[0]
-    return loaded
-
-
-def _names(paths: tuple[Path, ...]) -> list[str]:
-    """What models are called: the last part of the path, as many parts as tell them apart."""
-    absolute = [path.absolute() for path in paths]
-    for parts in range(1, max(len(path.parts) for path in absolute) + 1):
-        names = ["-".join(path.parts[-parts:]) for path in absolute]
-        if max(Counter(names).values()) == 1:
-            return names
-    raise InputError(f"a model is given twice: {', '.join(map(str, paths))}")

@@ -39,6 +39,14 @@ class Head:
     shape: tuple[int, ...]
     classes: int
 
+    def containers(self) -> list[str]:
+        """The names of what contains it, and its own."""
+        found = [""]
+        for place in self.places:
+            parts = place.split(".") if place else []
+            found += [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return found
+
     @property
     def place(self) -> str:
         """Its name in messages."""
@@ -49,8 +57,9 @@ class Features:
     """Images [B, C, H, W] in [0, 1] -> features [B, ...], in the mode that the model is in.
 
     They are those of the model as it is when it is called, autocast and frozen as it is then; its submodules do the
-    work, and nothing is registered in them. Several threads may call it. Nothing is drawn or
-    read from the device that the model's own ``forward`` does not draw or read.
+    work, and nothing is registered in them. Those of what ``torch.compile(model)`` returned are compiled in its way.
+    Several threads may call it. Nothing is drawn or read from the device that the model's own ``forward`` does not draw
+    or read.
 
     Args:
         model: a module, or any object with a method ``features(x)``.
@@ -70,6 +79,8 @@ class Features:
             self.source = f"what {head.place} is given ({size} an image)"
 
     def __call__(self, x: Tensor) -> Tensor:
+        if isinstance(self.model, nn.Module) and "_orig_mod" in self.model._modules:
+            return _compiled_as(self.model, self)(x)
         if self.head is None:
             return _plain(self.model).features(x)
         return _Tapped(self.model, self.head)(x)
@@ -111,6 +122,27 @@ class _Tapped(nn.Module):
         return features
 
 
+_compiled: "WeakKeyDictionary[nn.Module, tuple[Any, nn.Module, Callable[[Tensor], Tensor]]]" = WeakKeyDictionary()
+"""Of what torch.compile returned: parameters, the part that is compiled, and that."""
+
+
+def _compiled_as(model: nn.Module, features: Features) -> Callable[[Tensor], Tensor]:
+    """``features`` of ``model``, compiled as it is: made once for each set of parameters."""
+    now = _signature(model)
+    with _lock:
+        found = _compiled.get(model)
+        if found is None or found[0] != now:
+            part = features.part()
+            compiling: Any = getattr(model, "dynamo_ctx", torch.compile)
+            found = _compiled[model] = now, part, compiling(part.forward)
+    _, part, compiled = found
+    if isinstance(part, _Tapped):
+        assert features.head is not None
+        for name in features.head.containers():  # copies, which have a mode of their own
+            layer_at(part.model, name).__dict__["training"] = layer_at(model, name).training
+    return compiled
+
+
 def feature_function(model: Any, sample: Tensor) -> Features:
     """The features of ``model``: its class's method ``features(x)``, or else what its last linear layer is given.
 
@@ -136,7 +168,7 @@ def feature_function(model: Any, sample: Tensor) -> Features:
         found = now, find_head(plain, sample)
         with _lock:
             _heads[plain] = found
-    return Features(plain, found[1])
+    return Features(model, found[1])
 
 
 _heads: "WeakKeyDictionary[nn.Module, tuple[Any, Head]]" = WeakKeyDictionary()

@@ -13,7 +13,9 @@ from torch import nn
 
 from fastait.attacks import frozen, input_gradient
 from fastait.attacks.columns import Ascent, Column, groups, parse_all
+from fastait.attacks.fab import FINAL_STEPS
 from fastait.attacks.local_search import CANDIDATES
+from fastait.attacks.stages import Stage, stages
 from fastait.config import TrainConfig
 from fastait.methods import METHODS
 from fastait.models import feature_function, make
@@ -68,16 +70,13 @@ def evaluation_flops(config: TrainConfig, num_classes: int, attacks: Sequence[st
         images: that are attacked.
 
     Raises:
-        InputError: an attack's name is wrong, or it is one of pyautoattack's, whose cost is not known beforehand, or
-            the network cannot be counted.
+        InputError: an attack's name is wrong, or the network cannot be counted.
     """
     columns = parse_all(attacks)
-    for column in columns:
-        if column.needs_library:
-            raise InputError(f"what {column.name} costs is not known beforehand: pyautoattack decides as it goes")
     ascents = [part.ascent for column in columns for part in (column, *column.parts) if part.ascent is not None]
     passes = _Passes(config, num_classes, any(ascent.loss == "feature" for ascent in ascents))
-    return images * (passes.forward + sum(_group_flops(group, passes, config.image_size) for group in groups(columns)))
+    work = sum(_group_flops(group, passes, config.image_size, num_classes) for group in groups(columns))
+    return images * (passes.forward + work)
 
 
 def measured_rate(config: TrainConfig, num_classes: int, device: torch.device) -> float:
@@ -157,11 +156,14 @@ class _Passes:
             raise _not_counted(config) from None
 
 
-def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int) -> int:
+def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int, num_classes: int) -> int:
     """Of columns that are computed together, per image."""
     column = group[0]
     if column.kind == "union":
-        return sum(_group_flops([part], passes, image_size) for part in column.parts)
+        again = passes.forward * sum(part.staged for part in column.parts)  # an image that is misclassified leaves them
+        return again + sum(_group_flops([part], passes, image_size, num_classes) for part in column.parts)
+    if column.staged:
+        return sum(_stage_flops(stage, passes) for stage in stages(column, num_classes))
     if column.kind == "ascent":
         assert column.ascent is not None
         return column.ascent.restarts * _ascent_flops(column.ascent, group, passes)
@@ -172,6 +174,17 @@ def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int) -> i
         first, later = max(1, min(size // 10, CANDIDATES)), min(size, CANDIDATES)
         queries = 1 + (first + 1) + (column.steps - 1) * (later + 1)
     return (queries + 1) * passes.forward  # the result is judged once more
+
+
+def _stage_flops(stage: Stage, passes: _Passes) -> int:
+    """One stage of AutoAttack for an image that stands to its end; of Square's queries some cost none."""
+    if stage.attack == "square":
+        return (stage.steps + 1) * passes.forward
+    ranked = passes.forward if stage.target else 0
+    if stage.attack == "fab-t":
+        # Every point is looked at before it is linearised, the ends of the final search, its points and the result too.
+        return ranked + stage.steps * (passes.forward + passes.gradient) + (1 + 2 + FINAL_STEPS + 1) * passes.forward
+    return ranked + stage.averaged * (stage.steps * passes.gradient + passes.forward)
 
 
 def _ascent_flops(ascent: Ascent, group: Sequence[Column], passes: _Passes) -> int:

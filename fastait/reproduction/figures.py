@@ -18,7 +18,7 @@ from fastait.reproduction.drawing import (
     write_csv,
     write_sheet,
 )
-from fastait.reproduction.front import accuracies, front_available
+from fastait.reproduction.front import accuracies
 from fastait.runtime.errors import InputError
 from fastait.runtime.files import write_whole
 from fastait.runtime.randomness import derive
@@ -60,7 +60,6 @@ class Figure:
         title: what it shows.
         systems: the trained models that it needs, by name.
         draw: (models by system, data set, folder, epsilon, seed, advance) -> the files that were written.
-        available: raises an InputError unless the packages are there that it needs.
 
     ``draw`` writes its pictures and their data into the folder, which exists, the same bytes for the same models,
     images, epsilon in [0, 1] and seed on one machine. Models map images in [0, 1] to logits, have ``features``, are on
@@ -71,7 +70,6 @@ class Figure:
     title: str
     systems: tuple[str, ...]
     draw: "Callable[[Models, Dataset, Path, float, int, Advance], list[Path]]"
-    available: Callable[[], None] = available
 
 
 def adversarial_losses(
@@ -264,7 +262,6 @@ FIGURES: dict[str, Figure] = {
         "accuracy against epsilon, PGD-20 and AutoAttack",
         ("natural", "madry", "adv-interp"),
         accuracies,
-        front_available,
     ),
 }
 

@@ -32,14 +32,6 @@ THEMES: dict[str, dict[str, str]] = {
 """Colours of Okabe and Ito, which can be told apart with deficient colour vision; markers differ too."""
 
 
-def front_available() -> None:
-    """Raise an InputError unless matplotlib and pyautoattack are there; it says what to install."""
-    from fastait.attacks.autoattack import available as autoattack_available
-
-    available()
-    autoattack_available()
-
-
 def accuracies(
     models: "Models", dataset: "Dataset", out: Path, epsilon: float, seed: int, advance: "Advance"
 ) -> list[Path]:
@@ -51,7 +43,7 @@ def accuracies(
     are transparent, their text is outlines, and the same table gives the same bytes with one version of matplotlib.
     """
     available()
-    from fastait.evaluation.evaluate import CLEAN, evaluate
+    from fastait.evaluation import CLEAN, evaluate
 
     images = dataset.test.stratified(min(IMAGES, len(dataset.test)))
     rows: list[tuple[Any, ...]] = []

@@ -167,10 +167,12 @@ class Bench:
                         nonlocal done
                         done += images
                         self.report.update(done, f"{heading}: {point.system}, {attack}")
+
+                    def tick(part: str, standing: int) -> None:
                         if stop.number is not None:
                             raise self.interrupted(stop.number)
 
-                    correct = self._evaluate(point, attacks, advance)
+                    correct = self._evaluate(point, attacks, advance, tick)
                     found.update(
                         (cell, Measured(int(correct[cell.attack].sum()), len(correct[cell.attack])))
                         for cell in cells
@@ -180,7 +182,7 @@ class Bench:
             self.report.finish()
         return found
 
-    def _evaluate(self, point: Point, attacks: list[str], advance: Any) -> dict[str, torch.Tensor]:
+    def _evaluate(self, point: Point, attacks: list[str], advance: Any, tick: Any) -> dict[str, torch.Tensor]:
         network, images = self.network(point.system), self.images(point)
         surrogate = None if point.surrogate is None else self.network(point.surrogate)
         return evaluate(
@@ -202,6 +204,7 @@ class Bench:
                 images=images_checksum(images),
             ),
             advance=advance,
+            tick=tick,
             note=self.warn,
         ).correct
 

@@ -56,13 +56,13 @@ def check(names: Iterable[str], choices: Choices) -> None:
     """
     names = list(names)
     if any(name not in TABLES for name in names):
+        from fastait.reproduction.drawing import available
         from fastait.reproduction.figures import FIGURES
 
         for name in names:
             check_choice("TABLE", name, (*TABLES, *FIGURES))
-        for name in names:
-            if name in FIGURES:
-                FIGURES[name].available()
+        if any(name in FIGURES for name in names):
+            available()
     systems = systems_of(names, choices)
     for system in systems:
         check_system(system, choices)

@@ -170,6 +170,33 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def tf32_alone(device: torch.device) -> Iterator[None]:
+    """Within ``full_precision``: TF32 in convolutions and matrix products of a GPU, for this thread's work alone.
+
+    The switches are the process's: where other threads are within ``full_precision`` too they stay strict, and a thread
+    that enters it meanwhile waits.
+    """
+    with _switches.alone(_SWITCHES) as alone:
+        if not (alone and device.type == "cuda"):
+            yield
+            return
+        try:
+            _allow_tf32(True)
+            yield
+        finally:
+            _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    if not _SWITCHES:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+        return
+    cudnn: Any = torch.backends.cudnn
+    for switch in (cudnn, cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul):
+        switch.fp32_precision = "tf32" if allowed else "ieee"
+
+
 def current(device: torch.device) -> AbstractContextManager:
     """Make ``device`` torch's current GPU, if it is one: what allocates or launches without naming a device uses it."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

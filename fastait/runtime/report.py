@@ -1,17 +1,17 @@
 """What a user sees of a run: notes, progress bars and the final table. Python callers see nothing by default."""
 
+import time
+from datetime import timedelta
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from fastait.runtime.console import console, say, show_table
 from fastait.runtime.errors import one_line
+
+EVERY = 60.0
+"""Seconds between two lines that say how far it is, where no bar can be drawn."""
 
 COLUMNS = {"clean": "clean", "fgsm": "FGSM", "pgd20": "PGD-20", "cw20": "CW-20"}
 
@@ -30,6 +30,8 @@ class Report:
         self.console = console(error=True, quiet=not show)
         self.progress: Progress | None = None
         self.task: Any = None
+        self.total = 0
+        self.said = 0.0
 
     def note(self, text: str) -> None:
         """One line that the user should know of."""
@@ -38,6 +40,7 @@ class Report:
     def start(self, what: str, total: int, done: int = 0) -> None:
         """Begin a progress bar of ``total`` units; ends the one before."""
         self.finish()
+        self.total, self.said = total, time.monotonic()
         if not self.show:
             return
         self.progress = Progress(
@@ -45,19 +48,31 @@ class Report:
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
+            _Left(compact=True),
             TextColumn("left"),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task(what, total=total, completed=done, figures="")
+        self.task = self.progress.add_task(what, total=total, completed=done, figures="", left=None)
         self.progress.start()
 
-    def update(self, done: int, what: str | None = None, figures: str = "") -> None:
-        """Move the bar to ``done``."""
-        if self.progress is not None:
-            self.progress.update(self.task, completed=done, description=what, figures=figures)
+    def update(self, done: int, what: str | None = None, figures: str = "", left: float | None = None) -> None:
+        """Move the bar to ``done``.
+
+        Args:
+            done: units.
+            what: is being done.
+            figures: shown beside it.
+            left: seconds that the rest takes, where that is known better than by units; where no bar can be drawn, a
+                line says all this every minute.
+        """
+        if self.progress is None:
+            return
+        self.progress.update(self.task, completed=done, description=what, figures=figures, left=left)
+        if left is not None and not self.console.is_terminal and time.monotonic() - self.said >= EVERY:
+            self.said = time.monotonic()
+            self.note(f"{what}: {done} of {self.total}, {figures}, about {duration(left)} left")
 
     def finish(self) -> None:
         """End the progress bar."""
@@ -83,6 +98,19 @@ class Report:
         show_table(["method", *COLUMNS.values()], lines, title=title)
         say(AUTOATTACK_CAVEAT)
         say(f"Run folder: {one_line(folder)}")
+
+
+class _Left(TimeRemainingColumn):
+    """The time left as it is said, or else as the bar's units go."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        return super().render(task) if left is None else Text(duration(left), style="progress.remaining")
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -36,6 +36,12 @@ class Shared(Generic[T, Before]):
         return id(subject) in self._holds
 
     @contextmanager
+    def alone(self, subject: T) -> Iterator[bool]:
+        """Whether nobody holds ``subject`` but one; who comes or leaves waits until this ends."""
+        with self._lock:
+            yield id(subject) in self._holds and self._holds[id(subject)].holders == 1
+
+    @contextmanager
     def held(self, subjects: Iterable[T]) -> Iterator[None]:
         """Change ``subjects``, told apart by identity, until this and every other holder has left."""
         taken: list[int] = []

@@ -282,6 +282,8 @@ class Loop:
             nonlocal done
             done += more
             self.report.update(done)
+
+        def tick(part: str, standing: int) -> None:
             if stop.number is not None:
                 self.report.finish()
                 raise self._interrupted(stop.number)
@@ -293,6 +295,7 @@ class Loop:
             epsilon=self.config.epsilon,
             seed=self.config.seed,
             advance=advance,
+            tick=tick,
             note=self._warn,
             ranks=self.ranks,
         )

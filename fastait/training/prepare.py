@@ -9,10 +9,10 @@ from torch import nn
 
 from fastait.attacks import frozen
 from fastait.attacks.subject import Subject
+from fastait.attacks.suited import widest_activation
 from fastait.checkpoints.weights import About
 from fastait.config import TrainConfig, parquet_settings
 from fastait.data import BatchPlan, Dataset, ImageFiles, ImageSet, Loader, load_dataset, load_unlabeled, make_loader
-from fastait.evaluation.batches import widest_activation
 from fastait.methods import METHODS, Settings
 from fastait.methods.alignment import misalignment
 from fastait.methods.labels import effective_epsilon_y

@@ -20,10 +20,12 @@ from fastait.runtime.errors import InputError
         ("spsa-128x20", Column("spsa-128x20", "spsa", steps=20, directions=128)),
         ("local-search", Column("local-search", "local-search", steps=150, linf=False)),
         ("local-search-linf-9", Column("local-search-linf-9", "local-search", steps=9)),
-        ("square", Column("square", "library")),
+        ("square", Column("square", "staged", steps=5000, attack="square")),
+        ("apgd-t-20", Column("apgd-t-20", "staged", steps=20, attack="apgd-t")),
+        ("quick", Column("quick", "staged")),
         (
             "fgsm+square",
-            Column("fgsm+square", "union", parts=(parse("fgsm"), Column("square", "library"))),
+            Column("fgsm+square", "union", parts=(parse("fgsm"), parse("square"))),
         ),
     ],
 )
@@ -39,6 +41,8 @@ def test_names(name, column):
         ("pgd", "no attack is called 'pgd'"),
         ("pgd0", "'pgd0' has a 0 where at least 1 is needed"),
         ("spsa-0x5", "has a 0"),
+        ("fab-t-0", "has a 0"),
+        ("autoattack-20", "Did you mean 'autoattack'"),
         ("pgd20-min0", "has a 0"),
         ("qwertz", "There are fgsm, pgd20,"),
         ("fgsm+", "'fgsm+' must join different attacks by +"),

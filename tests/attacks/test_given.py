@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from fastait import adversarial_interpolation, evaluate_robustness, masking_signs
-from fastait.attacks import ATTACKS, Subject, autoattack, local_search, pgd, spsa
+from fastait.attacks import ATTACKS, Subject, local_search, pgd, spsa
 from fastait.models import WideResNet
 from fastait.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_library():
+def _short_autoattack():
     with pytest.MonkeyPatch.context() as patch:
-        small.short_library(patch)
+        small.short_autoattack(patch)
         yield
 
 
@@ -41,7 +41,6 @@ def test_texts_truth_values_and_lists_are_no_numbers(wrong):
         ("rounds", lambda **o: local_search(MODEL, X, Y, **o)),
         ("seed", lambda **o: evaluate_robustness(MODEL, X, Y, "pgd1", **o)),
         ("seed", lambda **o: masking_signs(MODEL, X, Y, **o)),
-        ("seed", lambda **o: autoattack(MODEL, X, Y, **o)),
     ]
     for kind, calls in (("a number", numbers), ("a whole number", whole)):
         for name, call in calls:
@@ -100,7 +99,7 @@ def test_images_of_a_subclass_are_checked_too():
 
 
 @pytest.mark.parametrize(
-    "name", ["fgsm", "pgd2", "cw2-worst", "feature2", "eot2-pgd2", "spsa-4x1", "local-search-1", "square"]
+    "name", ["fgsm", "pgd2", "cw2-worst", "feature2", "eot2-pgd2", "spsa-4x1", "local-search-1", "quick"]
 )
 def test_classes_that_the_model_does_not_know(name):
     with pytest.raises(ValueError, match=r"y must be in \[0, 10\), the classes that Classifier tells apart, got 11"):
@@ -137,21 +136,21 @@ def test_tensors_that_are_no_logits(shape):
     def odd(x):
         return SHAPES[shape](MODEL(x))
 
-    for call in (pgd, spsa, local_search, autoattack, evaluate_robustness, ATTACKS["cw2-worst"]):
+    for call in (pgd, spsa, local_search, evaluate_robustness, ATTACKS["cw2-worst"], ATTACKS["autoattack"]):
         with pytest.raises(InputError, match=r"odd returns \(.*\) where logits \[B, K\] are needed: a row for"):
             call(odd, X, Y, epsilon=0.03)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_logits_of_another_type(dtype):
-    found = evaluate_robustness(lambda x: MODEL(x).to(dtype), X, Y, "spsa-4x2,local-search-2,cw2-best,apgd-ce")
-    assert found.accuracy()["apgd-ce"] < 100
+    found = evaluate_robustness(lambda x: MODEL(x).to(dtype), X, Y, "spsa-4x2,local-search-2,cw2-best,autoattack")
+    assert found.accuracy()["autoattack"] < 100
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_models_of_every_type(dtype):
     model, x = small.new().to(dtype), X.to(dtype)
-    for name in ("pgd2", "cw2-best", "spsa-4x2", "local-search-linf-2", "apgd-ce", "square"):
+    for name in ("pgd2", "cw2-best", "spsa-4x2", "local-search-linf-2", "autoattack"):
         moved = ATTACKS[name](model, x, Y, epsilon=8 / 255)
         assert moved.dtype == dtype
         assert (moved.double() - x.double()).abs().max() <= 8 / 255 + 1e-7

@@ -11,19 +11,19 @@ import torch
 from torch import nn
 
 from fastait import adversarial_interpolation, evaluate_robustness, masking_signs
-from fastait.attacks import ATTACKS, Subject, autoattack, fgsm, local_search, pgd, spsa
+from fastait.attacks import ATTACKS, Subject, fgsm, local_search, pgd, spsa
 from fastait.runtime.errors import InputError
 
 EPSILON = 8 / 255
 NAMES = ["fgsm", "pgd3", "cw3-worst", "pgd3-best", "cw3-min2", "feature3", "eot2-pgd2", "pgd2+cw2", "pgd2-zero"]
 BLACK_BOXES = ["spsa-4x2", "local-search-2", "local-search-linf-2"]
-LIBRARY = ["apgd-ce", "square"]
+STAGED = ["apgd-ce", "square", "autoattack", "autoattack-rand"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_library():
+def _short_autoattack():
     with pytest.MonkeyPatch.context() as patch:
-        small.short_library(patch)
+        small.short_autoattack(patch)
         yield
 
 
@@ -32,7 +32,7 @@ FUNCTIONS = {
     "pgd": lambda *a, **o: pgd(*a, steps=2, **o),
     "spsa": lambda *a, **o: spsa(*a, directions=2, steps=1, **o)[0],
     "local search": lambda *a, **o: local_search(*a, rounds=1, **o)[0],
-    "autoattack": lambda *a, **o: autoattack(*a, name="apgd-ce", **o),
+    "autoattack": lambda *a, **o: ATTACKS["autoattack"](*a, **o),
     "by name": lambda *a, **o: ATTACKS["cw2-min2"](*a, **o),
     "interpolation": lambda *a, **o: adversarial_interpolation(*a, **o)[0],
     "evaluation": lambda *a, **o: evaluate_robustness(*a, "pgd2", **o),
@@ -148,12 +148,13 @@ class Unused(small.Classifier):
 
 
 @pytest.mark.parametrize("kind", [Detached, Unused])
-@pytest.mark.parametrize("name", ["pgd", "fgsm", "by name", "interpolation", "evaluation", "masking"])
+@pytest.mark.parametrize("name", ["pgd", "fgsm", "by name", "autoattack", "interpolation", "evaluation", "masking"])
 def test_a_model_without_gradients(name, kind):
     x, y = small.images(4)
     with pytest.raises(InputError, match=r"no gradient reaches the images: .*spsa and square"):
         FUNCTIONS[name](small.new(kind), x, y)
-    assert evaluate_robustness(small.new(kind), x, y, BLACK_BOXES).correct.keys() == {"clean", *BLACK_BOXES}
+    blind = [*BLACK_BOXES, "square"]
+    assert evaluate_robustness(small.new(kind), x, y, blind).correct.keys() == {"clean", *blind}
 
 
 def test_features_that_are_none():
@@ -194,7 +195,7 @@ def test_in_place_or_not_the_outcomes_are_the_same():
             return super().features((x - 0.5) / 0.5)
 
     x, y = small.images(12)
-    names = [*NAMES, *BLACK_BOXES, *LIBRARY, "transfer-pgd3"]
+    names = [*NAMES, *BLACK_BOXES, *STAGED, "transfer-pgd3"]
     found = [evaluate_robustness(m, x, y, names, surrogate=m).correct for m in map(small.new, (InPlace, Apart))]
     assert all(torch.equal(found[0][name], outcome) for name, outcome in found[1].items())
 
@@ -234,7 +235,7 @@ def test_default_types_and_devices_do_not_matter(dtype):
 
     def everything():
         torch.manual_seed(0)
-        found = evaluate_robustness(model, x, y, [*NAMES, *BLACK_BOXES, *LIBRARY])
+        found = evaluate_robustness(model, x, y, [*NAMES, *BLACK_BOXES, *STAGED])
         signs = masking_signs(model, x, y)
         moved = [pgd(model, x, y, steps=2), *adversarial_interpolation(model, x, y)]
         return {**found.correct, **dict(enumerate(moved))}, signs
@@ -258,18 +259,17 @@ def test_default_types_and_devices_do_not_matter(dtype):
 def test_the_callers_random_states_are_left_alone():
     model, (x, y) = small.new(), small.images(4)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    evaluate_robustness(model, x, y, [*NAMES, *BLACK_BOXES, *LIBRARY])
+    evaluate_robustness(model, x, y, [*NAMES, *BLACK_BOXES, *STAGED])
     masking_signs(model, x, y)
-    for attack in ("pgd", "fgsm", "spsa", "local search", "by name"):
+    for attack in ("pgd", "fgsm", "spsa", "local search", "by name", "autoattack"):
         FUNCTIONS[attack](model, x, y, generator=torch.Generator().manual_seed(0))
-    autoattack(model, x, y, name="square")
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[2], strict=True))
 
 
 @pytest.mark.parametrize(
-    "name", [*NAMES, *BLACK_BOXES, *LIBRARY, "pgd-min", "spsa-2x1+local-search-linf-1", "transfer-pgd2", "pgd100"]
+    "name", [*NAMES, *BLACK_BOXES, *STAGED, "pgd-min", "spsa-2x1+local-search-linf-1", "transfer-pgd2", "pgd100"]
 )
 def test_every_name_is_an_attack(name):
     """Its images fool the model as often as they are said to, and are in the ball."""

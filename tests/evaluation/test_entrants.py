@@ -16,7 +16,7 @@ from torch import nn
 from fastait.checkpoints.weights import About, packed
 from fastait.data import ImageSet
 from fastait.eval import EvalArguments, main
-from fastait.evaluation import load_model, session
+from fastait.evaluation import determinism, load_model
 from fastait.evaluation.entrants import make_entrant
 from fastait.evaluation.model_files import read_model
 from fastait.evaluation.normalization import MINUS_ONE_ONE, ZERO_ONE, Normalization, Normalized
@@ -206,14 +206,14 @@ def test_a_normalised_network():
 @pytest.mark.parametrize("said", [None, ":16:8"])
 def test_determinism_is_for_the_evaluation_alone(monkeypatch, said):
     if said is None:
-        monkeypatch.delenv(session.CUBLAS_WORKSPACE, raising=False)
+        monkeypatch.delenv(determinism.CUBLAS_WORKSPACE, raising=False)
     else:
-        monkeypatch.setenv(session.CUBLAS_WORKSPACE, said)
-    with session._determinism(True):
+        monkeypatch.setenv(determinism.CUBLAS_WORKSPACE, said)
+    with determinism.deterministic(True):
         assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ[session.CUBLAS_WORKSPACE] == (said or ":4096:8")
+        assert os.environ[determinism.CUBLAS_WORKSPACE] == (said or ":4096:8")
     assert not torch.are_deterministic_algorithms_enabled()
-    assert os.environ.get(session.CUBLAS_WORKSPACE) == said
+    assert os.environ.get(determinism.CUBLAS_WORKSPACE) == said
 
 
 def test_arguments_from_python():

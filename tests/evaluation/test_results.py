@@ -95,7 +95,7 @@ def test_words_when_autoattack_is_the_weaker_one():
     assert "Quote pgd20" in sentence
 
 
-def test_words_of_single_attacks_of_the_library():
+def test_words_of_single_parts_of_autoattack():
     first, caveat = words([evaluation(pgd20=20, square=60)])
     assert "the lowest single attack is pgd20 with 20.0 %" in first
     assert "none of them is AutoAttack" in caveat

@@ -158,11 +158,11 @@ def test_a_deterministic_evaluation_is_the_same_twice():
     assert share_of_others(command(Path("plain"), input_noise=8 / 255), first) <= OUTCOMES_ACROSS_DEVICES[torch.float32]
 
 
-@pytest.mark.parametrize("name", ["apgd-ce", "square"])
-def test_the_library_on_the_gpu(name, monkeypatch):
-    from small import short_library
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab-t", "square"])
+def test_autoattack_on_the_gpu(name, monkeypatch):
+    from small import short_autoattack
 
-    short_library(monkeypatch, queries=scaled(200, 10), iterations=scaled(20, 5))
+    short_autoattack(monkeypatch, queries=scaled(200, 10), iterations=scaled(20, 5))
     few = scaled(64, 8)
     here, there = (outcomes(device, torch.float32, [name], few).accuracy() for device in (DEVICE, CPU))
     assert abs(here[name] - there[name]) <= 15

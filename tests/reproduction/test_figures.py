@@ -29,7 +29,7 @@ from fastait.runtime.randomness import derive
 
 os.environ.setdefault("MPLCONFIGDIR", mkdtemp())  # matplotlib keeps its list of fonts there
 
-evaluation = import_module("fastait.evaluation.evaluate")  # the package has a function of that name
+evaluation = import_module("fastait.evaluation")
 
 CPU = torch.device("cpu")
 EPSILON = 8 / 255
@@ -280,12 +280,6 @@ def test_the_front_page_shows_what_an_evaluation_finds(models, monkeypatch):
         assert not list(root.iter("{http://www.w3.org/2000/svg}text")), "text is outlines, the same on every machine"
         assert picture.stat().st_size < 60_000
     assert light.read_bytes() != dark.read_bytes()
-
-
-def test_the_front_page_needs_autoattack(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    with pytest.raises(InputError, match=r"AutoAttack cannot be imported.*fastait\[autoattack\]"):
-        FIGURES["front"].available()
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -57,7 +57,10 @@ def unpacked(data: bytes) -> dict[str, Any] | None:
 def _of_now(state: dict[str, Any]) -> dict[str, Any]:
     """What version 3 held, as this one has it."""
     state = dict(state)
-    watch = {"best": state.pop("best", None), "most": 0.0, "before": None, "collapsed": None}
+    best = state.pop("best", None)
+    if best is not None:
+        best = {"epoch": best["epoch"], "averaged": False, "pgd10": best["val_pgd10"], "weights": best["weights"]}
+    watch = {"best": best, "most": 0.0, "before": None, "collapsed": None}
     return {**state, "watch": watch, "averaged": None}
 
 

@@ -35,13 +35,14 @@ class Watch:
         config: of the run.
         model: as it is trained.
         averaged: its averaged weights; None if there are none.
-        held_out: images that the best epoch is chosen by: with averaged weights that of theirs; None if there are none.
+        held_out: images that the best weights are chosen by, the network's or averaged ones; None if there are none.
         trained_on: images that are measured where none are held out.
         note: called with a line for the user.
         ranks: the processes that share the images.
 
     Attributes:
-        best: epoch, figures and weights of the best epoch; None before there is one.
+        best: epoch and weights of the best, whether they are averaged, and their PGD-10 accuracy in percent; None
+            before there are such.
         most: the highest accuracy under PGD-10 so far, in percent.
         before: the network's weights after the last epoch that was no collapse.
         collapsed: the first epoch that was one; None if none was.
@@ -104,20 +105,18 @@ class Watch:
     def _choose(self, epoch: int, found: dict[str, Any]) -> None:
         """Keep the best weights; ``found`` takes up what they are chosen by."""
         assert self.held_out is not None
+        candidates = {"val": (self.model, self.model.state_dict())}
         if self.averaged is not None:
-            weights, model, kind = (
-                self.averaged.state_dict(),
-                holding(self.model, self.averaged.state_dict()),
-                "val_ema",
-            )
-        else:
-            weights, model, kind = self.model.state_dict(), self.model, "val"
-        key = f"{kind}_{WATCHED}"
-        if key not in found:
-            accuracy = self._accuracy(model, self.held_out, (WATCHED,))
-            found |= {f"{kind}_{name}": value for name, value in accuracy.items()}
-        if self.best is None or found[key] > self.best[key]:
-            self.best = {"epoch": epoch, **found, "weights": _copied(weights)}
+            averages = self.averaged.state_dict()
+            candidates["val_ema"] = holding(self.model, averages), averages
+        for kind, (model, weights) in candidates.items():
+            if f"{kind}_{WATCHED}" not in found:
+                accuracy = self._accuracy(model, self.held_out, (WATCHED,))
+                found |= {f"{kind}_{name}": value for name, value in accuracy.items()}
+            figure = found[f"{kind}_{WATCHED}"]
+            if self.best is None or figure > self.best[WATCHED]:
+                averaged = kind == "val_ema"
+                self.best = {"epoch": epoch, "averaged": averaged, WATCHED: figure, "weights": _copied(weights)}
 
     def _accuracy(self, model: nn.Module, images: ImageSet, attacks: Sequence[str]) -> dict[str, float]:
         epsilon = self.config.epsilon

@@ -44,10 +44,11 @@ def test_swapped_and_zeroed_pages_are_seen():
 
 
 def test_the_format_before_goes_on(tmp_path):
-    state = {"format": checkpoint.FORMAT_WITHOUT_CHECKSUM, "step": 4, "best": {"epoch": 1}}
+    best = {"epoch": 1, "val_clean": 80.0, "val_pgd10": 40.0, "weights": {}}
+    state = {"format": checkpoint.FORMAT_WITHOUT_CHECKSUM, "step": 4, "best": best}
     torch.save(state, tmp_path / "checkpoint.pt")
     found = checkpoint.load(tmp_path / "checkpoint.pt", pytest.fail)
-    assert found["watch"]["best"] == {"epoch": 1}
+    assert found["watch"]["best"] == {"epoch": 1, "averaged": False, "pgd10": 40.0, "weights": {}}
     assert found["averaged"] is None
     assert found["step"] == 4
 

@@ -79,10 +79,8 @@ def test_the_best_weights_are_kept_beside_the_last(monkeypatch):
     assert resumed.result["best"] == run.result["best"]
     assert Path("interrupted/best.safetensors").read_bytes() == Path("run/best.safetensors").read_bytes()
     assert run.result["weights"] == "last"
-    assert run.result["best"].keys() == {
-        *("epoch", "val_clean", "val_fgsm", "val_pgd10", "clean", "fgsm", "pgd20", "cw20")
-    }
-    assert (run.result["best"]["epoch"], run.result["best"]["val_pgd10"]) == (2, 70.0)
+    assert run.result["best"].keys() == {*("epoch", "averaged", "pgd10", "clean", "fgsm", "pgd20", "cw20")}
+    assert (run.result["best"]["epoch"], run.result["best"]["pgd10"]) == (2, 70.0)
     shorter = run_training(tiny(epochs=2, val_fraction=0.25, out=Path("shorter")))
     assert Path("run/best.safetensors").read_bytes() == Path("shorter/model.safetensors").read_bytes()
     for column in ("clean", "fgsm", "pgd20", "cw20"):

@@ -23,7 +23,7 @@ class ReproduceArguments:
     """What to make."""
 
     names: tuple[str, ...] = ()
-    """Tables and figures: table1 to table9, tableA6, figure2 to figure4, front."""
+    """Tables and figures: table1 to table9, tableA6, fastat, figure2 to figure4, front."""
 
     list_: bool = field(default=False, kw_only=True, metadata={"negative": ""})
     """Say what there is to make, and end."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastait.evaluation.intervals import wilson
+from fastait.reproduction.grids import WORST, Block, Cell
 from fastait.reproduction.measure import Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale
-from fastait.reproduction.tables import WORST, Block, Cell
 from fastait.runtime.console import say, show_table
 
 

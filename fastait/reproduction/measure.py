@@ -13,16 +13,17 @@ from PIL import Image
 from torch import nn
 
 from fastait.attacks import RandomSignNoise
-from fastait.checkpoints.folder import RunFolder
+from fastait.checkpoints.folder import WEIGHTS, RunFolder
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.evaluation.entrants import code_of
 from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
+from fastait.evaluation.model_files import load_model
 from fastait.models import feature_function, make
 from fastait.models.names import parse
-from fastait.reproduction.systems import DATA_SIZES, Choices, needs_unlabeled
-from fastait.reproduction.tables import CLEAN, Cell
+from fastait.reproduction.grids import CLEAN, Cell
+from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices, needs_unlabeled
 from fastait.runtime.errors import InputError, Interrupted
 from fastait.runtime.files import write_whole
 from fastait.runtime.hardware import environment
@@ -128,7 +129,11 @@ class Bench:
             raise self.interrupted(error.exit_code - 128) from None
 
     def _network(self, system: str) -> nn.Module:
-        return self.trained(system).model.to(self.device).to(memory_format=torch.channels_last)
+        network, which = self.trained(system).model, SYSTEMS[system].weights
+        if which != "last":
+            path = self.choices.run(system) / WEIGHTS[which]
+            network = load_model(path, model=self.choices.config(system).model)[0]
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _dataset(self, name: str, image_size: int) -> Dataset:
         return load_dataset(name, self.choices.data_dir, image_size, note=self.report.note)

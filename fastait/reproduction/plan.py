@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from fastait.checkpoints.folder import RunFolder
+from fastait.checkpoints.folder import WEIGHTS, RunFolder
 from fastait.config import TrainConfig
 from fastait.evaluation.journal import recorded
 from fastait.evaluation.model_files import load_model
+from fastait.reproduction.grids import CLEAN
 from fastait.reproduction.measure import Point, checksum, journal_folder, points, subject
 from fastait.reproduction.session import check, systems_of
 from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
-from fastait.reproduction.tables import CLEAN, TABLES
+from fastait.reproduction.tables import TABLES
 from fastait.runtime.console import say, show_table
 from fastait.runtime.hardware import environment
 from fastait.runtime.precision import full_precision, resolve_device
@@ -135,7 +136,7 @@ class Plan:
         if not RunFolder(folder).result_file.is_file():
             return None
         name = self.choices.config(system).model
-        return checksum(load_model(folder, model=name)[0], name)
+        return checksum(load_model(folder / WEIGHTS[SYSTEMS[system].weights], model=name)[0], name)
 
     def _rate(self, config: TrainConfig) -> float:
         from fastait.reproduction.cost import measured_rate

@@ -6,11 +6,12 @@ from typing import Any
 
 from fastait.config import TrainConfig
 from fastait.reproduction.categories import categories
+from fastait.reproduction.grids import Cell, Table
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
 from fastait.reproduction.measure import Bench, Measured, check_networks, check_system
 from fastait.reproduction.orderings import compare
-from fastait.reproduction.systems import Choices, needs_unlabeled
-from fastait.reproduction.tables import TABLES, Cell, Table
+from fastait.reproduction.systems import SYSTEMS, Choices, needs_unlabeled
+from fastait.reproduction.tables import TABLES
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.files import write_text
@@ -127,7 +128,7 @@ def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list
         f"Scale {choices.scale.name}: {_networks(configs)}{small or other}.",
         f"{images or few} test images {black_box}with the classes in proportion, Linf {budgets}, steps of "
         f"{epsilon_text(choices.scale.step_size)}, seed {choices.seed}; training {precision}, evaluation fp32; "
-        "weights of the last epoch.",
+        f"weights of the {_listed(dict.fromkeys(SYSTEMS[system].weights for system in systems))} epoch.",
         f"Trained on {trained_on}; measured on {here['device']} with {here['threads']} threads, torch {here['torch']}, "
         f"fastait {here['fastait']}, Python {here['python']}.",
     ]

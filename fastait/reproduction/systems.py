@@ -54,6 +54,15 @@ SMALL_RECIPE = "digits"
 SMALL_IMAGES = 16
 """Height and width there: digits are 8x8 scans, and a quarter of the recipe's pixels is a quarter of the time."""
 
+FASTAT = "cifar10-fastat"
+"""The recipe of the FastAT benchmark."""
+
+FASTAT_SMALL = {"ema": 0.99, "val_fraction": 0.1}
+"""At small scale, where a run has some 250 steps and 1,442 images."""
+
+FASTAT_KEPT = ("schedule", "weight_decay", "label_smoothing", "penalty", "attack_steps", "step_size")
+"""What is the recipe's at small scale too."""
+
 GLANCE = 100
 """Test images of a run's own evaluation; the tables' comes after it and is the one that counts."""
 
@@ -85,25 +94,36 @@ class System:
         method: of ``fastait.methods.METHODS``.
         changes: settings that differ from the recipe's, at either scale.
         session: 1 for "a different training session": another seed.
+        weights: ``last`` or ``best``: which of the run's.
     """
 
     recipe: str
     method: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     session: int = 0
+    weights: str = "last"
 
     def settings(self, scale: Scale) -> tuple[str, dict[str, Any]]:
         """The recipe's name and the settings that differ from it and its method's."""
-        if scale.name == "small":
+        if scale.name != "small":
+            return self.recipe, dict(self.changes)
+        if self.recipe != FASTAT:
             return SMALL_RECIPE, dict(self.changes)
-        return self.recipe, dict(self.changes)
+        published = recipe(FASTAT, method=self.method)
+        kept = {name: getattr(published, name) for name in FASTAT_KEPT}
+        return SMALL_RECIPE, {**kept, **FASTAT_SMALL, **self.changes}
 
     def run_name(self, scale: Scale) -> str:
-        """What its run folder is called: systems of one name are one network."""
-        name, changes = self.settings(scale)
+        """What its run folder is called: systems of one name are one run."""
+        name = self.recipe
+        if scale.name == "small":
+            name = SMALL_RECIPE + ("-fastat" if self.recipe == FASTAT else "")
         session = ["second"] if self.session else []
-        return "-".join([name, self.method, *(f"{key}={value:g}" for key, value in changes.items()), *session])
+        return "-".join([name, self.method, *(f"{key}={value:g}" for key, value in self.changes.items()), *session])
 
+
+FAST = ("fgsm-rs", "n-fgsm", "grad-align", "nu-at", "madry", "adv-interp")
+"""The methods that are trained by the FastAT benchmark's recipe."""
 
 COMPARED = ("natural", "madry", "bilateral", "feature-scatter", "adv-interp")
 """The methods of tables 1 and 4."""
@@ -126,6 +146,12 @@ SYSTEMS: dict[str, System] = {
     **{
         f"epsilon_y={value:g}": System("cifar10", "adv-interp", {"epsilon_y": value})
         for value in (0.1, 0.2, 0.3, 0.4, 0.6, 0.7)
+    },
+    # The FastAT benchmark, last and best weights of one run.
+    **{
+        f"fastat-{method}{end}": System(FASTAT, method, weights=weights)
+        for method in FAST
+        for end, weights in (("", "last"), ("-best", "best"))
     },
 }
 

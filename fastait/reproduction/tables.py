@@ -1,150 +1,10 @@
 """The paper's tables as data: what each of their figures is a measurement of, and what the paper found.
 
-This module imports nothing heavy. A cell is the merge of what its row and its column say.
+This module imports nothing heavy.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-from fastait.reproduction.systems import Scale
-
-WORST = "worst"
-"""The attack of a column that has the lowest of its row's figures."""
-
-CLEAN = "clean"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row or a column.
-
-    Attributes:
-        title: as in the paper.
-        system: of ``systems.SYSTEMS``, what is measured.
-        attack: a column of ``fastait.attacks.columns``, ``clean``, ``WORST``, or one that the scale decides.
-        epsilon: in 255ths.
-        surrogate: the system that transfer attacks are made on.
-        noisy: whether random signs of epsilon are added to the input.
-    """
-
-    title: str
-    system: str | None = None
-    attack: str | None = None
-    epsilon: int | None = None
-    surrogate: str | None = None
-    noisy: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a figure is a measurement of; see ``Line``.
-
-    Attributes:
-        epsilon: on images in [0, 1].
-        black_box: whether the attack is given fewer images.
-    """
-
-    system: str
-    attack: str
-    epsilon: float = 8 / 255
-    surrogate: str | None = None
-    noisy: bool = False
-    black_box: bool = False
-
-
-@dataclass(frozen=True)
-class Block:
-    """One grid of figures.
-
-    Attributes:
-        part: a or b, where a table has both.
-        title: of the part.
-        corner: the heading of the rows' titles.
-        rows, columns: in the paper's order.
-        figures: the paper's, in percent; None where it has none.
-        models_across: whether the columns are what is compared; the rows are else.
-    """
-
-    part: str
-    title: str
-    corner: str
-    rows: tuple[Line, ...]
-    columns: tuple[Line, ...]
-    figures: tuple[tuple[float | None, ...], ...]
-    models_across: bool = False
-
-    def cell(self, row: Line, column: Line, scale: Scale) -> Cell | None:
-        """What the figure of ``row`` and ``column`` measures; None for a ``WORST``."""
-        attack = row.attack or column.attack
-        system = row.system or column.system
-        assert attack is not None
-        assert system is not None
-        if attack == WORST:
-            return None
-        return Cell(
-            system,
-            scale.attacks.get(attack, attack),
-            scale.budget * (row.epsilon or column.epsilon or 8) / 255,
-            row.surrogate or column.surrogate,
-            row.noisy or column.noisy,
-            attack in scale.attacks,
-        )
-
-    def cells(self, scale: Scale) -> list[Cell]:
-        """All that has to be measured."""
-        found = (self.cell(row, column, scale) for row in self.rows for column in self.columns)
-        return [cell for cell in found if cell is not None]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper.
-
-    Attributes:
-        title: "Table 1".
-        caption: what it shows, in our words.
-        blocks: its grids; none for table 7, which has no figures.
-        notes: what a reader should know besides.
-    """
-
-    title: str
-    caption: str
-    blocks: tuple[Block, ...]
-    notes: tuple[str, ...] = ()
-
-    def cells(self, scale: Scale) -> list[Cell]:
-        """All that has to be measured."""
-        return [cell for block in self.blocks for cell in block.cells(scale)]
-
-    def systems(self, scale: Scale) -> list[str]:
-        """Whose networks it needs, in the order of its rows."""
-        return list(dict.fromkeys(s for cell in self.cells(scale) for s in (cell.system, cell.surrogate) if s))
-
-
-def _figures(text: str) -> tuple[tuple[float | None, ...], ...]:
-    """Figures as they stand in the paper, a row a line."""
-    return tuple(
-        tuple(None if figure == "-" else float(figure) for figure in line.split()) for line in text.strip().splitlines()
-    )
-
-
-TITLES = {
-    "natural": "Natural",
-    "madry": "Madry",
-    "bilateral": "Bilateral",
-    "feature-scatter": "Feature-Scatter",
-    "adv-interp": "Adv-Interp",
-    "mixup": "Mixup",
-    "manifold-mixup": "Manifold-mixup",
-    "iat-mixup": "IAT-Mixup",
-    "iat-manifold-mixup": "IAT-Manifold-mixup",
-    "uat": "UAT",
-}
-
-
-def _models(names: Iterable[str], prefix: str = "") -> tuple[Line, ...]:
-    return tuple(Line(TITLES.get(name, name), system=prefix + name) for name in names)
-
+from fastait.reproduction.fastat import TABLE as FASTAT
+from fastait.reproduction.grids import CLEAN, WORST, Block, Line, Table, figures, models
 
 _ALL = ("natural", "madry", "bilateral", "feature-scatter", "adv-interp")
 _THREE = ("natural", "madry", "adv-interp")
@@ -169,9 +29,9 @@ _TABLE1 = Table(
     (
         Block(
             *("", "", "Models"),
-            _models(_ALL),
+            models(_ALL),
             _WITH_WORST,
-            _figures("""
+            figures("""
                 95.6 37.0  0.0  0.0  0.0  0.0  0.0
                 86.7 54.9 45.0 44.5 45.7 45.3 44.5
                 91.2 70.7 57.5 55.2 56.2 53.8 53.8
@@ -188,13 +48,13 @@ _TABLE2 = Table(
     (
         Block(
             *("", "", "Models"),
-            _models(_THREE),
+            models(_THREE),
             tuple(
                 Line(f"{loss.upper()} {budget}", attack=f"{loss}20", epsilon=budget)
                 for loss in ("pgd", "cw")
                 for budget in _BUDGETS
             ),
-            _figures("""
+            figures("""
                  0.0  0.0  0.0  0.0  0.0  0.0  0.0   0.0  0.0  0.0  0.0  0.0  0.0  0.0
                 45.0 34.9 27.0 20.8 16.8 13.1 10.1  45.7 35.6 27.6 21.4 16.9 12.9  9.9
                 73.5 72.9 71.9 71.3 70.2 68.6 67.4  69.7 68.2 66.6 65.2 63.8 62.4 60.5
@@ -209,13 +69,13 @@ _TABLE3 = Table(
     (
         Block(
             *("", "", "Models"),
-            _models(_THREE),
+            models(_THREE),
             tuple(
                 Line(f"{loss.upper()} {steps}", attack=f"{loss}{steps}")
                 for loss in ("pgd", "cw")
                 for steps in _ITERATIONS
             ),
-            _figures("""
+            figures("""
                  0.0  0.0  0.0  0.0  0.0  0.0  0.0   0.0  0.0  0.0  0.0  0.0  0.0  0.0
                 45.0 44.6 44.5 44.5 44.5 44.5 44.4  45.7 45.7 45.4 45.3 45.3 45.3 45.2
                 73.5 73.0 73.0 73.0 72.9 72.8 72.8  69.7 69.0 68.7 68.4 68.3 68.3 68.3
@@ -230,9 +90,9 @@ _TABLE4 = Table(
     (
         Block(
             *("a", "CIFAR100", "Models"),
-            _models(_ALL, "cifar100-"),
+            models(_ALL, "cifar100-"),
             _WITH_WORST,
-            _figures("""
+            figures("""
                 78.6  9.7  0.0  0.0  0.0  0.0  0.0
                 59.9 28.5 22.6 22.2 23.2 23.1 22.2
                 68.2 60.8 26.7 25.3    - 22.1 22.1
@@ -242,9 +102,9 @@ _TABLE4 = Table(
         ),
         Block(
             *("b", "SVHN", "Models"),
-            _models(_ALL, "svhn-"),
+            models(_ALL, "svhn-"),
             _WITH_WORST,
-            _figures("""
+            figures("""
                 96.6 36.0  0.3  0.2  0.3  0.0  0.0
                 93.9 68.4 47.9 46.0 48.7 47.5 46.0
                 94.1 69.8 53.9 50.3    - 48.9 48.9
@@ -261,9 +121,9 @@ _TABLE5 = Table(
     (
         Block(
             *("a", "images", "Models"),
-            _models(("image-org", "image-mixup", "image-cls", "adv-interp")),
+            models(("image-org", "image-mixup", "image-cls", "adv-interp")),
             _WITH_WORST,
-            _figures("""
+            figures("""
                 95.7 62.4 11.3  2.3 16.7  8.7  2.3
                 95.4 79.9 32.4 19.4 31.8 23.1 19.4
                 90.3 71.2 60.0 57.7 56.3 54.1 54.1
@@ -272,9 +132,9 @@ _TABLE5 = Table(
         ),
         Block(
             *("b", "labels", "Models"),
-            _models(("label-org", "label-mixup", "label-smooth", "adv-interp")),
+            models(("label-org", "label-mixup", "label-smooth", "adv-interp")),
             _WITH_WORST,
-            _figures("""
+            figures("""
                 91.6 57.3 38.1 36.5 39.3 38.0 36.5
                 93.3 65.5 19.4 13.4 18.8 14.1 13.4
                 91.1 77.0 68.4 66.2 62.9 61.3 61.3
@@ -298,7 +158,7 @@ _TABLE6 = Table(
                 Line(f"{loss.upper()}{steps}", attack=f"transfer-{loss}{steps}")
                 for loss, steps in (("pgd", 20), ("pgd", 100), ("cw", 20), ("cw", 100))
             ),
-            _figures("""
+            figures("""
                 89.3 89.1 89.4 89.2
                 82.9 82.5 81.8 82.0
             """),
@@ -307,7 +167,7 @@ _TABLE6 = Table(
             *("b", "without gradients", "Gradient-free attacks"),
             (Line("SPSA", attack="spsa"), Line("Local-Search", attack="local-search")),
             (Line("Adv-Interp", system="adv-interp"),),
-            _figures("""
+            figures("""
                 89.2
                 90.1
             """),
@@ -328,8 +188,8 @@ _TABLE8 = Table(
         Block(
             *("", "", "Attack methods"),
             (Line("Natural", attack=CLEAN), Line("FGSM", attack="fgsm"), Line("PGD20", attack="pgd20")),
-            _models(("mixup", "manifold-mixup", "iat-mixup", "iat-manifold-mixup", "uat", "adv-interp")),
-            _figures("""
+            models(("mixup", "manifold-mixup", "iat-mixup", "iat-manifold-mixup", "uat", "adv-interp")),
+            figures("""
                 96.8 96.9 93.6 93.5 85.9 90.3
                 67.4 61.6 66.2 64.8    - 78.0
                  0.7  1.7 50.1 44.8 62.2 73.5
@@ -356,8 +216,8 @@ _TABLE9 = Table(
                 Line("CW-min", attack="cw-min"),
                 Line("Feature-min", attack="feature-min"),
             ),
-            (*_models(_THREE), Line("Adv-Interp*", system="adv-interp", noisy=True)),
-            _figures("""
+            (*models(_THREE), Line("Adv-Interp*", system="adv-interp", noisy=True)),
+            figures("""
                 95.6 86.7 90.3 90.1
                  0.0 44.5 71.5 70.0
                  0.0 45.2 67.2 65.4
@@ -386,7 +246,7 @@ _TABLE_A6 = Table(
                 *(Line(f"{value:g}", system=f"epsilon_y={value:g}") for value in (0.6, 0.7)),
             ),
             _WHITE_BOX,
-            _figures("""
+            figures("""
                 91.6 57.3 38.1 36.5 39.3 38.0
                 90.9 73.3 57.3 52.9 57.2 54.2
                 90.5 74.9 61.6 58.5 63.4 61.5
@@ -411,4 +271,5 @@ TABLES: dict[str, Table] = {
     "table8": _TABLE8,
     "table9": _TABLE9,
     "tableA6": _TABLE_A6,
+    "fastat": FASTAT,
 }

@@ -9,11 +9,12 @@ from fastait.attacks.columns import parse
 from fastait.methods import METHODS
 from fastait.recipes import recipe
 from fastait.reproduction.categories import categories
+from fastait.reproduction.grids import CLEAN, WORST
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
 from fastait.reproduction.measure import Measured, points
 from fastait.reproduction.orderings import Entry, compare
 from fastait.reproduction.systems import SCALES, SYSTEMS, Choices
-from fastait.reproduction.tables import CLEAN, TABLES, WORST
+from fastait.reproduction.tables import TABLES
 
 SMALL, PAPER = SCALES["small"], SCALES["paper"]
 BLOCKS = [(name, block) for name, table in TABLES.items() for block in table.blocks]
@@ -95,7 +96,7 @@ def test_systems_are_trained_as_published(tmp_path, system):
     config = choices.config(system)
     config.check()
     published = recipe(config.recipe, method=config.method)
-    assert config.model == "wrn-28-10"
+    assert config.model == ("resnet-18" if system.startswith("fastat") else "wrn-28-10")
     assert config.epochs == published.epochs
     assert config.epsilon == 8 / 255
     assert config.step_size == published.step_size
@@ -109,6 +110,14 @@ def test_systems_are_trained_as_published(tmp_path, system):
 
 def test_settings_of_single_tables(tmp_path):
     paper, small = Choices(PAPER, tmp_path), Choices(SMALL, tmp_path)
+    for choices in (paper, small):
+        assert choices.run("fastat-madry") == choices.run("fastat-madry-best") != choices.run("madry")
+        config = choices.config("fastat-madry")
+        assert (config.schedule, config.label_smoothing, config.attack_steps) == ("one-cycle", 0.4, 10)
+        assert config.ema
+        assert config.val_fraction
+        assert choices.config("fastat-adv-interp").label_smoothing == 0
+        assert choices.config("fastat-nu-at").penalty == 4
     for choices in (paper, small):
         assert choices.config("epsilon_y=0.3").epsilon_y == 0.3
         assert choices.config("adv-interp-second").seed == choices.config("adv-interp").seed + 1

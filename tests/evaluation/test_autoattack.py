@@ -22,6 +22,7 @@ from fastait.runtime.processes import Ranks
 
 EPSILON = 2.5 / 255
 PARTS = ["apgd-ce", "apgd-t", "fab-t", "square"]
+ATTACKS = [*PARTS, "apgd-dlr"]
 TARGETS = 4
 QUERIES = 60
 COUNT = 64
@@ -231,6 +232,14 @@ def test_any_number_of_classes(classes):
         2: ["autoattack of 2 classes is apgd-ce, fab-t, square: the others' losses need more"],
         3: ["autoattack of 3 classes is apgd-ce, apgd-dlr, fab-t, square: the others' losses need more"],
     }.get(classes, [])
+    attacks = {
+        name: {next(part for part in ATTACKS if stage.startswith(part)) for stage in found.stages[name]}
+        for name in ("autoattack", "quick", "autoattack-rand")
+    }
+    dlr = {"apgd-dlr"} if classes == 3 else {"apgd-t"} if classes > 3 else set()
+    assert attacks["autoattack"] == {"apgd-ce", "fab-t", "square"} | dlr
+    assert attacks["quick"] == {"apgd-ce"} | dlr
+    assert attacks["autoattack-rand"] == ({"apgd-ce", "apgd-dlr"} if classes > 2 else {"apgd-ce"})
     for name in names:
         assert found.correct["autoattack"].sum() <= found.correct[name].sum() or name == "autoattack-rand"
 

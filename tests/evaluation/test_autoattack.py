@@ -3,6 +3,8 @@
 What each attack does is tested beside it; here are the stages, on a small network and with few iterations.
 """
 
+from functools import partial
+
 import pytest
 import small
 import torch
@@ -261,10 +263,18 @@ def test_rounding_of_fp32_hardly_matters():
 
 
 def test_the_default_type_does_not_matter(whole):
+    """Nor do the images hang on it, to the last bit."""
     journal, (model, images) = Journal(), problem()
+    names = ["apgd-ce-8", "fab-t-2", "square-20"]
+    attacked = partial(
+        evaluate_robustness, model, images.images[:8], images.labels[:8], names, epsilon=EPSILON, keep_images=True
+    )
+    usual = attacked().images
     torch.set_default_dtype(torch.bfloat16)
     try:
         assert_same(run(model, images, journal=journal), journal, whole)
+        for name, moved in attacked().images.items():
+            assert torch.equal(moved, usual[name]), name
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,13 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)  # which test runners give their worker processes
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_compiled():
+    """A function is compiled eight times at most, whichever tests it was for, and runs as it is from then on."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture

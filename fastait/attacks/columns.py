@@ -103,9 +103,9 @@ class Column:
         return any(part.needs_surrogate for part in self.parts) or (self.ascent is not None and self.ascent.transfer)
 
     @property
-    def passes(self) -> int:
+    def held(self) -> int:
         """How many passes of an image are held at once for one gradient."""
-        return max([1 if self.ascent is None else self.ascent.eot, *(part.passes for part in self.parts)])
+        return max([1 if self.ascent is None else self.ascent.eot, *(part.held for part in self.parts)])
 
     @property
     def black_box(self) -> bool:

@@ -190,7 +190,7 @@ def evaluate(
                 effort.work(name, cost, missing, len(own) - known.count_other(name, RIGHT))
                 # A black box takes its images one by one, and as long for a few as a gradient attack for many.
                 at_most = min(size(1), BLACK_BOX_BATCH) if alone else None
-                held = max([1, *(column.passes for column in group)])
+                held = max([1, *(column.held for column in group)])
                 together = Together(scored() if alone else size(held), note)
             for unknown, places in lacking:
                 wanted = [column for column in group if column.name in unknown] or group

@@ -3,6 +3,8 @@
 What each attack does is tested beside it; here are the stages, on a small network and with few iterations.
 """
 
+from functools import partial
+
 import pytest
 import small
 import torch
@@ -22,6 +24,7 @@ from fastait.runtime.processes import Ranks
 
 EPSILON = 2.5 / 255
 PARTS = ["apgd-ce", "apgd-t", "fab-t", "square"]
+ATTACKS = [*PARTS, "apgd-dlr"]
 TARGETS = 4
 QUERIES = 60
 COUNT = 64
@@ -231,6 +234,14 @@ def test_any_number_of_classes(classes):
         2: ["autoattack of 2 classes is apgd-ce, fab-t, square: the others' losses need more"],
         3: ["autoattack of 3 classes is apgd-ce, apgd-dlr, fab-t, square: the others' losses need more"],
     }.get(classes, [])
+    attacks = {
+        name: {next(part for part in ATTACKS if stage.startswith(part)) for stage in found.stages[name]}
+        for name in ("autoattack", "quick", "autoattack-rand")
+    }
+    dlr = {"apgd-dlr"} if classes == 3 else {"apgd-t"} if classes > 3 else set()
+    assert attacks["autoattack"] == {"apgd-ce", "fab-t", "square"} | dlr
+    assert attacks["quick"] == {"apgd-ce"} | dlr
+    assert attacks["autoattack-rand"] == ({"apgd-ce", "apgd-dlr"} if classes > 2 else {"apgd-ce"})
     for name in names:
         assert found.correct["autoattack"].sum() <= found.correct[name].sum() or name == "autoattack-rand"
 
@@ -252,10 +263,18 @@ def test_rounding_of_fp32_hardly_matters():
 
 
 def test_the_default_type_does_not_matter(whole):
+    """Nor do the images hang on it, to the last bit."""
     journal, (model, images) = Journal(), problem()
+    names = ["apgd-ce-8", "fab-t-2", "square-20"]
+    attacked = partial(
+        evaluate_robustness, model, images.images[:8], images.labels[:8], names, epsilon=EPSILON, keep_images=True
+    )
+    usual = attacked().images
     torch.set_default_dtype(torch.bfloat16)
     try:
         assert_same(run(model, images, journal=journal), journal, whole)
+        for name, moved in attacked().images.items():
+            assert torch.equal(moved, usual[name]), name
     finally:
         torch.set_default_dtype(torch.float32)
 

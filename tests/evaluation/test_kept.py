@@ -88,6 +88,21 @@ def measured(names, few=None, model=None, **options):
     return outcomes, {name: composed(name, outcomes, store.get, torch.arange(24), x) for name in names}
 
 
+def test_images_are_kept_before_the_journal_knows_their_batch(monkeypatch):
+    """A kill between the two costs the batch, and no image that is to be shown."""
+
+    def killed(self, found):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InFolder, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            measured(["pgd3"], few=24)
+    found, _ = measured(["pgd3"], few=24)
+    here = kept(few=24).places()["pgd3"]
+    assert sorted(here.tolist()) == torch.nonzero(found.correct["clean"]).flatten().tolist()
+
+
 class Counting(small.Classifier):
     images = 0
 

@@ -9,6 +9,7 @@ import torch
 from fastait import evaluate_robustness
 from fastait.attacks import NOT_FINITE, RIGHT, WRONG, verdict
 from fastait.evaluation import Outcomes
+from fastait.evaluation.outcomes import NO_CLASS
 from fastait.evaluation.results import Evaluation, as_json, words
 
 BIAS = torch.tensor([99.0] + 9 * [0.0])
@@ -48,6 +49,7 @@ def test_no_attack_counts_them_as_withstood(kind):
         found = evaluate_robustness(model, x, y, names, surrogate=surrogate)
     assert found.accuracy() == {"clean": 100.0, **dict.fromkeys(names, 0.0)}
     assert all(found.not_finite[name].all() for name in names)
+    assert all((found.classes[name] == NO_CLASS).all() for name in names)
     evaluation = Evaluation("net", 8 / 255, found)
     assert any("pgd5: the logits of 8 of 8 images are NaN" in sentence for sentence in words([evaluation]))
     assert json.loads(as_json([evaluation], {}))["outcomes"][0]["not_finite"]["pgd5"] == 8

@@ -150,7 +150,7 @@ def test_noise_differs_between_replays_and_is_that_of_eager():
         step(*batch(0), number)
         seen.append(starts[0].clone())
     assert step.graphs
-    x = batch(0)[0].permute(0, 3, 1, 2).float() / 255
+    x = batch(0)[0].permute(0, 3, 1, 2).float() / torch.full((), 255.0, device=DEVICE)  # by a number: by its reciprocal
     for number, got in enumerate(seen):
         again = Noise(noise.seed)
         again.seek(torch.tensor([number], device=DEVICE))

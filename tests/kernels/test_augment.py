@@ -103,7 +103,7 @@ def test_places_outside_are_black_in_the_kernel_and_an_error_on_the_cpu():
         ({"flip": torch.zeros(1)}, TypeError, "flip must be torch.bool"),
         ({"padding": -1}, ValueError, "padding must be >= 0"),
         ({"dtype": torch.int32}, TypeError, "dtype must be one of"),
-        ({"epsilon": 0.1}, ValueError, r"seed must be int64 \[1\] on cpu, got nothing"),
+        ({"epsilon": 0.1}, ValueError, rf"seed must be int64 \[1\] on {DEVICE}(:0)?, got nothing"),
         ({"epsilon": 0.1, "dtype": torch.uint8}, ValueError, "epsilon needs a floating-point dtype"),
     ],
 )

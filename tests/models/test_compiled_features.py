@@ -64,8 +64,6 @@ def passes():
 
 @pytest.fixture
 def compiled(model, graphs, passes):
-    torch._dynamo.reset()
-
     def backend(graph, example):
         graphs.append(graph)
         return lambda *args: passes.append(graph) or graph.forward(*args)
@@ -124,7 +122,6 @@ def test_other_layers_are_seen(model, compiled):
 
 @pytest.mark.parametrize("kind", [Own, Nested])
 def test_a_compiled_model_is_not_kept(kind):
-    torch._dynamo.reset()
     model = torch.compile(kind().double(), backend="eager")
     adversarial_interpolation(model, *batch())
     gone = weakref.ref(model), weakref.ref(model._orig_mod)

@@ -91,7 +91,6 @@ def test_compiled(kind):
     for x in (images(), images(), images(3, seed=2)):
         torch.testing.assert_close(compiled(x.clone()), given(model, model.fc, x), **REDUCTION[torch.float32])
     assert not part.given
-    torch._dynamo.reset()
 
 
 def test_gradients():
@@ -197,7 +196,6 @@ def test_wrappers_are_looked_through(wrap):
         features = feature_function(wrapped, x)
         assert "fc is given" in features.source
         assert torch.equal(features(x), given(model, model.fc, x))
-    torch._dynamo.reset()
 
 
 def test_a_model_that_was_compiled_in_place():
@@ -206,7 +204,6 @@ def test_a_model_that_was_compiled_in_place():
     model.compile(backend="eager")
     model(x)
     assert torch.equal(feature_function(model, x)(x), expected)
-    torch._dynamo.reset()
 
 
 def test_distributed(tmp_path):

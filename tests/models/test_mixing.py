@@ -176,7 +176,6 @@ def test_a_place_that_is_not_called_once(calls, said):
 
 def test_compiled_whole(network):
     """Without a graph break, and compiled once for the shares and partners of all steps."""
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     part = Mixed(network.eval(), "block1")
     compiled = torch.compile(part.forward, backend="eager", fullgraph=True, dynamic=False)

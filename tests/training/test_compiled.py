@@ -22,7 +22,6 @@ def test_step_compiled_by_inductor_is_the_step(network, method):
     """Epochs with a smaller last batch; the weights after them, no graph break, and nothing compiled but when it is
     first made: at the first step, and where another layer is mixed.
     """
-    torch._dynamo.reset()
     models = [copy.deepcopy(network).to(memory_format=torch.channels_last).double() for _ in range(2)]
     eager = make_step(models[0], method, steps=2)
     compiled = make_step(models[1], method, steps=2, batch_size=8, compile=True)
@@ -44,7 +43,6 @@ def test_step_compiled_by_inductor_is_the_step(network, method):
 
 def test_attack_s_signs_are_those_of_eager(network):
     """In fp32: what the update is given differs in tiny gradients' signs alone."""
-    torch._dynamo.reset()
     seen = []
     for compile_ in (False, True):
         model = copy.deepcopy(network).to(memory_format=torch.channels_last)

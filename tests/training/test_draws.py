@@ -212,7 +212,6 @@ def test_draws_of_the_host_cannot_be_captured(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_compiled_networks_draw_by_the_step_too(kind):
-    torch._dynamo.reset()
     steps = [make_step(network(kind), "natural", batch_size=8, compile=True) for _ in range(2)]
     before = torch.get_rng_state()
     for number in range(2):

@@ -163,7 +163,6 @@ def assert_updated_alike(found, expected, before):
 @pytest.fixture
 def _quick_compiler(monkeypatch):
     """Dynamo alone, which is what a network can be too much for."""
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
 

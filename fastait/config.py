@@ -22,16 +22,8 @@ PARQUET_SETTINGS = ("image_column", "label_column", "train_files", "test_files")
 LEAST_IMAGE_SIZE = 8
 PLACES = (
     *("data_dir", "unlabeled", "cache_dir", "init_from", "out", *PARQUET_SETTINGS),
-    *(
-        "workers",
-        "dali",
-        "skip_bad_images",
-        "device",
-        "compile",
-        "cuda_graph",
-        "checkpoint_seconds",
-        "keep_checkpoints",
-    ),
+    *("workers", "dali", "skip_bad_images", "device", "compile", "cuda_graph"),
+    *("checkpoint_seconds", "keep_checkpoints"),
 )
 """Settings that say where things lie and how they are loaded and run: a resume may change them. The others decide the
 weights, or what is measured. Images are known by their checksum."""
@@ -45,48 +37,19 @@ OPTIMIZERS = ("sgd", "adamw", "apex")
 SCHEDULES = ("step", "cosine", "one-cycle", "linear")
 CUDA_GRAPH = ("auto", "on", "off")
 
-
 GROUPS = {
     "Data": (
-        "dataset",
-        "data_dir",
-        *PARQUET_SETTINGS,
-        "cache_dir",
-        "unlabeled",
-        "val_fraction",
-        "image_size",
-        "skip_bad_images",
-        "crop_padding",
-        "flip",
+        *("dataset", "data_dir", *PARQUET_SETTINGS, "cache_dir", "unlabeled", "val_fraction"),
+        *("image_size", "skip_bad_images", "crop_padding", "flip"),
     ),
     "Network": ("model", "pretrained", "init_from"),
     "Method": (
-        "method",
-        "epsilon",
-        "epsilon_y",
-        "attack_steps",
-        "step_size",
-        "distance",
-        "partners",
-        "partner_features",
-        "penalty",
-        "awp",
+        *("method", "epsilon", "epsilon_y", "attack_steps", "step_size"),
+        *("distance", "partners", "partner_features", "penalty", "awp"),
     ),
     "Optimisation": (
-        "recipe",
-        "epochs",
-        "batch_size",
-        "lr",
-        "schedule",
-        "milestones",
-        "warmup_epochs",
-        "optimizer",
-        "nesterov",
-        "weight_decay",
-        "clip_grad_norm",
-        "label_smoothing",
-        "ema",
-        "seed",
+        *("recipe", "epochs", "batch_size", "lr", "schedule", "milestones", "warmup_epochs"),
+        *("optimizer", "nesterov", "weight_decay", "clip_grad_norm", "label_smoothing", "ema", "seed"),
     ),
     "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
     "Output": ("out", "resume", "eval_samples", "checkpoint_seconds", "keep_checkpoints"),
@@ -301,10 +264,10 @@ class TrainConfig:
             raise InputError(
                 f"--step-size must be in (0, 1] for images in [0, 1] (2/255 is usual), got {self.step_size}"
             )
-        if not 0 <= self.val_fraction < 1:
-            raise InputError(f"--val-fraction must be in [0, 1), got {self.val_fraction}")
-        if not 0 <= self.epsilon_y < 1:
-            raise InputError(f"--epsilon-y must be in [0, 1), got {self.epsilon_y}")
+        for name in ("val_fraction", "epsilon_y", "label_smoothing", "ema"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise InputError(f"{flag(name)} must be in [0, 1), got {value}")
         check_choice("--distance", self.distance, DISTANCES)
         check_choice("--partners", self.partners, PARTNERS)
         check_choice("--partner-features", self.partner_features, PARTNER_FEATURES)
@@ -368,14 +331,10 @@ class TrainConfig:
             raise InputError(f"--clip-grad-norm must be a finite number > 0, got {self.clip_grad_norm:g}")
         if self.clip_grad_norm is not None and self.optimizer == "apex":
             raise InputError("--clip-grad-norm does not go with --optimizer apex; use --optimizer sgd")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"--label-smoothing must be in [0, 1), got {self.label_smoothing:g}")
         if self.label_smoothing and not METHODS[self.method].smooths:
             raise InputError(
                 f"--label-smoothing {self.label_smoothing:g}: --method {self.method} trains on no classes as they are"
             )
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise InputError(f"--ema must be in [0, 1), got {self.ema:g}")
 
     def steps_down(self) -> tuple[int, ...]:
         """The milestones that there are."""

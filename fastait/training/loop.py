@@ -17,11 +17,11 @@ from fastait.methods import METHODS
 from fastait.runtime.errors import FastaitError, Interrupted, RunError, SaidElsewhere
 from fastait.runtime.hardware import differences, environment
 from fastait.runtime.memory import release, said_with
-from fastait.runtime.precision import HALF_NAMES, native_half
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.averaged import Averaged
 from fastait.training.cost import Cost, said, step_cost
+from fastait.training.headline import headline
 from fastait.training.networks import finite
 from fastait.training.optimizer import restore_optimizer, set_lr
 from fastait.training.pace import Backlog, Decisions
@@ -178,7 +178,7 @@ class Loop:
         rate = None
         backlog, decisions = Backlog(prepared.device), Decisions(ranks, self.step)
         self.folder.write_metrics(self.history)
-        self.report.note(self._headline())
+        self.report.note(headline(prepared, self.environment, self.step, self.folder.path))
         if prepared.features is not None:
             self.report.note(f"features: {prepared.features.source}")
         if self.report.show:
@@ -385,21 +385,6 @@ class Loop:
             number,
         )
 
-    def _headline(self) -> str:
-        config, data, trained_on = self.config, self.prepared.dataset, self.prepared.plan.size
-        return (
-            f"{config.method} on {config.dataset}: {trained_on} training and {len(data.test)} test images, "
-            + (f"{len(self.prepared.validation)} held out, " if self.prepared.validation else "")
-            + (f"{self.prepared.unlabeled[1].size} without labels, " if self.prepared.unlabeled else "")
-            + f"{len(data.classes)} classes; {config.model}, "
-            f"{self._arithmetic()}, {self.environment['device']}, "
-            f"{self.prepared.loader.name} loader"
-            + (", CUDA graph" if self.prepared.graph else "")
-            + (", compiled" if config.compile else "")
-            + (f", {self.ranks.size} processes" if self.ranks.size > 1 else "")
-            + f"; run folder {self.folder.path}"
-        )
-
     def _cost(self) -> Cost:
         prepared, config = self.prepared, self.config
         return step_cost(
@@ -410,9 +395,3 @@ class Loop:
             image_size=config.image_size,
             batch_size=config.batch_size,
         )
-
-    def _arithmetic(self) -> str:
-        """What the run computes in, and at its beginning, the only time to choose, what ``--amp`` would make of it."""
-        precision = self.prepared.precision
-        half = native_half(self.prepared.device) if precision.dtype is None and not self.step else None
-        return precision.name if half is None else f"{precision.name} ({HALF_NAMES[half]} with --amp)"

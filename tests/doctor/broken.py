@@ -322,8 +322,8 @@ BROKEN = {
     "run folder": [
         (a_disk(error=RunError("x could not be written: Read-only file system")), CPU, "Read-only file", "--out"),
         (a_disk(error=PermissionError(13, "Permission denied")), CPU, "Permission denied", "mend its permissions"),
-        (a_disk(free=10**9), CPU, "1.0 GB free in .*; a run of WRN-28-10 writes 1.2 GB", "make room"),
-        (a_disk(seconds=1.0), CPU, "a checkpoint of WRN-28-10 takes 278 s", "--checkpoint-seconds"),
+        (a_disk(free=10**9), CPU, "1.0 GB free in .*; a run of WRN-28-10 can write 2.8 GB", "make room"),
+        (a_disk(seconds=1.0), CPU, "a checkpoint of WRN-28-10 can take 696 s", "--out"),
         (a_file_there, CPU, "is a file, not a folder", "--out"),
     ],
     "training": [

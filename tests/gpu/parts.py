@@ -71,7 +71,7 @@ def parts(rehearsed: bool) -> dict[str, Part]:
         Part("profile", ("bench/step_profile.py", "--json", *(["--little"] if rehearsed else [])), answers=True),
         *(
             _pytest(f"bench-{name}", f"bench/test_{name}.py", *timed, needs=BENCH, measures=True)
-            for name in ("step", "operators", "evaluation", "eval_autoattack", "loaders")
+            for name in ("step", "single_step", "operators", "evaluation", "eval_autoattack", "loaders")
         ),
     ]
     return {part.name: part for part in found}

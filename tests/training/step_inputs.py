@@ -14,11 +14,13 @@ TRAINING_STEPS = 2
 LR = 0.0625  # exact in fp32, so that fp64 runs of both paths use one number
 
 
-def make_step(model, method="adv-interp", *, dtype=None, at_a_time=None, steps=1, knobs=None, **options):
+def make_step(model, method="adv-interp", *, dtype=None, at_a_time=None, steps=1, knobs=None, by=None, **options):
+    """Our step; ``by`` is what its optimiser is, ``knobs`` settings of its method."""
     step_size = EPSILON if METHODS[method].interpolates else 2 / 255
     more = {"penalty": PENALTY, "training_steps": TRAINING_STEPS, **(knobs or {})}
     settings = Settings(EPSILON, 0.5, steps, step_size, getattr(model, "num_classes", 10), at_a_time, **more)
-    optimizer = make_optimizer("sgd", model.parameters(), lr=LR, weight_decay=2e-4)
+    by = {"name": "sgd", **(by or {})}
+    optimizer = make_optimizer(parameters=model.parameters(), lr=LR, weight_decay=2e-4, **by)
     return TrainStep(model, METHODS[method], settings, optimizer, Precision(CPU, dtype), seed=3, **options)
 
 

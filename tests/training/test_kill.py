@@ -14,7 +14,8 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "fastait.train"]
 RUN = ["--eval-samples", "10", "--device", "cpu", "--crop-padding", "1", "--flip"]
-LONG = [*RUN, "--image-size", "16", "--epochs", "6", "--val-fraction", "0.1"]
+KNOBS = ["--ema", "0.99", "--clip-grad-norm", "1", "--schedule", "one-cycle"]
+LONG = [*RUN, "--image-size", "16", "--epochs", "6", "--val-fraction", "0.1", *KNOBS]
 SHORT = [*RUN, "--image-size", "8", "--epochs", "1", "--checkpoint-seconds", "0"]
 KILLS = 5
 
@@ -53,7 +54,7 @@ def test_killed_at_random_moments(whole, loader):
         argv = ["--resume", "run"]
     done = run(*argv)
     assert done.returncode == 0, done.stderr
-    for name in ("model.safetensors", "best.safetensors"):
+    for name in ("model.safetensors", "best.safetensors", "ema.safetensors"):
         assert Path("run", name).read_bytes() == (whole / name).read_bytes()
     epochs = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == list(range(1, 7))

@@ -64,8 +64,8 @@ def test_a_run_says_what_it_computes_in_and_what_it_could(monkeypatch, capsys, c
     config = recipe("digits", image_size=8, epochs=1, eval_samples=10, device="cpu", out=Path("run"))
     saved = RunFolder.save_checkpoint
 
-    def save_and_stop(self, state):
-        saved(self, state)
+    def save_and_stop(self, state, keep):
+        saved(self, state, keep)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -105,7 +105,7 @@ def test_evaluation_between_and_after_epochs_is_not_timed(tmp_path, monkeypatch)
         seen["training"].add((shards[0].batch == self.batch_size, CUDNN.benchmark))
         plain(self, inputs, shards)
 
-    from fastait.training import loop
+    from fastait.training import loop, watch
 
     evaluate = loop.evaluate
 
@@ -117,7 +117,8 @@ def test_evaluation_between_and_after_epochs_is_not_timed(tmp_path, monkeypatch)
             hook.remove()
 
     monkeypatch.setattr(step_module.TrainStep, "compute", compute)
-    monkeypatch.setattr(loop, "evaluate", watched_evaluate)
+    for module in (loop, watch):
+        monkeypatch.setattr(module, "evaluate", watched_evaluate)
     options = {"image_size": 8, "epochs": 2, "eval_samples": 10, "val_fraction": 0.05, "device": "cpu"}
     run_training(recipe("digits", method="natural", out=tmp_path / "run", **options))
     assert seen == {"evaluation": {False}, "training": {(True, True), (False, False)}}

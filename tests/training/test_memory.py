@@ -11,7 +11,7 @@ from fastait.eval import main as eval_command
 from fastait.models import WideResNet
 from fastait.runtime.errors import RunError
 from fastait.runtime.report import COLUMNS
-from fastait.training import loop
+from fastait.training import watch
 from fastait.training.step import Totals
 
 
@@ -28,10 +28,8 @@ def test_measuring_what_is_held_out_runs_out_of_memory(monkeypatch):
     def crowded(model, images, attacks, **options):
         raise MemoryError
 
-    monkeypatch.setattr(loop, "evaluate", crowded)
-    with pytest.raises(
-        RunError, match=r"out of memory \(MemoryError\); it measured the images held out, after epoch 1; "
-    ):
+    monkeypatch.setattr(watch, "evaluate", crowded)
+    with pytest.raises(RunError, match=r"out of memory \(MemoryError\); it measured images after epoch 1; "):
         run_training(tiny(val_fraction=0.25))
 
 

@@ -206,7 +206,15 @@ def test_outcomes_are_not_taken_from_another_measurement():
 def test_list(capsys):
     assert main(["--list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == [*(f"table{i}" for i in range(1, 10)), "tableA6", "fastat", "figure2", "figure3", "figure4", "front"]
+    assert names == [
+        *(f"table{i}" for i in range(1, 10)),
+        "tableA6",
+        "fastat",
+        "figure2",
+        "figure3",
+        "figure4",
+        "front",
+    ]
 
 
 def test_table_7_trains_nothing(work, capsys):

@@ -19,8 +19,8 @@ def make_step(model, method="adv-interp", *, dtype=None, at_a_time=None, steps=1
     step_size = EPSILON if METHODS[method].interpolates else 2 / 255
     more = {"penalty": PENALTY, "training_steps": TRAINING_STEPS, **(knobs or {})}
     settings = Settings(EPSILON, 0.5, steps, step_size, getattr(model, "num_classes", 10), at_a_time, **more)
-    by = {"name": "sgd", **(by or {})}
-    optimizer = make_optimizer(parameters=model.parameters(), lr=LR, weight_decay=2e-4, **by)
+    by = {"name": "sgd", "weight_decay": 2e-4, **(by or {})}
+    optimizer = make_optimizer(parameters=model.parameters(), lr=LR, **by)
     return TrainStep(model, METHODS[method], settings, optimizer, Precision(CPU, dtype), seed=3, **options)
 
 

@@ -23,7 +23,7 @@ from fastait.models.by_name import make as make_network
 from fastait.runtime.precision import native_half
 from fastait.training.optimizer import clip_gradients
 
-BATCH = 128 if ON_GPU else 32
+BATCH = 128 if ON_GPU else 16
 ROUNDS = 20 if ON_GPU else 5
 HALF = native_half(DEVICE) is not None
 

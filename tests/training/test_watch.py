@@ -65,6 +65,7 @@ def test_what_does_not_attack_is_not_watched(network, monkeypatch):
     assert Watch(tiny(method="natural"), network, None, None, None, pytest.fail, None).measure(1) == {}
 
 
+@pytest.mark.slow
 def test_single_steps_without_noise_collapse(capsys, monkeypatch):
     """FGSM from the image itself, of a large epsilon, is what collapses; its run says so and keeps what was."""
     monkeypatch.setattr("fastait.methods.images.pgd", without_noise)

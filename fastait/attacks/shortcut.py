@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fastait.attacks.folded import folded
 from fastait.attacks.subject import Subject, feature_tensor
 from fastait.attacks.suited import watched
 from fastait.models.apart import Draws
@@ -164,16 +165,18 @@ def shortcut(
     compile: bool = False,
     tf32: bool = False,
     note: Note = lambda text: None,
-) -> Shortcut | None:
+) -> Subject | None:
     """A faster form of ``subject`` for images like ``x``, float [B, C, H, W], or None if it is not to have one.
 
-    A random model is asked for verdicts on the very draws that its gradients come from, and what watches a model by
-    hooks would miss passes: both run as they are, which is noted.
+    Compiled or in TF32 where that is asked for, else with its batch normalisation folded. A random model is asked for
+    verdicts on the very draws that its gradients come from, and what watches a model by hooks would miss passes: both
+    run as they are, which is noted where something else was asked for.
     """
     tf32 = tf32 and x.is_cuda
+    random = is_random(subject, x)
     if not (compile or tf32):
-        return None
-    if is_random(subject, x):
+        return None if random else folded(subject, x)
+    if random:
         note(f"{subject.title} is searched by as it is: it draws random numbers")
         return None
     if compile and (hooked := _hooked(subject)):

@@ -208,8 +208,6 @@ def test_who_is_fooled_is_said_by_the_network_itself(monkeypatch):
     model, x = lively(Net(plain)), images()
     y = model(x).argmax(1)
     names = ["pgd5", "square-20", "apgd-ce-5", "fab-t-3"]
-    monkeypatch.setattr(
-        module.Folded, "forward", lambda self, x: -Subject.forward(self, x)
-    )
+    monkeypatch.setattr(module.Folded, "forward", lambda self, x: -Subject.forward(self, x))
     found = evaluate_robustness(model, x, y, names, epsilon=1e-6)
     assert all(found.correct[name].all() for name in names)

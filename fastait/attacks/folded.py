@@ -10,7 +10,7 @@ backward 1.94 ms an image as written, 1.50 folded; forward alone 0.87 and 0.82.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 
 
 def _read_by_norms_alone(
-    network: nn.Module, x: Tensor, norms: dict[str, nn.Module], convolutions: dict[str, nn.Module]
+    network: nn.Module, x: Tensor, norms: Mapping[str, nn.Module], convolutions: Mapping[str, nn.Module]
 ) -> dict[str, str]:
     """{a norm's name: that of the convolution that it can be folded into}."""
     copy, twins = copied(network, [*norms, *convolutions])
@@ -133,8 +133,8 @@ def _read_by_norms_alone(
 def _rewritten(
     network: nn.Module,
     x: Tensor,
-    norms: dict[str, nn.Module],
-    convolutions: dict[str, nn.Module],
+    norms: Mapping[str, nn.Module],
+    convolutions: Mapping[str, nn.Module],
     into: dict[str, str],
 ) -> nn.Module:
     above = {name: name.rpartition(".")[0] for name in norms}

@@ -30,7 +30,8 @@ class Folded(Subject):
     def __init__(self, subject: Subject, network: nn.Module):
         super().__init__(network, subject.classes)
         self.title, self.before = subject.title, subject.before
-        self.__dict__["subject"] = subject
+        self.subject: Subject
+        self.__dict__["subject"] = subject  # not a part of this one
 
     def features(self, x: Tensor) -> Tensor:
         """See ``Subject``."""

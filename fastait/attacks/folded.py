@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks.subject import Subject
+from fastait.models.apart import Draws
 from fastait.models.tapped import copied, places, watch
 
 NEAR = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -39,17 +40,20 @@ class Folded(Subject):
 
 
 def folded(subject: Subject, x: Tensor) -> Folded | None:
-    """``subject`` with its batch normalisation folded; None if that cannot be done or would not compute the same.
+    """``subject`` with its batch normalisation folded; None if it draws random numbers, which must be those of the pass
+    that is judged, if it cannot be folded, or if that would not compute the same.
 
     The network itself is not touched: what contains a changed layer is copied, everything else is shared. The copy is
     that of the weights there are, so it is of use as long as they stay.
 
     Args:
-        subject: frozen. It draws no random numbers.
+        subject: frozen.
         x: some images that it is to be attacked on, float [B, C, H, W], laid out as they will be.
     """
     network, dtype = subject.called, x.dtype
     if dtype not in NEAR or not isinstance(network, nn.Module) or any(map(_other, network.modules())):
+        return None
+    if hasattr(network, "reseed"):
         return None
     named = dict(places(network))
     norms = {name: module for name, module in named.items() if name and _folds(module, dtype)}
@@ -57,9 +61,11 @@ def folded(subject: Subject, x: Tensor) -> Folded | None:
     if not norms:
         return None
     try:
-        with torch.no_grad():
-            expected = subject(x)
+        with torch.no_grad(), Draws(0):
             into = _read_by_norms_alone(network, x, norms, convolutions)
+            if into is None:
+                return None
+            expected = subject(x)
             found = Folded(subject, _rewritten(network, x, norms, convolutions, into))
             logits = found(x)
     except (AttributeError, RuntimeError, TypeError, KeyError):  # it does more with a layer than call it
@@ -82,17 +88,24 @@ def _folds(module: nn.Module, dtype: torch.dtype) -> bool:
 
 
 class _Reads(TorchDispatchMode):
-    """Counts the operations that are given each tensor that this thread makes, and keeps all of those."""
+    """Counts the operations that are given each tensor that this thread makes, and keeps all of those.
+
+    Attributes:
+        counts: {a tensor's id: the operations}.
+        draws: whether there was an operation that draws random numbers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[int] = Counter()
-        self.kept: list[Any] = []
+        self.draws = False
+        self._kept: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
         self.counts.update(id(value) for value in _tensors((*args, *(kwargs or {}).values())))
         made = func(*args, **(kwargs or {}))
-        self.kept.append(made)
+        self._kept.append(made)
         return made
 
 
@@ -106,8 +119,8 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 
 def _read_by_norms_alone(
     network: nn.Module, x: Tensor, norms: Mapping[str, nn.Module], convolutions: Mapping[str, nn.Module]
-) -> dict[str, str]:
-    """{a norm's name: that of the convolution that it can be folded into}."""
+) -> dict[str, str] | None:
+    """{a norm's name: that of the convolution that it can be folded into}; None if random numbers are drawn."""
     copy, twins = copied(network, [*norms, *convolutions])
     given: dict[str, list[Tensor]] = {}
     made: dict[str, list[Tensor]] = {}
@@ -123,6 +136,8 @@ def _read_by_norms_alone(
         see(name)
     with _Reads() as reads:
         copy(x.clone())
+    if reads.draws:
+        return None
     makers = {id(made[name][0]): name for name in convolutions if len(made.get(name, ())) == 1}
     return {
         name: makers[id(given[name][0])]

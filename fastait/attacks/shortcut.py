@@ -173,10 +173,9 @@ def shortcut(
     run as they are, which is noted where something else was asked for.
     """
     tf32 = tf32 and x.is_cuda
-    random = is_random(subject, x)
     if not (compile or tf32):
-        return None if random else folded(subject, x)
-    if random:
+        return folded(subject, x)
+    if is_random(subject, x):
         note(f"{subject.title} is searched by as it is: it draws random numbers")
         return None
     if compile and (hooked := _hooked(subject)):

@@ -142,7 +142,11 @@ def evaluate(
         effort.plan(costs(columns, outputs), len(own))
         collected = Collected(columns, parts, own, len(images), setting, journal, kept, ranks)
         known = collected.known
-        faster = partial(shortcut, x=sample, layout=layout, compile=compile, tf32=tf32, note=note)
+
+        def faster(network: Subject) -> Subject | None:
+            way = partial(shortcut, network, layout=layout, compile=compile, tf32=tf32, note=note)
+            return tried(way, sample)
+
         search = faster(model)
         if surrogate is not None:
             surrogate = faster(surrogate) or surrogate

@@ -150,7 +150,9 @@ def test_a_layer_that_is_called_behind_the_network_s_back():
     assert made is None or layers(made, "Identity") == 0
 
 
-@pytest.mark.parametrize("kind", ["hook", "compiled", "in place", "parallel", "scripted", "batch", "half", "function"])
+@pytest.mark.parametrize(
+    "kind", ["hook", "compiled", "in place", "parallel", "scripted", "batch", "half", "draws", "reseeded", "function"]
+)
 def test_what_runs_as_it_is(kind):
     model, x = lively(Net(plain, track_running_stats=kind != "batch")), images()
     if kind == "hook":
@@ -163,12 +165,18 @@ def test_what_runs_as_it_is(kind):
         model = nn.DataParallel(model)
     elif kind == "scripted":
         model = torch.jit.trace(model, x)
+    elif kind == "draws":
+        model.way = lambda net, x: plain(net, x + torch.rand_like(x))
+    elif kind == "reseeded":
+        model.reseed = lambda seed: None
     elif kind == "half":
         model, x = model.bfloat16(), x.bfloat16()
     elif kind == "function":
         network = model
         model = lambda x: network(x)  # noqa: E731
+    before = torch.get_rng_state()
     assert fold(model, x) is None
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_copy_that_computes_something_else_is_not_used(monkeypatch):

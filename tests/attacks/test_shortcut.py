@@ -12,6 +12,7 @@ from torch import nn
 from fastait import evaluate_robustness
 from fastait.attacks import Subject, frozen
 from fastait.attacks import shortcut as module
+from fastait.attacks.folded import Folded
 from fastait.attacks.shortcut import Shortcut, padded, shortcut
 from fastait.runtime.precision import full_precision
 
@@ -317,7 +318,9 @@ def test_tf32_is_not_for_other_threads(monkeypatch):
 def test_tf32_is_for_gpus(monkeypatch):
     """And, as all that is not the judge's, not for what is random."""
     x, _ = images()
-    assert noted(small(), x, tf32=True) == (None, [])
+    found, notes = noted(small(), x, tf32=True)
+    assert isinstance(found, Folded)
+    assert not notes
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     model = small()
     assert noted(model, x, tf32=True)[0] is not None

@@ -31,8 +31,7 @@ class Folded(Subject):
     def __init__(self, subject: Subject, network: nn.Module):
         super().__init__(network, subject.classes)
         self.title, self.before = subject.title, subject.before
-        self.subject: Subject
-        self.__dict__["subject"] = subject  # not a part of this one
+        self.network, self.subject = network, subject
 
     def features(self, x: Tensor) -> Tensor:
         """See ``Subject``."""

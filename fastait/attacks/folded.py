@@ -67,7 +67,7 @@ def folded(subject: Subject, x: Tensor) -> Folded | None:
             expected = subject(x)
             found = Folded(subject, _rewritten(network, x, norms, convolutions, into))
             logits = found(x)
-    except (AttributeError, RuntimeError, TypeError, KeyError):  # it does more with a layer than call it
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):  # it does more with a layer than call it
         return None
     same = logits.shape == expected.shape and bool(torch.dist(logits, expected) <= NEAR[dtype] * expected.norm())
     return found if same else None
@@ -82,7 +82,7 @@ def _other(module: nn.Module) -> bool:
 
 def _folds(module: nn.Module, dtype: torch.dtype) -> bool:
     """Whether it is batch normalisation by the statistics of a training run."""
-    kept = type(module) is nn.BatchNorm2d and not module.training and module.running_mean is not None
+    kept = type(module) is nn.BatchNorm2d and module.running_mean is not None
     return kept and all(t.dtype == dtype for t in (*module.parameters(), module.running_mean))
 
 

@@ -151,7 +151,20 @@ def test_a_layer_that_is_called_behind_the_network_s_back():
 
 
 @pytest.mark.parametrize(
-    "kind", ["hook", "compiled", "in place", "parallel", "scripted", "batch", "half", "draws", "reseeded", "function"]
+    "kind",
+    [
+        "hook",
+        "compiled",
+        "in place",
+        "parallel",
+        "scripted",
+        "batch",
+        "half",
+        "draws",
+        "draws in vain",
+        "reseeded",
+        "function",
+    ],
 )
 def test_what_runs_as_it_is(kind):
     model, x = lively(Net(plain, track_running_stats=kind != "batch")), images()
@@ -167,6 +180,8 @@ def test_what_runs_as_it_is(kind):
         model = torch.jit.trace(model, x)
     elif kind == "draws":
         model.way = lambda net, x: plain(net, x + torch.rand_like(x))
+    elif kind == "draws in vain":
+        model.way = lambda net, x: plain(net, x + 0 * torch.rand_like(x))
     elif kind == "reseeded":
         model.reseed = lambda seed: None
     elif kind == "half":

@@ -17,6 +17,11 @@ from fastait.models.by_name import make
 NAMES = ("wrn-10-1", "wrn-10-1-silu", "resnet-18", "preact-resnet-18")
 
 
+@pytest.fixture(autouse=True)
+def _these_are_known(monkeypatch):
+    monkeypatch.setattr(module, "KNOWN", (*module.KNOWN, f"{__name__}."))
+
+
 def lively(model, dtype=torch.float64):
     """With statistics and weights of batch normalisation that do something."""
     torch.manual_seed(2)
@@ -166,7 +171,7 @@ def test_a_layer_that_is_called_behind_the_network_s_back():
         "function",
     ],
 )
-def test_what_runs_as_it_is(kind):
+def test_what_runs_as_it_is(kind, request):
     model, x = lively(Net(plain, track_running_stats=kind != "batch")), images()
     if kind == "hook":
         model.bn.register_forward_hook(lambda *given: None)
@@ -184,6 +189,12 @@ def test_what_runs_as_it_is(kind):
         model.way = lambda net, x: plain(net, x + 0 * torch.rand_like(x))
     elif kind == "reseeded":
         model.reseed = lambda seed: None
+    elif kind == "forward":
+        own = model.bn.forward
+        model.bn.forward = lambda x: own(x).clamp(-0.1, 0.1)
+    elif kind == "global":
+        handle = nn.modules.module.register_module_forward_hook(lambda *given: None)
+        request.addfinalizer(handle.remove)
     elif kind == "half":
         model, x = model.bfloat16(), x.bfloat16()
     elif kind == "function":
@@ -192,6 +203,23 @@ def test_what_runs_as_it_is(kind):
     before = torch.get_rng_state()
     assert fold(model, x) is None
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_classes_of_one_s_own_run_as_they_are(monkeypatch):
+    monkeypatch.undo()
+    assert fold(lively(Net(plain)), images()) is None
+    assert fold(lively(nn.Sequential(Net(plain))), images()) is None
+    plainly = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(784, 5))
+    assert layers(fold(lively(plainly), images()), "Identity") == 1
+
+
+def test_a_watcher_that_ends_the_evaluation():
+    def stop(x):
+        raise RuntimeError("stopped")
+
+    subject = Subject.of(lively(Net(plain))).watched(stop)
+    with frozen(subject), pytest.raises(RuntimeError, match="stopped"):
+        folded(subject, images())
 
 
 def test_a_copy_that_computes_something_else_is_not_used(monkeypatch):

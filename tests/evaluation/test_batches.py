@@ -1,5 +1,6 @@
 """How many images are attacked together: what an image needs, what is free, and what happens where it is not enough."""
 
+import gc
 import weakref
 from dataclasses import replace
 from importlib import import_module
@@ -41,6 +42,30 @@ def test_weights_that_no_module_holds_are_no_images():
     weight = torch.rand(3 * 16 * 16, 1000)
     x = torch.rand(4, 3, 16, 16)
     assert bytes_per_image(Subject(lambda images: images.flatten(1) @ weight), x) < weight.nbytes / 100
+
+
+def test_nothing_of_a_pass_is_left():
+    model, x = Subject(WideResNet(10, 1, 10)), torch.rand(4, 3, 16, 16)
+
+    def large():
+        gc.collect()
+        return sum(type(found) is torch.Tensor and found.numel() > 5000 for found in gc.get_objects())
+
+    bytes_per_image(model, x)
+    before = large()
+    bytes_per_image(model, x)
+    assert large() == before
+
+
+def test_a_model_that_takes_gradients_of_its_own():
+    """As what purifies its images does."""
+
+    @torch.enable_grad()
+    def purified(images):
+        x = images if images.requires_grad else images.detach().requires_grad_()
+        return torch.autograd.grad(x.exp().square().sum(), x, create_graph=True)[0].flatten(1)[:, :5]
+
+    assert bytes_per_image(Subject(purified), torch.rand(4, 3, 8, 8)) > 0
 
 
 def test_a_model_without_gradients():

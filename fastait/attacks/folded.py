@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastait.attacks.subject import Subject
+from fastait.attacks.suited import Watched
 from fastait.models.apart import Draws
-from fastait.models.tapped import copied, places, watch
+from fastait.models.tapped import copied, places, unwrapped, watch
 
 KNOWN = ("fastait.models.", "torch.nn.", "torchvision.models.", "torchvision.ops.", "timm.")
 """How the modules begin whose classes are written so."""
@@ -84,14 +84,17 @@ _FOR_ALL = tuple(f"_global_{way}_hooks" for way in ("forward", "forward_pre", "b
 """Of torch: hooks of every module."""
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether ``module`` itself has hooks."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
 def _other(module: nn.Module) -> bool:
-    """Whether ``module`` is of an unknown class, or does more than its class says: it is compiled, scripted, spread
-    over GPUs, has hooks or a forward of its own."""
-    if not f"{type(module).__module__}.".startswith(KNOWN) or "forward" in module.__dict__:
-        return True
-    wrapped = isinstance(module, torch.jit.ScriptModule | nn.DataParallel | nn.parallel.DistributedDataParallel)
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(wrapped or hooks or "_orig_mod" in module._modules or module.__dict__.get("_compiled_call_impl"))
+    """Whether ``module`` is of an unknown class, as what is scripted or compiled is, or does more than its class says:
+    it is spread over GPUs, was compiled in place, has hooks or a forward of its own."""
+    known = f"{type(module).__module__}.".startswith(KNOWN) and unwrapped(module) is module
+    return not known or hooked(module) or any(map(module.__dict__.get, ("forward", "_compiled_call_impl")))
 
 
 def _folds(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -100,24 +103,21 @@ def _folds(module: nn.Module, dtype: torch.dtype) -> bool:
     return kept and all(t.dtype == dtype for t in (*module.parameters(), module.running_mean))
 
 
-class _Reads(TorchDispatchMode):
+class _Reads(Watched):
     """Counts the operations that are given each tensor that this thread makes, and keeps all of those.
 
     Attributes:
         counts: {a tensor's id: the operations}.
-        draws: whether there was an operation that draws random numbers.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
         self.counts: Counter[int] = Counter()
-        self.draws = False
         self._kept: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.draws = self.draws or torch.Tag.nondeterministic_seeded in func.tags
         self.counts.update(id(value) for value in _tensors((*args, *(kwargs or {}).values())))
-        made = func(*args, **(kwargs or {}))
+        made = super().__torch_dispatch__(func, types, args, kwargs)
         self._kept.append(made)
         return made
 
@@ -147,7 +147,7 @@ def _read_by_norms_alone(
 
     for name in twins:
         see(name)
-    with _Reads() as reads:
+    with _Reads(len(x)) as reads:
         copy(x.clone())
     if reads.draws:
         return None

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from fastait.attacks.folded import folded
+from fastait.attacks.folded import folded, hooked
 from fastait.attacks.subject import Subject, feature_tensor
 from fastait.attacks.suited import watched
 from fastait.models.apart import Draws
@@ -182,8 +182,8 @@ def shortcut(
     if is_random(subject, x):
         note(f"{subject.title} is searched by as it is: it draws random numbers")
         return None
-    if compile and (hooked := _hooked(subject)):
-        note(f"{subject.title} is searched by as it is: its {hooked} has hooks")
+    if compile and (kind := _hooked(subject)):
+        note(f"{subject.title} is searched by as it is: its {kind} has hooks")
         return None
     by = folded(subject, x)
     return Shortcut(subject, layout, by=by and by.network, compile=compile, tf32=tf32, note=note)
@@ -206,10 +206,7 @@ def is_random(subject: Subject, x: Tensor) -> bool:
 
 def _hooked(subject: Subject) -> str:
     """The class of a module in ``subject`` that has hooks; empty if none has."""
-    for module in subject.modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return type(module).__name__
-    return ""
+    return next((type(module).__name__ for module in subject.modules() if hooked(module)), "")
 
 
 def _passed(called: Callable[[Tensor], Any], x: Tensor) -> Tensor:

@@ -155,8 +155,11 @@ def evaluate(
         more = COMPILED if search is not None and compile and device.type == "cpu" else 1
 
         @cache
-        def size(passes: int, more: int = more) -> int:
-            return batch_size or more * min(default_batch_size(network, images, passes) for network in models)
+        def suits(passes: int) -> int:
+            return min(default_batch_size(network, images, passes) for network in models)
+
+        def size(passes: int, times: int = more) -> int:
+            return batch_size or times * suits(passes)
 
         for_stages = cache(lambda: Together(size(1, max(more, STAGED) if device.type == "cpu" else 1), note))
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from tolerances import REDUCTION
 from torch import nn
 
 from fastait import evaluate_robustness
@@ -313,6 +314,16 @@ def test_tf32_is_not_for_other_threads(monkeypatch):
         with alone(cuda):
             assert _tf32()
     assert seen == [False]
+
+
+def test_compiled_passes_are_folded(traced):
+    model, (x, _) = small(), images()
+    found, _ = noted(model, x, compile=True)
+    with frozen(Subject.of(model)):
+        torch.testing.assert_close(found(x), Subject.of(model)(x), **REDUCTION[torch.float64])
+    targets = [str(node.target) for graph in traced for node in graph.graph.nodes]
+    assert any("conv" in target for target in targets)
+    assert not any("norm" in target for target in targets)
 
 
 def test_tf32_is_for_gpus(monkeypatch):

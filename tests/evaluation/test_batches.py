@@ -271,6 +271,21 @@ def test_the_loss_along_the_steps_does_not_depend_on_batches(size):
         torch.testing.assert_close(one, other, **REDUCTION[torch.float32], check_dtype=False)
 
 
+@pytest.mark.parametrize(("batch_size", "largest"), [(None, 12), (5, 5)])
+def test_stages_begin_with_more_than_suit_the_cache(batch_size, largest, monkeypatch):
+    """Three times as many, since images leave them; not where the user has said how many."""
+    module, seen = import_module("fastait.evaluation.evaluate"), []
+    monkeypatch.setattr(module, "default_batch_size", lambda model, images, passes=1: 4)
+    model, (x, _) = small.new(), small.images(24)
+    with torch.no_grad():
+        y = model.eval()(x).argmax(1)
+    model.register_forward_pre_hook(lambda model, given: seen.append(len(given[0])))
+    evaluate_robustness(model, x, y, ["pgd2"], batch_size=batch_size)
+    assert max(seen) == (batch_size or 4)
+    evaluate_robustness(model, x, y, ["apgd-ce-2"], batch_size=batch_size, epsilon=1e-6)
+    assert max(seen) == largest
+
+
 @pytest.mark.usefixtures("_briskly")
 def test_a_single_image_at_a_time():
     model, (x, y) = small.new(Crowded), small.images(3)

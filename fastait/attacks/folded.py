@@ -62,7 +62,7 @@ def folded(subject: Subject, x: Tensor) -> Folded | None:
     if any(map(_other, network.modules())) or any(getattr(nn.modules.module, name) for name in _FOR_ALL):
         return None
     named = dict(places(network))
-    norms = {name: module for name, module in named.items() if name and _folds(module, dtype)}
+    norms = {name: module for name, module in named.items() if name and _folds(module)}
     convolutions = {name: module for name, module in named.items() if name and type(module) is nn.Conv2d}
     if not norms:
         return None
@@ -97,10 +97,9 @@ def _other(module: nn.Module) -> bool:
     return not known or hooked(module) or any(map(module.__dict__.get, ("forward", "_compiled_call_impl")))
 
 
-def _folds(module: nn.Module, dtype: torch.dtype) -> bool:
+def _folds(module: nn.Module) -> bool:
     """Whether it is batch normalisation by the statistics of a training run."""
-    kept = type(module) is nn.BatchNorm2d and module.running_mean is not None
-    return kept and all(t.dtype == dtype for t in (*module.parameters(), module.running_mean))
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None
 
 
 class _Reads(Watched):

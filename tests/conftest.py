@@ -30,6 +30,7 @@ OLDEST = (
     *(name for name in QUICK if name != "test_house.py"),
     *(
         "kernels/",
+        "attacks/test_folded.py",
         "evaluation/test_files_of_others.py",
         "evaluation/test_own_networks.py",
         "training/test_any_network.py",

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from fastait.attacks.folded import folded, hooked
 from fastait.attacks.subject import Subject, feature_tensor
 from fastait.attacks.suited import watched
 from fastait.models.apart import Draws
@@ -32,6 +33,7 @@ class Shortcut(Subject):
     Args:
         subject: frozen wherever it is attacked.
         layout: of the images that passes are compiled for.
+        by: the same network in a form whose passes to the logits are to be taken; its own if None.
         compile: whether torch.compile compiles them: at their first call, for all numbers of images.
         tf32: whether a GPU may use TF32, forwards and backwards.
         note: called with a line for the user.
@@ -42,15 +44,18 @@ class Shortcut(Subject):
         subject: Subject,
         layout: torch.memory_format,
         *,
+        by: nn.Module | None = None,
         compile: bool = False,
         tf32: bool = False,
         note: Note = lambda text: None,
     ):
         super().__init__(subject.called, subject.classes)
         self.before, subject = subject.before, Subject(subject.called, subject.classes)
+        network = subject if by is None else Subject(by, subject.classes)
         arithmetic = tf32_alone if tf32 else _as_it_is
         way = _Way(subject.title, layout, arithmetic, note)
-        self._logits = _Pass(way, subject.forward, (lambda x: _compiled(subject.called, x)) if compile else None)
+        compiled = (lambda x: _compiled(subject.called, network.called, x)) if compile else None
+        self._logits = _Pass(way, network.forward, compiled)
         self._features = _Pass(way, subject.features, (lambda x: _compiled_features(subject, x)) if compile else None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,22 +169,24 @@ def shortcut(
     compile: bool = False,
     tf32: bool = False,
     note: Note = lambda text: None,
-) -> Shortcut | None:
+) -> Subject | None:
     """A faster form of ``subject`` for images like ``x``, float [B, C, H, W], or None if it is not to have one.
 
-    A random model is asked for verdicts on the very draws that its gradients come from, and what watches a model by
-    hooks would miss passes: both run as they are, which is noted.
+    With its batch normalisation folded; compiled or in TF32 where that is asked for. A random model is asked for
+    verdicts on the very draws that its gradients come from, and what watches a model by hooks would miss passes: both
+    run as they are, which is noted where something else was asked for.
     """
     tf32 = tf32 and x.is_cuda
     if not (compile or tf32):
-        return None
+        return folded(subject, x)
     if is_random(subject, x):
         note(f"{subject.title} is searched by as it is: it draws random numbers")
         return None
-    if compile and (hooked := _hooked(subject)):
-        note(f"{subject.title} is searched by as it is: its {hooked} has hooks")
+    if compile and (kind := _hooked(subject)):
+        note(f"{subject.title} is searched by as it is: its {kind} has hooks")
         return None
-    return Shortcut(subject, layout, compile=compile, tf32=tf32, note=note)
+    by = folded(subject, x)
+    return Shortcut(subject, layout, by=by and by.network, compile=compile, tf32=tf32, note=note)
 
 
 def padded(images: int, most: int) -> int:
@@ -199,10 +206,7 @@ def is_random(subject: Subject, x: Tensor) -> bool:
 
 def _hooked(subject: Subject) -> str:
     """The class of a module in ``subject`` that has hooks; empty if none has."""
-    for module in subject.modules():
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return type(module).__name__
-    return ""
+    return next((type(module).__name__ for module in subject.modules() if hooked(module)), "")
 
 
 def _passed(called: Callable[[Tensor], Any], x: Tensor) -> Tensor:
@@ -219,15 +223,15 @@ _known: "WeakKeyDictionary[Any, dict[torch.device, Callable[..., Tensor]]]" = We
 """What has been compiled for whom, so that another evaluation of a model finds it."""
 
 
-def _compiled(called: Callable[[Tensor], Any], x: Tensor) -> Pass:
-    """Images like ``x`` -> logits of ``called``, compiled; the same whenever it is asked for."""
+def _compiled(called: Callable[[Tensor], Any], by: Callable[[Tensor], Any], x: Tensor) -> Pass:
+    """Images like ``x`` -> logits by ``by``, compiled; the same whenever it is asked for ``called``'s."""
     try:
         of = _known.setdefault(called, {})
     except TypeError:  # of a type that nothing can be remembered of
         of = {}
     if x.device not in of:
         of[x.device] = _artefact(_passed, x.device)
-    return partial(of[x.device], called)
+    return partial(of[x.device], by)
 
 
 def _compiled_features(subject: Subject, x: Tensor) -> Pass:

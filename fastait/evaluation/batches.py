@@ -87,14 +87,14 @@ def _saved_bytes(model: Subject, x: Tensor) -> int:
     """What a pass of a frozen ``model`` saves for the gradient for ``x``, each piece of memory once."""
     pieces: dict[StorageWeakRef, int] = {}
 
-    def pack(saved: Tensor) -> None:
-        # Nothing is kept for a backward pass that never comes: a node that kept its own output would keep itself alive.
+    def pack(saved: Tensor) -> Tensor:
         if saved.layout == torch.strided:
             storage = saved.untyped_storage()
             pieces[StorageWeakRef(storage)] = storage.nbytes()
+        return saved.detach()  # a node that kept its own output as it is would keep itself alive
 
     leaf = x.contiguous().detach().requires_grad_()
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved)
     try:
         with frozen(model), torch.enable_grad(), eagerly(), hooks:
             model(leaf)

@@ -91,6 +91,7 @@ def _copy(module: nn.Module) -> nn.Module:
         twin.__dict__[name] = value
     twin.__dict__["_modules"] = dict(module._modules)
     twin.__dict__.pop("_compiled_call_impl", None)  # it runs the module itself
+    twin.__dict__.pop("train", None)  # what stands there while the module is attacked is of the module itself
     return twin
 
 

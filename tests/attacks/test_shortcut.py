@@ -7,11 +7,13 @@ from importlib import import_module
 
 import pytest
 import torch
+from tolerances import REDUCTION
 from torch import nn
 
 from fastait import evaluate_robustness
 from fastait.attacks import Subject, frozen
 from fastait.attacks import shortcut as module
+from fastait.attacks.folded import Folded
 from fastait.attacks.shortcut import Shortcut, padded, shortcut
 from fastait.runtime.precision import full_precision
 
@@ -314,10 +316,22 @@ def test_tf32_is_not_for_other_threads(monkeypatch):
     assert seen == [False]
 
 
+def test_compiled_passes_are_folded(traced):
+    model, (x, _) = small(), images()
+    found, _ = noted(model, x, compile=True)
+    with frozen(Subject.of(model)):
+        torch.testing.assert_close(found(x), Subject.of(model)(x), **REDUCTION[torch.float64])
+    targets = [str(node.target) for graph in traced for node in graph.graph.nodes]
+    assert any("conv" in target for target in targets)
+    assert not any("norm" in target for target in targets)
+
+
 def test_tf32_is_for_gpus(monkeypatch):
     """And, as all that is not the judge's, not for what is random."""
     x, _ = images()
-    assert noted(small(), x, tf32=True) == (None, [])
+    found, notes = noted(small(), x, tf32=True)
+    assert isinstance(found, Folded)
+    assert not notes
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     model = small()
     assert noted(model, x, tf32=True)[0] is not None

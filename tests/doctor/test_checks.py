@@ -166,6 +166,20 @@ def test_16_bits_pay_where_they_are_faster(fast, monkeypatch):
     assert found("training").facts["amp_pays"] is fast
 
 
+@pytest.mark.parametrize(("device", "network"), [("cpu", "wrn-10-1"), ("cuda", "wrn-28-10")])
+def test_what_is_timed_keeps_the_device_busy(device, network, monkeypatch):
+    asked = []
+
+    def made(device, dtype, batch_size, name, **options):
+        asked.append(name)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(steps, "_step", made)
+    with pytest.raises(RuntimeError, match="seen"):
+        steps.images_per_second(torch.device(device), None)
+    assert asked == [network]
+
+
 def test_a_speed_is_one_and_a_loss_that_is_not_finite_is_none(monkeypatch):
     monkeypatch.setattr(steps, "SECONDS", 0.0)
     monkeypatch.setattr(steps, "SPEED_SIZE", 8)

@@ -1,5 +1,6 @@
 """How many images are attacked together: what an image needs, what is free, and what happens where it is not enough."""
 
+import gc
 import weakref
 from dataclasses import replace
 from importlib import import_module
@@ -12,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastait import evaluate_robustness
-from fastait.attacks import Subject
+from fastait.attacks import Subject, folded
 from fastait.data import FloatSet
 from fastait.evaluation import batches, default_batch_size, evaluate, masking, masking_signs
 from fastait.evaluation.batches import WORKING, Together, bytes_per_image, fitting, share
@@ -41,6 +42,30 @@ def test_weights_that_no_module_holds_are_no_images():
     weight = torch.rand(3 * 16 * 16, 1000)
     x = torch.rand(4, 3, 16, 16)
     assert bytes_per_image(Subject(lambda images: images.flatten(1) @ weight), x) < weight.nbytes / 100
+
+
+def test_nothing_of_a_pass_is_left():
+    model, x = Subject(WideResNet(10, 1, 10)), torch.rand(4, 3, 16, 16)
+
+    def large():
+        gc.collect()
+        return sum(type(found) is torch.Tensor and found.numel() > 5000 for found in gc.get_objects())
+
+    bytes_per_image(model, x)
+    before = large()
+    bytes_per_image(model, x)
+    assert large() == before
+
+
+def test_a_model_that_takes_gradients_of_its_own():
+    """As what purifies its images does."""
+
+    @torch.enable_grad()
+    def purified(images):
+        x = images if images.requires_grad else images.detach().requires_grad_()
+        return torch.autograd.grad(x.exp().square().sum(), x, create_graph=True)[0].flatten(1)[:, :5]
+
+    assert bytes_per_image(Subject(purified), torch.rand(4, 3, 8, 8)) > 0
 
 
 def test_a_model_without_gradients():
@@ -246,8 +271,25 @@ def test_the_loss_along_the_steps_does_not_depend_on_batches(size):
         torch.testing.assert_close(one, other, **REDUCTION[torch.float32], check_dtype=False)
 
 
+@pytest.mark.parametrize(("batch_size", "largest"), [(None, 12), (5, 5)])
+def test_stages_begin_with_more_than_suit_the_cache(batch_size, largest, monkeypatch):
+    """Three times as many, since images leave them; not where the user has said how many."""
+    module, seen = import_module("fastait.evaluation.evaluate"), []
+    monkeypatch.setattr(module, "default_batch_size", lambda model, images, passes=1: 4)
+    model, (x, _) = small.new(), small.images(24)
+    with torch.no_grad():
+        y = model.eval()(x).argmax(1)
+    model.register_forward_pre_hook(lambda model, given: seen.append(len(given[0])))
+    evaluate_robustness(model, x, y, ["pgd2"], batch_size=batch_size)
+    assert max(seen) == (batch_size or 4)
+    evaluate_robustness(model, x, y, ["apgd-ce-2"], batch_size=batch_size, epsilon=1e-6)
+    assert max(seen) == largest
+
+
 @pytest.mark.usefixtures("_briskly")
-def test_a_single_image_at_a_time():
+def test_a_single_image_at_a_time(monkeypatch):
+    """Also of what the model is tried on before it is folded."""
+    monkeypatch.setattr(folded, "KNOWN", ("",))
     model, (x, y) = small.new(Crowded), small.images(3)
     model.room = 1
     with pytest.warns(RuntimeWarning, match="out of memory with 3 images at a time; 1 are taken from here on"):

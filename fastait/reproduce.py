@@ -3,13 +3,16 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from fastait.reproduction.company import Company, numbers, run_by_slurm, run_here, worker_command
 from fastait.reproduction.figures import FIGURES
 from fastait.reproduction.systems import SCALES, Choices
 from fastait.reproduction.tables import TABLES
 from fastait.runtime import cli
 from fastait.runtime.console import say
-from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice, one_line
+from fastait.runtime.settings import Written
 
 COMMAND = "fastait reproduce"
 SUMMARY = (
@@ -19,7 +22,7 @@ SUMMARY = (
 
 
 @dataclass(frozen=True)
-class ReproduceArguments:
+class ReproduceArguments(Company):
     """What to make."""
 
     names: tuple[str, ...] = ()
@@ -54,8 +57,9 @@ class ReproduceArguments:
     dali: bool = field(default=False, kw_only=True)
     """Load and augment with NVIDIA DALI."""
 
-    seed: int = field(default=0, kw_only=True)
-    """Of training and of the attacks."""
+    seeds: Annotated[tuple[int, ...], Written(numbers)] = field(default=(0,), kw_only=True)
+    """Of training and of the attacks, with commas between: of several, each figure is the mean with its standard
+    error."""
 
     dry_run: bool = field(default=False, kw_only=True)
     """List the runs and evaluations, what they cost and how long that is estimated to take; do nothing else."""
@@ -67,6 +71,7 @@ class ReproduceArguments:
         for name in self.names:
             check_choice("TABLE", name, (*TABLES, *FIGURES))
         check_choice("--scale", self.scale, SCALES)
+        self.check_company(dry_run=self.dry_run)
 
     def choices(self) -> Choices:
         """How it is to be made."""
@@ -78,7 +83,7 @@ class ReproduceArguments:
             device=self.device,
             amp=self.amp,
             dali=self.dali,
-            seed=self.seed,
+            seeds=self.seeds,
             model=self.model,
         )
 
@@ -101,14 +106,31 @@ def _main(argv: list[str]) -> None:
 
     keep_freed_memory()
     set_threads()
+    choices = arguments.choices()
     if arguments.dry_run:
         from fastait.reproduction.plan import show_plan
 
-        show_plan(names, arguments.choices())
-    else:
-        from fastait.reproduction.session import reproduce
+        show_plan(names, choices)
+    elif arguments.status:
+        from fastait.reproduction.session import items_of
+        from fastait.reproduction.status import show_status
 
-        reproduce(names, arguments.choices())
+        show_status(choices, {name: items_of([name], choices) for name in names})
+    elif arguments.worker:
+        from fastait.reproduction.session import work
+
+        work(names, choices)
+    else:
+        from fastait.reproduction.session import begin, reproduce
+
+        if arguments.submit is not None:
+            begin(names, choices)
+            command = worker_command("reproduce", arguments)
+            if arguments.submit == "slurm":
+                say(one_line(run_by_slurm(command, choices.folder, arguments, choices.device == "cpu")))
+                return
+            run_here(command, choices.folder, arguments.workers)
+        reproduce(names, choices)
 
 
 def _list() -> None:

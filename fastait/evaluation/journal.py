@@ -8,7 +8,8 @@ does not depend on the batches that it was measured in: later lines add to earli
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from fastait.data import ImageSet
 from fastait.evaluation.sums import Numbers
-from fastait.runtime.errors import InputError, RunError
+from fastait.runtime.errors import InputError, NotWritten
 from fastait.runtime.places import places_of, runs
 
 Finding = tuple[list[int], dict[str, list[int]]]
@@ -29,21 +30,32 @@ class FileJournal:
 
     Args:
         folder: where it lies; each of several processes writes a file of its own there and reads all.
-        rank: of this process.
+        name: of this process's file: its rank, or a worker's name.
+        anywhere: parts of a unit that need not be the same where something is read.
+        check: called before anything is written; may raise to prevent it.
 
     Raises:
         InputError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, rank: int = 0):
-        self._path = folder / f"progress-{rank}.jsonl"
+    def __init__(
+        self,
+        folder: Path,
+        name: int | str = 0,
+        anywhere: Collection[str] = (),
+        check: Callable[[], None] = lambda: None,
+    ):
+        self._check = check
+        self._path = folder / f"progress-{name}.jsonl"
+        self._anywhere = anywhere
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._known: dict[str, list[Finding]] = {}
             self._sums: dict[str, list[Numbers]] = {}
             for unit, finding, sums in _entries(folder):
-                self._known.setdefault(unit, []).append(finding)
-                self._sums.setdefault(unit, []).append(sums)
+                key = self._index(json.loads(unit)) if anywhere else unit
+                self._known.setdefault(key, []).append(finding)
+                self._sums.setdefault(key, []).append(sums)
             self._file = open(self._path, "ab")  # noqa: SIM115
             if self._file.tell() and not self._path.read_bytes().endswith(b"\n"):
                 self._file.write(b"\n")
@@ -51,8 +63,14 @@ class FileJournal:
             raise InputError(f"--out {folder} cannot be used: {error.strerror}") from None
 
     def close(self) -> None:
-        """End writing."""
+        """End writing; a file that nothing was written to goes."""
         self._file.close()
+        with suppress(OSError):
+            if not self._path.stat().st_size:
+                self._path.unlink()
+
+    def _index(self, unit: dict[str, Any]) -> str:
+        return _key({name: value for name, value in unit.items() if name not in self._anywhere})
 
     def of(self, **subject: Any) -> "ModelJournal":
         """The journal of one model on one set of images, which ``subject`` identifies."""
@@ -60,11 +78,11 @@ class FileJournal:
 
     def get(self, unit: dict[str, Any]) -> list[Finding]:
         """See ``Journal``."""
-        return list(self._known.get(_key(unit), ()))
+        return list(self._known.get(self._index(unit), ()))
 
     def sums(self, unit: dict[str, Any]) -> list[Numbers]:
         """See ``Journal``."""
-        return list(self._sums.get(_key(unit), ()))
+        return list(self._sums.get(self._index(unit), ()))
 
     def put(
         self, unit: dict[str, Any], places: Sequence[int], found: dict[str, list[int]], sums: Numbers | None = None
@@ -72,11 +90,12 @@ class FileJournal:
         """See ``Journal``.
 
         Raises:
-            RunError: the disk is full; what was written before is unharmed.
+            NotWritten: the disk is full; what was written before is unharmed.
         """
-        key, numbers = _key(unit), {name: [int(v) for v in values] for name, values in found.items()}
+        self._check()
+        key, numbers = self._index(unit), {name: [int(v) for v in values] for name, values in found.items()}
         self._known.setdefault(key, []).append((list(places), numbers))
-        line: dict[str, Any] = {"unit": key, "places": runs(places), "found": numbers}
+        line: dict[str, Any] = {"unit": _key(unit), "places": runs(places), "found": numbers}
         if sums:
             self._sums.setdefault(key, []).append(sums)
             line["sums"] = sums
@@ -85,7 +104,7 @@ class FileJournal:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise RunError(f"{self._path} could not be written: {error.strerror}; earlier batches are kept") from None
+            raise NotWritten(f"{self._path} could not be written: {error.strerror}; earlier batches are kept") from None
 
 
 class ModelJournal:
@@ -110,26 +129,52 @@ class ModelJournal:
         self._journal.put({**self._subject, **unit}, places, found, sums)
 
 
-def recorded(folder: Path) -> dict[str, list[Finding]]:
-    """{a unit as JSON: what the journals in ``folder`` have of it, the oldest line of each file first}.
+class Recorded:
+    """What the journals in a folder have, read on as others write.
 
-    Raises:
-        OSError: a file cannot be read.
+    Args:
+        folder: of the journals; it need not be there yet.
     """
-    known: dict[str, list[Finding]] = {}
-    for unit, finding, _ in _entries(folder):
-        known.setdefault(unit, []).append(finding)
-    return known
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._read: dict[Path, int] = {}
+        self._found: dict[str, tuple[dict[str, Any], list[Finding]]] = {}
+
+    def units(self) -> list[tuple[dict[str, Any], list[Finding]]]:
+        """(a unit, what was known of it at the last ``read``, the oldest line of each file first)."""
+        return list(self._found.values())
+
+    def read(self) -> None:
+        """Take up what has been written since.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        for path in sorted(self._folder.glob("progress-*.jsonl")):
+            text = b""
+            with suppress(FileNotFoundError), open(path, "rb") as file:  # one that stayed empty has gone
+                file.seek(self._read.get(path, 0))
+                text = file.read()
+            whole = text.rfind(b"\n") + 1  # what is being written is read the next time
+            self._read[path] = self._read.get(path, 0) + whole
+            for unit, finding, _ in _lines(text[:whole]):
+                self._found.setdefault(unit, (json.loads(unit), []))[1].append(finding)
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Finding, Numbers]]:
     """(a unit as JSON, what was found, what is summed) of each line that can be read."""
     for path in sorted(folder.glob("progress-*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            try:
-                yield _parsed(line)
-            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-                continue
+        with suppress(FileNotFoundError):  # one that stayed empty has gone
+            yield from _lines(path.read_bytes())
+
+
+def _lines(text: bytes) -> Iterator[tuple[str, Finding, Numbers]]:
+    for line in text.split(b"\n"):
+        try:
+            yield _parsed(line)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+            continue
 
 
 def _parsed(line: bytes) -> tuple[str, Finding, Numbers]:

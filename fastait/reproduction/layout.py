@@ -8,7 +8,7 @@ from typing import Any
 
 from fastait.evaluation.intervals import wilson
 from fastait.reproduction.grids import WORST, Block, Cell
-from fastait.reproduction.measure import Measured
+from fastait.reproduction.measured import Figure, Mean, Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale
 from fastait.runtime.console import say, show_table
@@ -71,7 +71,7 @@ class Sheet:
             say(sentence)
 
 
-def entries(block: Block, found: Mapping[Cell, Measured], scale: Scale) -> list[list[Entry]]:
+def entries(block: Block, found: Mapping[Cell, Figure], scale: Scale) -> list[list[Entry]]:
     """Each row's figures, ours beside the paper's; a worst is the lowest of its row's, as in the paper."""
     rows = []
     for row, papers in zip(block.rows, block.figures, strict=True):
@@ -88,11 +88,12 @@ def entries(block: Block, found: Mapping[Cell, Measured], scale: Scale) -> list[
 
 
 def grid(block: Block, rows: list[list[Entry]]) -> Grid:
-    """The block as strings."""
+    """The block as strings; where nothing is published, ours alone."""
+    compared = any(entry.paper is not None for line in rows for entry in line)
     return Grid(
         f"({block.part}) {block.title}" if block.part else block.title,
         [block.corner, *(column.title for column in block.columns)],
-        [[row.title, *map(_text, line)] for row, line in zip(block.rows, rows, strict=True)],
+        [[row.title, *(_text(entry, compared) for entry in line)] for row, line in zip(block.rows, rows, strict=True)],
     )
 
 
@@ -111,12 +112,16 @@ def series(block: Block, rows: list[list[Entry]]) -> list[Series]:
 
 
 def records(table: str, block: Block, rows: list[list[Entry]], scale: Scale) -> list[dict[str, Any]]:
-    """The block's figures for CSV: accuracy in percent, its 95 % interval (Wilson), the images, the paper's figure."""
+    """The block's figures for CSV: accuracy in percent, its 95 % interval (Wilson), the images, the paper's figure.
+
+    Of several seeds the mean, its standard error and each one's accuracy, in the place of the interval.
+    """
     found = []
     for row, line in zip(block.rows, rows, strict=True):
         for column, entry in zip(block.columns, line, strict=True):
             ours, cell = entry.ours, block.cell(row, column, scale)
-            low, high = (None, None) if ours is None else wilson(ours.correct, ours.n)
+            low, high = wilson(ours.correct, ours.n) if isinstance(ours, Measured) else (None, None)
+            each = ours.each if isinstance(ours, Mean) else ()
             found.append(
                 {
                     "table": table + block.part,
@@ -131,6 +136,8 @@ def records(table: str, block: Block, rows: list[list[Entry]], scale: Scale) -> 
                     "low": None if low is None else round(low, 3),
                     "high": None if high is None else round(high, 3),
                     "n": None if ours is None else ours.n,
+                    "standard_error": round(ours.standard_error, 3) if isinstance(ours, Mean) else None,
+                    "each_seed": " ".join(f"{one.accuracy:.3f}" for one in each) or None,
                     "paper": entry.paper,
                     "difference": None if entry.difference is None else round(entry.difference, 3),
                 }
@@ -138,8 +145,12 @@ def records(table: str, block: Block, rows: list[list[Entry]], scale: Scale) -> 
     return found
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: Entry, compared: bool) -> str:
     ours = "-" if entry.ours is None else f"{entry.ours.accuracy:.1f}"
+    if isinstance(entry.ours, Mean):
+        ours += f" ± {entry.ours.standard_error:.1f}"
+    if not compared:
+        return ours
     paper = "-" if entry.paper is None else f"{entry.paper:.1f}"
     difference = "" if entry.difference is None else f", {entry.difference:+.1f}"
     return f"{ours} (paper {paper}{difference})"

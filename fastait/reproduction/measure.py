@@ -1,10 +1,11 @@
 """Networks trained where they are missing, and figures measured where they are missing."""
 
 import io
-from collections.abc import Container, Iterable
-from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import cache, cached_property
+import json
+from collections.abc import Callable, Container, Iterable
+from contextlib import closing, redirect_stdout
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,25 @@ from fastait.attacks import RandomSignNoise
 from fastait.checkpoints.folder import WEIGHTS, RunFolder
 from fastait.config import PLACES, TrainConfig
 from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
-from fastait.evaluation.entrants import code_of
 from fastait.evaluation.evaluate import evaluate, units
-from fastait.evaluation.journal import FileJournal, images_checksum, weights_checksum
+from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.model_files import load_model
+from fastait.evaluation.progress import Effort
 from fastait.models import feature_function, make
-from fastait.models.names import parse
-from fastait.reproduction.grids import CLEAN, Cell
-from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices, needs_unlabeled
+from fastait.reproduction import attempts
+from fastait.reproduction.grids import Cell
+from fastait.reproduction.measured import Measured
+from fastait.reproduction.points import Point, point_name, point_of, points
+from fastait.reproduction.standing import ANYWHERE, Standing, checksum, journal_folder, subject
+from fastait.reproduction.systems import Choices
+from fastait.runtime.claims import Claim, Worker
 from fastait.runtime.errors import InputError, Interrupted
-from fastait.runtime.files import write_whole
+from fastait.runtime.files import checked, write_whole
 from fastait.runtime.hardware import environment
 from fastait.runtime.memory import said_with
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
-from fastait.runtime.version import __version__
 from fastait.training.networks import black
 from fastait.training.prepare import check_method, checksum_of_all
 from fastait.training.run import TrainResult, resume_training, run_training
@@ -40,53 +44,18 @@ CHOSEN = ("data_dir", "unlabeled", "device", "dali")
 """Settings that the user chooses for all runs, and may choose anew for those that are not finished."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """How many of ``n`` images are classified correctly."""
-
-    correct: int
-    n: int
-
-    @property
-    def accuracy(self) -> float:
-        """In percent."""
-        return 100 * self.correct / self.n
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is measured in one call: the cells of a point differ in their attacks only."""
-
-    system: str
-    epsilon: float
-    surrogate: str | None
-    noisy: bool
-    black_box: bool
-
-
-def points(cells: Iterable[Cell]) -> dict[Point, list[str]]:
-    """The attacks of each point, without ``clean``, which is measured with any."""
-    found: dict[Point, list[str]] = {}
-    for cell in cells:
-        attacks = found.setdefault(_point(cell), [])
-        if cell.attack not in (*attacks, CLEAN):
-            attacks.append(cell.attack)
-    return found
-
-
-def _point(cell: Cell) -> Point:
-    return Point(cell.system, cell.epsilon, cell.surrogate, cell.noisy, cell.black_box)
-
-
 class Bench:
-    """Trains and measures, each thing once.
+    """Trains and measures what one seed needs, each thing once.
 
     Args:
-        choices: of the user.
+        choices: of the user, with one seed.
         report: where notes and progress go.
+        worker: this process.
+        dataset: by name and image size; several seeds share it.
 
     Attributes:
-        trained: a system's finished run; trains it, or goes on with it, where it is not finished.
+        standing: what is there.
+        trained: a system's finished run.
         network: a system's network, on the device.
         dataset: by name and image size.
         checksum: of a system's network.
@@ -96,40 +65,72 @@ class Bench:
         InputError: there is no such device.
     """
 
-    def __init__(self, choices: Choices, report: Report):
+    def __init__(
+        self,
+        choices: Choices,
+        report: Report,
+        worker: Worker,
+        standing: Standing,
+        dataset: Callable[[str, int], Dataset] | None = None,
+    ):
         self.choices = choices
         self.report = report
+        self.worker = worker
+        self.standing = standing
         self.device = resolve_device(choices.device)
         self.environment = environment(self.device)
         self.trained = cache(self._trained)
         self.network = cache(self._network)
-        self.dataset = cache(self._dataset)
+        self.dataset = dataset or cache(self._dataset)
         self.warn = cache(lambda text: report.note(f"warning: {text}"))
         self.checksum = cache(lambda system: checksum(self.network(system), choices.config(system).model))
 
-    def _trained(self, system: str) -> TrainResult:
-        """The finished run of a system, which is trained, or gone on with, where it is not finished."""
-        config, folder = self.choices.config(system), RunFolder(self.choices.run(system))
-        if needs_unlabeled(system) and self.choices.unlabeled is None:
-            write_unlabeled(self.dataset(config.dataset, config.image_size), self.choices.folder / "unlabeled")
-        begun, finished = RunFolder.begun(folder.path), folder.result_file.is_file()
-        if not finished:
-            self.report.note(f"{system}: training {'goes on' if begun else 'begins'}")
-        show = self.report.show and not finished
-        chosen = {} if finished else {name: getattr(config, name) for name in CHOSEN}
-        if self.choices.model is not None:  # which lets a function of the user's own be called again
+    def train(self, system: str, claim: Claim) -> None:
+        """Train a system under a claim on it, from where the last attempt was, and give the run its name.
+
+        Raises:
+            InputError, RunError: as ``run_training``.
+            Interrupted: a signal that asks for an end; what is done is saved.
+            Lost: the claim was taken over.
+        """
+        config, run = self.choices.config(system), self.choices.run(system)
+        claim.progress = partial(_epochs, attempt := attempts.new(run, claim.number, self.worker.name), config.epochs)
+        with checked(claim.check):
+            if self.choices.needs_unlabeled(system) and self.choices.unlabeled is None:
+                self._unlabeled(config)
+            source = attempts.take_over(run)
+            self.report.note(f"{run.name}: training {'goes on' if source else 'begins'}")
+            if source is not None and attempts.finished(source):
+                attempt = source  # whose worker ended before it had its name
+            else:
+                self._train(config, run, source, attempt)
+            attempts.publish(attempt, run)
+
+    def _train(self, config: TrainConfig, run: Path, source: Path | None, attempt: Path) -> None:
+        chosen = {name: getattr(config, name) for name in CHOSEN}
+        if self.choices.may_call(config.model):
             chosen["model"] = config.model
         try:
             # What a run prints at its end is its own small evaluation, which is no part of a table.
             with redirect_stdout(io.StringIO()):
-                if begun:
-                    return resume_training(folder.path, show=show, **chosen)
-                return run_training(config, show=show)
+                if source is None:
+                    run_training(replace(config, out=attempt), show=self.report.show)
+                else:
+                    attempts.forget_before(source, run)
+                    resume_training(source, show=self.report.show, out=attempt, **chosen)
         except Interrupted as error:
             raise self.interrupted(error.exit_code - 128) from None
 
+    def _trained(self, system: str) -> TrainResult:
+        """The finished run of a system."""
+        config = self.choices.config(system)
+        # A function of the user's own is called again where this command names it.
+        chosen: dict[str, Any] = {"model": config.model} if self.choices.may_call(config.model) else {}
+        with redirect_stdout(io.StringIO()):
+            return resume_training(self.choices.run(system), **chosen)
+
     def _network(self, system: str) -> nn.Module:
-        network, which = self.trained(system).model, SYSTEMS[system].weights
+        network, which = self.trained(system).model, self.choices.weights(system)
         if which != "last":
             path = self.choices.run(system) / WEIGHTS[which]
             network = load_model(path, model=self.choices.config(system).model)[0]
@@ -140,89 +141,100 @@ class Bench:
 
     def images(self, point: Point) -> ImageSet:
         """The test images that a point is measured on."""
-        scale, config = self.choices.scale, self.choices.config(point.system)
+        config = self.choices.config(point.system)
         test = self.dataset(config.dataset, config.image_size).test
-        wanted = scale.black_box_images if point.black_box else scale.images
-        return test if wanted is None or wanted >= len(test) else test.stratified(wanted)
+        wanted = self.choices.test_images(point.system, point.black_box)
+        return test if wanted >= len(test) else test.stratified(wanted)
 
-    def measure(self, cells: Iterable[Cell], heading: str) -> dict[Cell, Measured]:
-        """The figures of ``cells``; those whose system lacks images are left out.
+    def measure(self, point: Point, attacks: list[str], claim: Claim) -> None:
+        """Find what is not known of a point under a claim on it; finished batches are in the journal.
 
         Raises:
-            InputError, RunError: as ``run_training``; the journal's folder cannot be used.
-            Interrupted: a signal that asks for an end (``runtime.signals``); finished batches are kept.
+            InputError, RunError: as ``evaluate``; the journal's folder cannot be used.
+            Interrupted: a signal that asks for an end; finished batches are kept.
+            Lost: the claim was taken over.
+        """
+        heading = point_name(self.choices, point)
+        effort, done = Effort(), 0
+        claim.progress = lambda: {"doing": f"{effort.part}, {effort.standing} images stand", "left": effort.seconds}
+        self.report.start(heading, units(len(self.images(point)), attacks))
+
+        def advance(attack: str, images: int) -> None:
+            nonlocal done
+            done += images
+            self.report.update(done, f"{heading}: {attack}")
+
+        with StopRequest() as stop, said_with(f"finished batches are kept, go on with {self.choices.again}"):
+
+            def tick(part: str, standing: int) -> None:
+                if stop.number is not None:
+                    raise self.interrupted(stop.number)
+
+            try:
+                self._evaluate(point, attacks, claim.check, effort=effort, advance=advance, tick=tick)
+            finally:
+                self.report.finish()
+
+    def found(self, cells: Iterable[Cell]) -> dict[Cell, Measured]:
+        """The figures of those of ``cells`` that are there; nothing is computed.
+
+        Raises:
+            InputError: as ``evaluate``; the journal's folder cannot be used.
         """
         cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
-        asked = points(cells)
-        for point in asked:
-            for system in filter(None, (point.system, point.surrogate)):
-                self.network(system)
-        done = 0
         found: dict[Cell, Measured] = {}
-        self.report.start(heading, sum(units(len(self.images(point)), attacks) for point, attacks in asked.items()))
-        try:
-            with (
-                StopRequest() as stop,
-                current(self.device),
-                said_with(f"finished batches are kept, go on with the same command and --out {self.choices.out}"),
-            ):
-                for point, attacks in asked.items():
-
-                    def advance(attack: str, images: int, point: Point = point) -> None:
-                        nonlocal done
-                        done += images
-                        self.report.update(done, f"{heading}: {point.system}, {attack}")
-
-                    def tick(part: str, standing: int) -> None:
-                        if stop.number is not None:
-                            raise self.interrupted(stop.number)
-
-                    correct = self._evaluate(point, attacks, advance, tick)
-                    found.update(
-                        (cell, Measured(int(correct[cell.attack].sum()), len(correct[cell.attack])))
-                        for cell in cells
-                        if _point(cell) == point
-                    )
-        finally:
-            self.report.finish()
+        for point, attacks in points(cells).items():
+            if self.standing.complete(point, attacks):
+                correct = self._evaluate(point, attacks, lambda: None)
+                found.update(
+                    (cell, Measured(int(correct[cell.attack].sum()), len(correct[cell.attack])))
+                    for cell in cells
+                    if point_of(cell) == point
+                )
         return found
 
-    def _evaluate(self, point: Point, attacks: list[str], advance: Any, tick: Any) -> dict[str, torch.Tensor]:
+    def _evaluate(
+        self, point: Point, attacks: list[str], check: Callable[[], None], **options: Any
+    ) -> dict[str, torch.Tensor]:
         network, images = self.network(point.system), self.images(point)
         surrogate = None if point.surrogate is None else self.network(point.surrogate)
-        return evaluate(
-            RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
-            images,
-            attacks,
-            epsilon=point.epsilon,
-            step_size=self.choices.scale.step_size,
-            seed=self.choices.seed,
-            surrogate=surrogate,
-            journal=self._journal.of(
-                **subject(
-                    self.checksum(point.system),
-                    point.surrogate and self.checksum(point.surrogate),
-                    point,
-                    len(images),
-                    self.environment,
-                ),
-                images=images_checksum(images),
-            ),
-            advance=advance,
-            tick=tick,
-            note=self.warn,
-        ).correct
+        about = subject(self.checksum(point.system), point.surrogate and self.checksum(point.surrogate), point)
+        here = {name: self.environment[name] for name in ANYWHERE}
+        with (
+            current(self.device),
+            closing(FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)) as journal,
+        ):
+            return evaluate(
+                RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
+                images,
+                attacks,
+                epsilon=point.epsilon,
+                step_size=self.choices.step_size,
+                seed=self.choices.seed,
+                surrogate=surrogate,
+                journal=journal.of(**about, **here, n=len(images), images=images_checksum(images)),
+                note=self.warn,
+                **options,
+            ).correct
 
-    @cached_property
-    def _journal(self) -> FileJournal:
-        return FileJournal(journal_folder(self.choices))
+    def _unlabeled(self, config: TrainConfig) -> None:
+        write_unlabeled(self.dataset(config.dataset, config.image_size), self.choices.folder / "unlabeled")
 
     def interrupted(self, number: int) -> Interrupted:
         """What is raised where the signal ``number`` stopped the work."""
         self.report.finish()
-        return Interrupted(
-            f"stopped; what is done is kept, go on with the same command and --out {self.choices.out}", number
-        )
+        return Interrupted(f"stopped; what is done is kept, go on with {self.choices.again}", number)
+
+
+def _epochs(attempt: Path, epochs: int) -> dict[str, Any]:
+    """How far a training is, as a claim says it."""
+    try:
+        done = [json.loads(line) for line in (attempt / "metrics.jsonl").read_bytes().splitlines()]
+    except (OSError, ValueError):
+        done = []
+    seconds = sum(epoch["seconds"] for epoch in done)
+    left = seconds / len(done) * (epochs - len(done)) if done else None
+    return {"doing": f"{len(done)} of {epochs} epochs", "left": left}
 
 
 def check_system(system: str, choices: Choices) -> None:
@@ -232,13 +244,13 @@ def check_system(system: str, choices: Choices) -> None:
         InputError: a setting is out of its range, its run was begun with other settings, or the images without labels
             are missing, bad or too few.
     """
-    config, folder = choices.config(system), choices.run(system)
+    config, folder = choices.config(system), attempts.begun(choices.run(system))
     unlabeled = None
-    if needs_unlabeled(system) and choices.unlabeled is not None:
+    if choices.needs_unlabeled(system) and choices.unlabeled is not None:
         images, unlabeled, _ = load_unlabeled(choices.unlabeled, config.image_size)
         if len(images) < config.batch_size:
             raise InputError(f"--unlabeled {choices.unlabeled} holds {len(images)} images, a batch {config.batch_size}")
-    if RunFolder.begun(folder):
+    if folder is not None:
         _refuse_other_settings(RunFolder(folder), config, unlabeled)
     else:
         config.check()
@@ -260,7 +272,7 @@ def check_networks(systems: Iterable[str], choices: Choices, attacked: Container
         config = choices.config(system)
         images = config.dataset, config.image_size
         if images not in made:
-            classes = DATA_SIZES[config.dataset].classes
+            classes = choices.classes(system)
             made[images] = make(
                 config.model, classes, image_size=config.image_size, generator_seed=None, allow_own=True
             )
@@ -268,38 +280,6 @@ def check_networks(systems: Iterable[str], choices: Choices, attacked: Container
         check_method(made[images], config.model, config.method, sample)
         if system in attacked:
             feature_function(made[images], sample)
-
-
-def journal_folder(choices: Choices) -> Path:
-    """Where outcomes are remembered."""
-    return choices.folder / "outcomes"
-
-
-def checksum(network: nn.Module, name: str) -> str:
-    """Of the weights of the network called ``name``, and of what makes it, where that is not of this package."""
-    code = code_of(parse(name), network)
-    return weights_checksum(network) + (f" by {code}" if code else "")
-
-
-def subject(
-    weights: str, surrogate: str | None, point: Point, images: int, environment: dict[str, Any]
-) -> dict[str, Any]:
-    """What identifies outcomes in the journal, besides the images and what ``evaluate`` adds.
-
-    Args:
-        weights, surrogate: checksums.
-        images: how many.
-        environment: of ``fastait.runtime.hardware``: figures are only taken over from where they are said to come from.
-    """
-    return {
-        "model": weights,
-        "surrogate": surrogate,
-        "noise": point.epsilon if point.noisy else None,
-        "n": images,
-        "fastait": __version__,
-        "torch": environment["torch"],
-        "device": environment["device"],
-    }
 
 
 def write_unlabeled(dataset: Dataset, folder: Path) -> None:
@@ -311,7 +291,7 @@ def write_unlabeled(dataset: Dataset, folder: Path) -> None:
         if not path.exists():
             buffer = io.BytesIO()
             Image.fromarray(image.numpy()).save(buffer, "PNG")
-            write_whole(path, buffer.getbuffer())
+            write_whole(path, buffer.getbuffer(), shared=True)
 
 
 def _refuse_other_settings(folder: RunFolder, config: TrainConfig, unlabeled: str | None) -> None:

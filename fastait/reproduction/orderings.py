@@ -4,16 +4,17 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import hypot
 
 from fastait.evaluation.intervals import wilson
-from fastait.reproduction.measure import Measured
+from fastait.reproduction.measured import Figure, Mean, count_of
 
 
 @dataclass(frozen=True)
 class Entry:
     """A figure of a table: ours, None if it could not be measured, and the paper's in percent, None if it has none."""
 
-    ours: Measured | None
+    ours: Figure | None
     paper: float | None
 
     @property
@@ -32,12 +33,14 @@ Series = tuple[str, Sequence[tuple[str, Entry]]]
 def compare(series: Sequence[Series]) -> list[str]:
     """Sentences on the order of each two models in each of ``series``: a first one for all, and one for two models.
 
-    Two figures whose 95 % intervals (Wilson) overlap are marked as within the noise. Figures that are nearer than
-    ``PAPERS_NOISE`` in the paper have no order there.
+    Two figures are marked as within the noise whose 95 % intervals (Wilson) overlap, or, of several trainings each,
+    whose means are nearer than two standard errors of their difference. Figures that are nearer than ``PAPERS_NOISE``
+    in the paper have no order there.
     """
     counts: Counter[str] = Counter()
     contrary: dict[tuple[str, str], list[str]] = defaultdict(list)
     sizes: set[int] = set()
+    trainings = 1
     for what, entries in series:
         for (first, a), (second, b) in combinations(entries, 2):
             if a.ours is None or b.ours is None or a.paper is None or b.paper is None:
@@ -50,6 +53,7 @@ def compare(series: Sequence[Series]) -> list[str]:
             if kind == "contrary":
                 noise = "*" if _overlap(a.ours, b.ours) else ""
                 sizes.update((a.ours.n, b.ours.n))
+                trainings = max(trainings, count_of(a.ours), count_of(b.ours))
                 contrary[first, second].append(f"{what} ({paper:+.1f} in the paper, here {ours:+.1f}{noise})")
     if not counts:
         return []
@@ -60,13 +64,21 @@ def compare(series: Sequence[Series]) -> list[str]:
     )
     if not contrary:
         return [f"{pairs}: no ordering differs from the paper's."]
+    many = f"within the noise of {' and '.join(map(str, sorted(sizes)))} images"
+    each = f"one training each; * {many}"
+    if trainings > 1:
+        each = f"means of {trainings} trainings each; * nearer than two standard errors"
     return [
-        f"{pairs} and {counts['contrary']} the other way. These are (the first one's figure less the second's, one "
-        f"training each; * within the noise of {' and '.join(map(str, sorted(sizes)))} images):",
+        f"{pairs} and {counts['contrary']} the other way. These are (the first one's figure less the second's, {each}"
+        "):",
         *(f"{first} and {second}: {'; '.join(where)}." for (first, second), where in contrary.items()),
     ]
 
 
-def _overlap(a: Measured, b: Measured) -> bool:
+def _overlap(a: Figure, b: Figure) -> bool:
+    if isinstance(a, Mean) and isinstance(b, Mean):
+        return abs(a.accuracy - b.accuracy) < 2 * hypot(a.standard_error, b.standard_error)
+    if isinstance(a, Mean) or isinstance(b, Mean):
+        return False  # a seed of one of them is missing, as the table says
     (low_a, high_a), (low_b, high_b) = wilson(a.correct, a.n), wilson(b.correct, b.n)
     return low_a <= high_b and low_b <= high_a

@@ -1,19 +1,18 @@
 """What a reproduction would do and cost, without doing it."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
-from fastait.checkpoints.folder import WEIGHTS, RunFolder
+from fastait.checkpoints.folder import RunFolder
 from fastait.config import TrainConfig
-from fastait.evaluation.journal import recorded
-from fastait.evaluation.model_files import load_model
+from fastait.evaluation.journal import Recorded
+from fastait.reproduction import attempts
 from fastait.reproduction.grids import CLEAN
-from fastait.reproduction.measure import Point, checksum, journal_folder, points, subject
+from fastait.reproduction.points import Point, points
 from fastait.reproduction.session import check, systems_of
-from fastait.reproduction.systems import DATA_SIZES, SYSTEMS, Choices
+from fastait.reproduction.standing import Standing, journal_folder
+from fastait.reproduction.systems import Choices
 from fastait.reproduction.tables import TABLES
 from fastait.runtime.console import say, show_table
 from fastait.runtime.hardware import environment
@@ -62,86 +61,70 @@ class Plan:
         self.networks: dict[str, Cost] = {}
         self.rate = cache(self._rate)
         self.fp32_rate = cache(self._rate)  # in which TF32 has no part
-        self.checksum = cache(self._checksum)
+        recorded = Recorded(journal_folder(choices))
+        recorded.read()
+        self.standings = [Standing(one, recorded) for one in choices.each_seed()]
 
     def runs(self) -> list[Job]:
         """Every network that is needed, in the order in which they are trained."""
-        systems = {self.choices.run(system): system for system in reversed(systems_of(self.names, self.choices))}
-        return [self._run(system) for system in reversed(systems.values())]
+        found = {}
+        for choices in self.choices.each_seed():
+            for system in systems_of(self.names, self.choices):
+                if choices.run(system) not in found:
+                    found[choices.run(system)] = self._run(system, choices)
+        return list(found.values())
 
     def evaluations(self) -> list[Job]:
         """Every evaluation that is needed; what tables share is listed once."""
         cells = [cell for name in self.names if name in TABLES for cell in TABLES[name].cells(self.choices.scale)]
         asked = points(cell for cell in cells if not self.choices.lacks_images(cell.system))
-        return [self._evaluation(point, attacks) for point, attacks in asked.items()]
+        return [
+            self._evaluation(point, attacks, standing)
+            for standing in self.standings
+            for point, attacks in asked.items()
+        ]
 
-    def _run(self, system: str) -> Job:
+    def _run(self, system: str, choices: Choices) -> Job:
         from fastait.reproduction.cost import run_cost
 
-        config, folder = self.choices.config(system), RunFolder(self.choices.run(system))
-        name, method = SYSTEMS[system].run_name(self.choices.scale), SYSTEMS[system].method
-        if folder.result_file.is_file():
+        config, run = choices.config(system), choices.run(system)
+        name, method = choices.run_name(system), config.method
+        if attempts.finished(run):
             return Job(name, method, "finished")
-        done = len(folder.metrics_file.read_bytes().splitlines()) if folder.metrics_file.is_file() else 0
-        begun = f"begun, {done} of {config.epochs} epochs" if RunFolder.begun(folder.path) else "missing"
-        size = DATA_SIZES[config.dataset]
-        cost = run_cost(config, size.classes)
-        self.networks[f"{config.model} of {size.classes} classes"] = cost
-        flop = cost.step * size.train * (config.epochs - done)
-        return Job(name, method, begun, flop, flop / self.rate(_shape(config)), cost.passes)
+        at = attempts.begun(run)
+        done = 0
+        if at is not None and (metrics := RunFolder(at).metrics_file).is_file():
+            done = len(metrics.read_bytes().splitlines())
+        begun = f"begun, {done} of {config.epochs} epochs" if at is not None else "missing"
+        classes, images = choices.classes(system), choices.training_images(system)
+        cost = run_cost(config, classes)
+        self.networks[f"{config.model} of {classes} classes"] = cost
+        flop = cost.step * images * (config.epochs - done)
+        return Job(name, method, begun, flop, flop / self.rate(_shape(config, classes)), cost.passes)
 
-    def _evaluation(self, point: Point, attacks: list[str]) -> Job:
+    def _evaluation(self, point: Point, attacks: list[str], standing: Standing) -> Job:
         from fastait.reproduction.cost import evaluation_flops
 
-        config, scale = self.choices.config(point.system), self.choices.scale
-        size = DATA_SIZES[config.dataset]
-        wanted = scale.black_box_images if point.black_box else scale.images
-        images = size.test if wanted is None else min(wanted, size.test)
-        measured = self._measured(point, images)
+        choices = standing.choices
+        config, images, classes = choices.config(point.system), standing.images(point), choices.classes(point.system)
+        measured = standing.known(point)
         missing = [attack for attack in attacks if measured.get(attack, 0) < images]
         share = sum(measured.get(attack, 0) for attack in (CLEAN, *attacks)) / images / (1 + len(attacks))
         state = "missing" if share == 0 else "finished" if share >= 1 else f"begun, {100 * share:.0f} %"
         # A surrogate has no more than a name here, noise no more than a sign.
-        name = SYSTEMS[point.system].run_name(scale) + (" with input noise" if point.noisy else "")
-        name += f" on images of {SYSTEMS[point.surrogate].run_name(scale)}" if point.surrogate else ""
+        name = choices.run_name(point.system) + (" with input noise" if point.noisy else "")
+        name += f" on images of {choices.run_name(point.surrogate)}" if point.surrogate else ""
         what = f"{', '.join(attacks)} ({epsilon_text(point.epsilon)}, {images} images)"
         if share >= 1:
             return Job(name, what, state)
-        flop = evaluation_flops(config, size.classes, missing, images)
+        flop = evaluation_flops(config, classes, missing, images)
         with full_precision(self.device):
-            return Job(name, what, state, flop, flop / self.fp32_rate(_shape(replace(config, amp=False))))
+            return Job(name, what, state, flop, flop / self.fp32_rate(_shape(replace(config, amp=False), classes)))
 
-    def _measured(self, point: Point, images: int) -> dict[str, int]:
-        """How many images each attack's outcome is known of."""
-        weights = self.checksum(point.system)
-        surrogate = point.surrogate and self.checksum(point.surrogate)
-        if weights is None or (point.surrogate and surrogate is None):
-            return {}
-        wanted = {
-            **subject(weights, surrogate, point, images, self.environment),
-            "epsilon": point.epsilon,
-            "step_size": self.choices.scale.step_size,
-            "seed": self.choices.seed,
-        }
-        known: dict[str, set[int]] = {}
-        for unit, findings in recorded(journal_folder(self.choices)).items():
-            if wanted.items() <= json.loads(unit).items():
-                for places, found in findings:
-                    for attack in found:
-                        known.setdefault(attack, set()).update(places)
-        return {attack: len(places) for attack, places in known.items()}
-
-    def _checksum(self, system: str) -> str | None:
-        folder = self.choices.run(system)
-        if not RunFolder(folder).result_file.is_file():
-            return None
-        name = self.choices.config(system).model
-        return checksum(load_model(folder / WEIGHTS[SYSTEMS[system].weights], model=name)[0], name)
-
-    def _rate(self, config: TrainConfig) -> float:
+    def _rate(self, shape: tuple[TrainConfig, int]) -> float:
         from fastait.reproduction.cost import measured_rate
 
-        return measured_rate(config, DATA_SIZES[config.dataset].classes, self.device)
+        return measured_rate(*shape, self.device)
 
 
 def show_plan(names: Iterable[str], choices: Choices) -> None:
@@ -185,11 +168,10 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _shape(config: TrainConfig) -> Any:
+def _shape(config: TrainConfig, classes: int) -> tuple[TrainConfig, int]:
     """What decides a machine's rate: configs that are equal in it are measured once."""
-    base = TrainConfig()
-    return replace(
-        base,
+    shape = replace(
+        TrainConfig(),
         method="natural",
         dataset=config.dataset,
         image_size=config.image_size,
@@ -197,3 +179,4 @@ def _shape(config: TrainConfig) -> Any:
         model=config.model,
         amp=config.amp,
     )
+    return shape, classes

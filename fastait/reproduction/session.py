@@ -1,50 +1,93 @@
 """Tables and figures from their names to their files: what ``fastait reproduce`` does."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastait.config import TrainConfig
 from fastait.reproduction.categories import categories
-from fastait.reproduction.grids import Cell, Table
+from fastait.reproduction.grids import Table
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
-from fastait.reproduction.measure import Bench, Measured, check_networks, check_system
+from fastait.reproduction.measure import Bench, check_networks, check_system
 from fastait.reproduction.orderings import compare
-from fastait.reproduction.systems import SYSTEMS, Choices, needs_unlabeled
+from fastait.reproduction.sentences import heading, missing, notes
+from fastait.reproduction.systems import Choices
 from fastait.reproduction.tables import TABLES
+from fastait.reproduction.worker import Crew, Item, items, settle
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.files import write_text
 from fastait.runtime.precision import current
 from fastait.runtime.processes import launched
-from fastait.runtime.report import AUTOATTACK_CAVEAT, Report, epsilon_text
+from fastait.runtime.report import AUTOATTACK_CAVEAT, Report
 from fastait.runtime.signals import StopRequest
 
 
 def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
     """Make the tables and figures ``names``, write them into ``choices.folder`` and show them.
 
+    Other processes may be making the same: each run and evaluation is done by one of them, and all wait for it.
+
     Raises:
         InputError: what is in ``choices.out`` was made with other settings, or a setting or file is not what it must
             be; the former is found before anything is begun.
-        RunError: as ``fastait.run_training``.
+        RunError: as ``fastait.run_training``; or runs or evaluations failed, which the tables lack.
         Interrupted: a signal that asks for an end (``runtime.signals``); the same command goes on.
     """
-    if launched():
-        raise InputError("tables are made by one process; torchrun is for fastait.train")
     names = [names] if isinstance(names, str) else list(names)
-    check(names, choices)
-    bench = Bench(choices, Report(show))
+    crew = crew_for(names, choices, Report(show))
     for name in names:
+        crew.work(items_of([name], choices))
         if name in TABLES:
-            sheet = categories() if name == "table7" else table_sheet(name, bench)
+            sheet = categories() if name == "table7" else table_sheet(TABLES[name], name, crew)
             written = write_sheet(name, sheet, choices.folder)
             if show:
                 sheet.show()
+        elif not all(crew.standing.trained(system) for system in _figure(name).systems):
+            continue
         else:
-            written = _draw(name, bench)
+            written = _draw(name, crew.benches[choices.seed])
         if show:
             say(f"Written to {', '.join(map(one_line, written))}\n")
+    crew.refuse_failed()
+
+
+def work(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
+    """Be one of any number of workers that make what ``names`` need, until all of it is there; nothing is printed.
+
+    Raises:
+        As ``reproduce``.
+    """
+    names = list(names)
+    crew = crew_for(names, choices, Report(show))
+    crew.work(items_of(names, choices))
+    crew.refuse_failed()
+
+
+def crew_for(names: Iterable[str], choices: Choices, report: Report) -> Crew:
+    """This process as one that makes ``names``, once nothing is found to be wrong with them."""
+    begin(names, choices)
+    return Crew(choices, report)
+
+
+def begin(names: Iterable[str], choices: Choices) -> None:
+    """Refuse, before any long work, what cannot be made as asked, and write down what all workers have in common.
+
+    Raises:
+        InputError, NotWritten: as ``check`` and ``settle``.
+    """
+    names = list(names)
+    if launched():
+        raise InputError("a table is made by single processes; torchrun is for fastait train")
+    check(names, choices)
+    if items_of(names, choices):
+        settle(choices)
+
+
+def items_of(names: Iterable[str], choices: Choices) -> list[Item]:
+    """All runs and evaluations that ``names`` need."""
+    names = list(names)
+    cells = [cell for name in names if name in TABLES for cell in TABLES[name].cells(choices.scale)]
+    return items(choices, systems_of(names, choices), cells)
 
 
 def check(names: Iterable[str], choices: Choices) -> None:
@@ -64,9 +107,12 @@ def check(names: Iterable[str], choices: Choices) -> None:
             check_choice("TABLE", name, (*TABLES, *FIGURES))
         if any(name in FIGURES for name in names):
             available()
+        if len(choices.seeds) > 1 and (drawn := [name for name in names if name not in TABLES]):
+            raise InputError(f"{drawn[0]} is drawn of one training: give --seeds one number")
     systems = systems_of(names, choices)
-    for system in systems:
-        check_system(system, choices)
+    for one in choices.each_seed():
+        for system in systems:
+            check_system(system, one)
     if choices.model is not None:
         cells = [cell for name in names if name in TABLES for cell in TABLES[name].cells(choices.scale)]
         check_networks(systems, choices, {cell.system for cell in cells if cell.attack.startswith("feature")})
@@ -81,17 +127,18 @@ def systems_of(names: Iterable[str], choices: Choices) -> list[str]:
     return list(found)
 
 
-def table_sheet(name: str, bench: Bench) -> Sheet:
-    """The sheet of a table with figures, trained and measured as far as that was not done."""
-    table, scale = TABLES[name], bench.choices.scale
-    found = bench.measure(table.cells(scale), name)
+def table_sheet(table: Table, name: str, crew: Crew) -> Sheet:
+    """The sheet of a table with figures, of what is there; it says what is missing."""
+    scale = crew.choices.scale
+    found = crew.found(table.cells(scale))
     rows = [entries(block, found, scale) for block in table.blocks]
     pairs = list(zip(table.blocks, rows, strict=True))
     return Sheet(
-        _heading(table, bench, found),
+        heading(table, crew, found),
         [grid(block, lines) for block, lines in pairs],
         [
-            *_notes(table, bench, found),
+            *missing(table, crew, found),
+            *notes(table, crew.choices, found),
             *compare([one for block, lines in pairs for one in series(block, lines)]),
             AUTOATTACK_CAVEAT,
         ],
@@ -104,72 +151,8 @@ def write_sheet(name: str, sheet: Sheet, out: Path) -> list[Path]:
     _make(out)
     files = {out / f"{name}.md": sheet.markdown(), out / f"{name}.csv": sheet.csv()}
     for path, text in files.items():
-        write_text(path, text)
+        write_text(path, text, shared=True)
     return list(files)
-
-
-def _heading(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list[str]:
-    choices = bench.choices
-    systems = [system for system in table.systems(choices.scale) if not choices.lacks_images(system)]
-    configs = [choices.config(system) for system in systems]
-    small = ": not comparable with the paper's figures" if choices.scale.name == "small" else ""
-    other = ": not the paper's network" if choices.model is not None and not small else ""
-    images = _listed(dict.fromkeys(m.n for cell, m in found.items() if not cell.black_box))
-    few = _listed(dict.fromkeys(m.n for cell, m in found.items() if cell.black_box))
-    black_box = f"({few} for attacks without gradients) " if few and images else ""
-    results = [bench.trained(system).result for system in systems]
-    precision = _listed(dict.fromkeys(r["precision"] for r in results))
-    trained_on = _listed(dict.fromkeys(f"{r['device']} (torch {r['torch']})" for r in results))
-    here = bench.environment
-    budgets = _listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))
-    here_on = f", here on {_listed(dict.fromkeys(c.dataset for c in configs))}" if small else ""
-    return [
-        f"{table.title}: {table.caption}{here_on}. Accuracy in %: ours (the paper's, the difference).",
-        f"Scale {choices.scale.name}: {_networks(configs)}{small or other}.",
-        f"{images or few} test images {black_box}with the classes in proportion, Linf {budgets}, steps of "
-        f"{epsilon_text(choices.scale.step_size)}, seed {choices.seed}; training {precision}, evaluation fp32; "
-        f"weights of the {_listed(dict.fromkeys(SYSTEMS[system].weights for system in systems))} epoch.",
-        f"Trained on {trained_on}; measured on {here['device']} with {here['threads']} threads, torch {here['torch']}, "
-        f"fastait {here['fastait']}, Python {here['python']}.",
-    ]
-
-
-def _networks(configs: Iterable[TrainConfig]) -> str:
-    configs = list(configs)
-    datasets = _listed(dict.fromkeys(c.dataset for c in configs))
-    networks = _listed(dict.fromkeys(c.model for c in configs))
-    return f"{datasets}, {networks}, {_listed(sorted({c.epochs for c in configs}))} epochs"
-
-
-def _notes(table: Table, bench: Bench, found: Mapping[Cell, Measured]) -> list[str]:
-    choices = bench.choices
-    systems = table.systems(choices.scale)
-    notes = list(table.notes)
-    if choices.scale.name == "small":
-        notes.append(
-            f"Budgets and steps are {choices.scale.budget:g} times the paper's, in training too: at 8/255 digits do "
-            "not tell methods apart. What the paper sets for CIFAR100 and SVHN alone does not suit digits and is left "
-            "out."
-        )
-    attacks = list(dict.fromkeys(cell.attack for cell in found if cell.black_box))
-    if attacks:
-        notes.append(f"Attacks without gradients are {_listed(attacks)} of fastait.eval.")
-    if any(needs_unlabeled(system) for system in systems):
-        if choices.unlabeled_folder is None:
-            notes.append("UAT is left out: it needs images without labels, --unlabeled DIR.")
-        elif choices.unlabeled is None:
-            notes.append(
-                "UAT's images without labels are the training images; the paper's has others (--unlabeled DIR)."
-            )
-        else:
-            notes.append(f"UAT's images without labels are those in {choices.unlabeled}.")
-    return notes
-
-
-def _listed(values: Iterable[Any]) -> str:
-    """a, b and c."""
-    texts = [str(value) for value in values]
-    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1]))) if texts else ""
 
 
 def _figure(name: str) -> Any:

@@ -166,11 +166,11 @@ class Choices:
         data_dir: where the data sets of the paper's scale lie.
         unlabeled: a folder of images without labels, for UAT.
         device, amp, dali: as in ``TrainConfig``.
+        seeds: of training and evaluation: every figure is made by each.
         model: another network than the scale's, as in ``TrainConfig``.
-        seed: of training and evaluation.
 
     Raises:
-        InputError: one is not of its type; paths may be strings, numbers numpy's.
+        InputError: one is not of its type, or there is no seed; paths may be strings, numbers numpy's.
     """
 
     scale: Scale
@@ -180,20 +180,75 @@ class Choices:
     device: str = "auto"
     amp: bool = False
     dali: bool = False
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     model: str | None = None
 
     def __post_init__(self) -> None:
         normalise(self)
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"--seeds must be different whole numbers >= 0, got {list(self.seeds)}")
+
+    @property
+    def seed(self) -> int:
+        """The first one."""
+        return self.seeds[0]
+
+    def each_seed(self) -> list["Choices"]:
+        """The same choices with each of the seeds alone."""
+        return [replace(self, seeds=(seed,)) for seed in self.seeds]
 
     @property
     def folder(self) -> Path:
         """Of this scale's tables, figures, runs and outcomes."""
         return self.out / self.scale.name
 
+    @property
+    def step_size(self) -> float:
+        """Of the evaluation's attacks, on images in [0, 1]."""
+        return self.scale.step_size
+
+    def run_name(self, system: str) -> str:
+        """What the run of a system and the first seed is called: systems of one name are one run."""
+        return SYSTEMS[system].run_name(self.scale) + (f"-seed={self.seed}" if self.seed else "")
+
     def run(self, system: str) -> Path:
-        """The run folder of a system."""
-        return self.folder / "runs" / SYSTEMS[system].run_name(self.scale)
+        """The run folder of a system and the first seed."""
+        return self.folder / "runs" / self.run_name(system)
+
+    def weights(self, system: str) -> str:
+        """Which of its run's weights a system has: a key of ``fastait.checkpoints.folder.WEIGHTS``."""
+        return SYSTEMS[system].weights
+
+    def needs_unlabeled(self, system: str) -> bool:
+        """Whether a system trains on images without labels too."""
+        return METHODS[SYSTEMS[system].method].needs_unlabeled
+
+    def test_images(self, system: str, black_box: bool) -> int:
+        """How many test images a system is measured on."""
+        wanted = self.scale.black_box_images if black_box else self.scale.images
+        test = DATA_SIZES[self.config(system).dataset].test
+        return test if wanted is None else min(wanted, test)
+
+    def classes(self, system: str) -> int:
+        """How many classes a system tells apart."""
+        return DATA_SIZES[self.config(system).dataset].classes
+
+    def training_images(self, system: str) -> int:
+        """How many images a system is trained on."""
+        return DATA_SIZES[self.config(system).dataset].train
+
+    def may_call(self, model: str) -> bool:
+        """Whether the user names this network now, so that a function of their own may be called."""
+        return self.model == model
+
+    @property
+    def again(self) -> str:
+        """What goes on with the work."""
+        return f"the same command and --out {self.out}"
+
+    def decides(self) -> dict[str, Any]:
+        """What must be the same for all that work in one folder, as plain values."""
+        return {"scale": self.scale.name, "model": self.model, "amp": self.amp}
 
     @property
     def unlabeled_folder(self) -> Path | None:
@@ -202,7 +257,7 @@ class Choices:
 
     def lacks_images(self, system: str) -> bool:
         """Whether the system cannot be trained for want of unlabelled images."""
-        return needs_unlabeled(system) and self.unlabeled_folder is None
+        return self.needs_unlabeled(system) and self.unlabeled_folder is None
 
     def config(self, system: str) -> TrainConfig:
         """How a system is trained.
@@ -216,7 +271,7 @@ class Choices:
             raise InputError(f"{system} needs images without labels: --unlabeled DIR")
         if name != SMALL_RECIPE:
             changes["data_dir"] = self.data_dir
-        if needs_unlabeled(system):
+        if self.needs_unlabeled(system):
             changes["unlabeled"] = self.unlabeled_folder
         published, budget = recipe(name, method=chosen.method, **changes), self.scale.budget
         return replace(
@@ -232,8 +287,3 @@ class Choices:
             eval_samples=GLANCE,
             out=self.run(system),
         ).resolved()
-
-
-def needs_unlabeled(system: str) -> bool:
-    """Whether a system trains on images without labels too."""
-    return METHODS[SYSTEMS[system].method].needs_unlabeled

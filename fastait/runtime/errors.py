@@ -20,6 +20,10 @@ class RunError(FastaitError, RuntimeError):
     """Something went wrong during a run: the loss became NaN, the disk is full. Exit code 1."""
 
 
+class NotWritten(RunError):
+    """The disk is full or a file cannot be written; what was there before is unharmed."""
+
+
 class OutOfMemory(RunError):
     """Memory did not suffice for the least that can be done at a time."""
 

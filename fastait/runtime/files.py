@@ -1,43 +1,88 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from secrets import token_hex
 
-from fastait.runtime.errors import RunError
+from fastait.runtime.errors import NotWritten
 
 PARTIAL = ".partial"
 """What the name of a file ends with while it is written."""
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, shared: bool = False) -> None:
     """``write_whole`` of ``text`` in UTF-8, whatever the locale; surrogates, of file names, as backslashes and numbers.
 
     Raises:
-        RunError: as ``write_whole``.
+        NotWritten: as ``write_whole``.
     """
-    write_whole(path, text.encode("utf-8", "backslashreplace"))
+    write_whole(path, text.encode("utf-8", "backslashreplace"), shared=shared)
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
+def write_whole(path: Path, data: bytes | memoryview, *, shared: bool = False) -> None:
     """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
 
+    Args:
+        path: the file.
+        data: its bytes.
+        shared: whether other processes may be writing the same file; the last one wins.
+
     Raises:
-        RunError: the disk is full or the file cannot be written; what was there is unharmed.
+        NotWritten: the disk is full or the file cannot be written; what was there is unharmed.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(path.name + (f".{token_hex(4)}" if shared else "") + PARTIAL)
+    if (check := _check.get()) is not None:
+        check()
     try:
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise RunError(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
+        raise NotWritten(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
+
+
+def name_folder(folder: Path, path: Path) -> bool:
+    """Give a folder the name ``path``; False, and nothing is changed, if a folder that is not empty has it already.
+
+    Raises:
+        NotWritten: the folder cannot be renamed, or is gone.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(folder, path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise NotWritten(f"{folder} could not be renamed to {path}: {error.strerror}; both are unharmed") from None
+    return True
+
+
+@contextmanager
+def checked(check: Callable[[], None]) -> Iterator[None]:
+    """While entered, ``check`` is called before this thread writes a file whole, and may raise to prevent it."""
+    before = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(before)
+
+
+_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -12,8 +12,14 @@ WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Of a terminal that is closed, and of batch systems whose time runs out. They may come more than once."""
 
 
+LOST = int(signal.SIGCONT)
+"""What stands for a signal where the work was taken over by somebody else."""
+
+
 class StopRequest:
     """While entered, the first of ``ENDS`` and ``WARNINGS`` is noted in ``number``.
+
+    One within another notes what that one noted before, and tells it what comes.
 
     A second one of ``ENDS`` acts as it always does; further ``WARNINGS`` say nothing new. Signals that are ignored, as
     under nohup, and those that somebody else handles, in Python or in C, are left alone. So is everything outside the
@@ -23,31 +29,52 @@ class StopRequest:
     def __init__(self) -> None:
         self.number: int | None = None
         self._previous: dict[int, object] = {}
+        self._around: StopRequest | None = None
+        self._thread = 0
 
     def __enter__(self) -> "StopRequest":
+        self._thread = threading.get_ident()
+        self._around = next((other for other in reversed(_entered) if other._thread == self._thread), None)
+        if self._around is not None:
+            self.number = self._around.number
+        _entered.append(self)
         if threading.current_thread() is threading.main_thread():
             others = _set_in_c()
-            for number in (*ENDS, *WARNINGS):
+            for number in WARNINGS if self.number in ENDS else (*ENDS, *WARNINGS):
                 previous = signal.getsignal(number)
                 default = previous == signal.SIG_DFL and number not in others
-                if default or previous == signal.default_int_handler:
+                ours = self._around is not None and previous == self._around._note
+                if default or ours or previous == signal.default_int_handler:
                     signal.signal(number, self._note)
                     self._previous[number] = previous
         return self
 
     def __exit__(self, *exception: object) -> None:
+        _entered.remove(self)
         self._restore(*self._previous)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:
+        if self.number in (None, LOST):
             self.number = number
         if number in ENDS:
             self._restore(*ENDS)
+        if self._around is not None:
+            self._around._note(number, frame)
 
     def _restore(self, *numbers: int) -> None:
         for number in numbers:
             if number in self._previous:
                 signal.signal(number, self._previous.pop(number))  # type: ignore[arg-type]
+
+
+_entered: list[StopRequest] = []
+
+
+def ask_to_stop(number: int, thread: int) -> None:
+    """As if the signal had come, for the requests that the thread of this identity has entered."""
+    for request in tuple(_entered):
+        if request._thread == thread and request.number is None:
+            request.number = number
 
 
 def _set_in_c() -> set[int]:

@@ -1,0 +1,94 @@
+"""What is said above and below a table."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastait.config import TrainConfig
+from fastait.reproduction.grids import Cell, Table
+from fastait.reproduction.measured import Figure, count_of
+from fastait.reproduction.systems import Choices
+from fastait.reproduction.worker import Crew
+from fastait.runtime.report import epsilon_text
+
+
+def heading(table: Table, crew: Crew, found: Mapping[Cell, Figure]) -> list[str]:
+    """What stands above a table: what it is and how its figures came about."""
+    choices, here = crew.choices, crew.benches[crew.choices.seed].environment
+    systems = [system for system in table.systems(choices.scale) if not choices.lacks_images(system)]
+    configs = [choices.config(system) for system in systems]
+    small = ": not comparable with the paper's figures" if choices.scale.name == "small" else ""
+    other = ": not the paper's network" if choices.model is not None and not small else ""
+    images = _listed(dict.fromkeys(m.n for cell, m in found.items() if not cell.black_box))
+    few = _listed(dict.fromkeys(m.n for cell, m in found.items() if cell.black_box))
+    black_box = f"({few} for attacks without gradients) " if few and images else ""
+    results = [result for system in systems for result in crew.results(system)]
+    precision = _listed(dict.fromkeys(r["precision"] for r in results))
+    trained_on = _listed(dict.fromkeys(f"{r['device']} (torch {r['torch']})" for r in results))
+    budgets = _listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))
+    seeds = f"seed{'s' * (len(choices.seeds) > 1)} {_listed(choices.seeds)}"
+    several = f", mean ± standard error of {len(choices.seeds)} trainings" if len(choices.seeds) > 1 else ""
+    measured = _listed(f"{device} (torch {torch})" for device, torch in crew.measured_on(found))
+    here_on = f", here on {_listed(dict.fromkeys(c.dataset for c in configs))}" if small else ""
+    return [
+        f"{table.title}: {table.caption}{here_on}. Accuracy in %: ours{several} (the paper's, the difference).",
+        f"Scale {choices.scale.name}: {_networks(configs)}{small or other}.",
+        f"{images or few} test images {black_box}with the classes in proportion, Linf {budgets}, steps of "
+        f"{epsilon_text(choices.scale.step_size)}, {seeds}; training {precision}, evaluation fp32; "
+        f"weights of the {_listed(dict.fromkeys(choices.weights(system) for system in systems))} epoch.",
+        f"Trained on {trained_on or 'nothing'}; measured on {measured or 'nothing'}; fastait {here['fastait']}, Python "
+        f"{here['python']}.",
+    ]
+
+
+def _networks(configs: Iterable[TrainConfig]) -> str:
+    configs = list(configs)
+    datasets = _listed(dict.fromkeys(c.dataset for c in configs))
+    networks = _listed(dict.fromkeys(c.model for c in configs))
+    return f"{datasets}, {networks}, {_listed(sorted({c.epochs for c in configs}))} epochs"
+
+
+def missing(table: Table, crew: Crew, found: Mapping[Cell, Figure]) -> list[str]:
+    """What figures are missing, and why."""
+    said = []
+    wanted = [cell for cell in table.cells(crew.choices.scale) if not crew.choices.lacks_images(cell.system)]
+    if lacking := [cell for cell in wanted if cell not in found]:
+        said.append(
+            f"{len(lacking)} of {len(wanted)} figures are missing, of {_listed(dict.fromkeys(c.system for c in lacking))}."
+        )
+    seeds = len(crew.choices.seeds)
+    if fewer := [cell for cell in wanted if seeds > 1 and cell in found and count_of(found[cell]) < seeds]:
+        said.append(
+            f"Of {_listed(dict.fromkeys(c.system for c in fewer))} some figures are of fewer than {seeds} trainings."
+        )
+    return said + [f"{item} failed: {why}." for item, why in crew.failed.items()]
+
+
+def notes(table: Table, choices: Choices, found: Iterable[Cell]) -> list[str]:
+    """What stands below a table."""
+    systems = table.systems(choices.scale)
+    notes = list(table.notes)
+    if choices.scale.name == "small":
+        notes.append(
+            f"Budgets and steps are {choices.scale.budget:g} times the paper's, in training too: at 8/255 digits do "
+            "not tell methods apart. What the paper sets for CIFAR100 and SVHN alone does not suit digits and is left "
+            "out."
+        )
+    attacks = list(dict.fromkeys(cell.attack for cell in found if cell.black_box))
+    if attacks:
+        notes.append(f"Attacks without gradients are {_listed(attacks)} of fastait.eval.")
+    if any(choices.needs_unlabeled(system) for system in systems):
+        if choices.unlabeled_folder is None:
+            notes.append("UAT is left out: it needs images without labels, --unlabeled DIR.")
+        elif choices.unlabeled is None:
+            notes.append(
+                "UAT's images without labels are the training images; the paper's has others (--unlabeled DIR)."
+            )
+        else:
+            notes.append(f"UAT's images without labels are those in {choices.unlabeled}.")
+    return notes
+
+
+def _listed(values: Iterable[Any]) -> str:
+    """a, b and c."""
+    texts = [str(value) for value in values]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1]))) if texts else ""

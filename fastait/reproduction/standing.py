@@ -1,0 +1,120 @@
+"""What is there of a comparison: which networks are trained, and of how many images each outcome is known."""
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastait.checkpoints.folder import WEIGHTS
+from fastait.evaluation.entrants import code_of
+from fastait.evaluation.evaluate import CLEAN
+from fastait.evaluation.journal import Finding, Recorded, weights_checksum
+from fastait.evaluation.model_files import load_model
+from fastait.models.names import parse
+from fastait.reproduction import attempts
+from fastait.reproduction.points import Point
+from fastait.reproduction.systems import Choices
+from fastait.runtime.version import __version__
+
+ANYWHERE = ("torch", "device")
+"""Parts of a unit that say where something was measured; it counts wherever that was."""
+
+
+class Standing:
+    """Of one seed's choices; nothing is written.
+
+    Args:
+        choices: of the user.
+        recorded: what the journals have; several seeds share it.
+
+    Attributes:
+        checksum: of a system's network; None while it is not trained.
+    """
+
+    def __init__(self, choices: Choices, recorded: Recorded | None = None):
+        self.choices = choices
+        self._recorded = Recorded(journal_folder(choices)) if recorded is None else recorded
+        self._finished: set[Path] = set()
+        self._of = cache(self._checksum)
+
+    def trained(self, system: str) -> bool:
+        """Whether a system's run is finished."""
+        run = self.choices.run(system)
+        if run not in self._finished and attempts.finished(run):
+            self._finished.add(run)
+        return run in self._finished
+
+    def checksum(self, system: str) -> str | None:
+        """Of a system's network; None while it is not trained."""
+        return self._of(system) if self.trained(system) else None
+
+    def images(self, point: Point) -> int:
+        """How many test images a point is measured on."""
+        return self.choices.test_images(point.system, point.black_box)
+
+    def known(self, point: Point) -> dict[str, int]:
+        """Of how many of a point's images each attack's outcome is known, and ``clean``'s."""
+        places: dict[str, set[int]] = {}
+        for _, findings in self._units(point):
+            for at, found in findings:
+                for attack in found:
+                    places.setdefault(attack, set()).update(at)
+        return {attack: len(of_it) for attack, of_it in places.items()}
+
+    def complete(self, point: Point, attacks: Iterable[str]) -> bool:
+        """Whether all outcomes of a point under ``attacks`` are known."""
+        if not all(map(self.trained, point.systems)):
+            return False
+        known, images = self.known(point), self.images(point)
+        return all(known.get(attack, 0) >= images for attack in (CLEAN, *attacks))
+
+    def measured_on(self, points: Iterable[Point]) -> list[tuple[str, str]]:
+        """(device, version of torch) where the outcomes of points come from, each once."""
+        units = (unit for point in points for unit, _ in self._units(point))
+        return list(dict.fromkeys((unit["device"], unit["torch"]) for unit in units))
+
+    def read(self) -> None:
+        """Take up what others have measured since."""
+        self._recorded.read()
+
+    def _units(self, point: Point) -> list[tuple[dict[str, Any], list[Finding]]]:
+        weights, surrogate = self.checksum(point.system), point.surrogate and self.checksum(point.surrogate)
+        if weights is None or (point.surrogate and surrogate is None):
+            return []
+        wanted = {
+            **subject(weights, surrogate, point),
+            "n": self.images(point),
+            "epsilon": point.epsilon,
+            "step_size": self.choices.step_size,
+            "seed": self.choices.seed,
+        }
+        return [found for found in self._recorded.units() if wanted.items() <= found[0].items()]
+
+    def _checksum(self, system: str) -> str:
+        choices = self.choices
+        name = choices.config(system).model
+        return checksum(load_model(choices.run(system) / WEIGHTS[choices.weights(system)], model=name)[0], name)
+
+
+def journal_folder(choices: Choices) -> Path:
+    """Where outcomes are remembered."""
+    return choices.folder / "outcomes"
+
+
+def checksum(network: Any, name: str) -> str:
+    """Of the weights of the network called ``name``, and of what makes it, where that is not of this package."""
+    code = code_of(parse(name), network)
+    return weights_checksum(network) + (f" by {code}" if code else "")
+
+
+def subject(weights: str, surrogate: str | None, point: Point) -> dict[str, Any]:
+    """What identifies outcomes in the journal, besides the images and what ``evaluate`` adds; the former are checksums.
+
+    Those of another version of this package are measured anew.
+    """
+    return {
+        "model": weights,
+        "surrogate": surrogate,
+        "noise": point.epsilon if point.noisy else None,
+        "fastait": __version__,
+    }

@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": ("fastait.eval", "measure how models withstand attacks, side by side"),
     "data": ("fastait.data.__main__", "show what a data set holds, as a table and as a picture"),
     "reproduce": ("fastait.reproduce", "make the paper's tables and figures again"),
+    "sweep": ("fastait.sweep", "compare methods, networks, budgets and seeds of your own"),
     "doctor": ("fastait.doctor.__main__", "say whether this machine is set up right, and with which flags to train"),
     "kernels": ("fastait_kernels.report", "compile the operators for every kind of GPU and print what they cost"),
 }

@@ -22,11 +22,16 @@ SUMMARY = (
 
 
 @dataclass(frozen=True)
-class ReproduceArguments(Company):
-    """What to make."""
+class Names:
+    """What stands without a flag, which must be the first field of all."""
 
     names: tuple[str, ...] = ()
     """Tables and figures: table1 to table9, tableA6, fastat, figure2 to figure4, front."""
+
+
+@dataclass(frozen=True)
+class ReproduceArguments(Company, Names):
+    """What to make."""
 
     list_: bool = field(default=False, kw_only=True, metadata={"negative": ""})
     """Say what there is to make, and end."""

@@ -24,6 +24,7 @@ from fastait.evaluation.progress import Effort
 from fastait.models import feature_function, make
 from fastait.reproduction import attempts
 from fastait.reproduction.grids import Cell
+from fastait.reproduction.images import Datasets
 from fastait.reproduction.measured import Measured
 from fastait.reproduction.points import Point, point_name, point_of, points
 from fastait.reproduction.standing import ANYWHERE, Standing, checksum, journal_folder, subject
@@ -51,13 +52,12 @@ class Bench:
         choices: of the user, with one seed.
         report: where notes and progress go.
         worker: this process.
-        dataset: by name and image size; several seeds share it.
+        standing: what is there.
+        datasets: that several seeds share.
 
     Attributes:
-        standing: what is there.
         trained: a system's finished run.
         network: a system's network, on the device.
-        dataset: by name and image size.
         checksum: of a system's network.
         warn: says a line, once if several evaluations say the same.
 
@@ -71,7 +71,7 @@ class Bench:
         report: Report,
         worker: Worker,
         standing: Standing,
-        dataset: Callable[[str, int], Dataset] | None = None,
+        datasets: Datasets,
     ):
         self.choices = choices
         self.report = report
@@ -81,7 +81,7 @@ class Bench:
         self.environment = environment(self.device)
         self.trained = cache(self._trained)
         self.network = cache(self._network)
-        self.dataset = dataset or cache(self._dataset)
+        self.datasets = datasets
         self.warn = cache(lambda text: report.note(f"warning: {text}"))
         self.checksum = cache(lambda system: checksum(self.network(system), choices.config(system).model))
 
@@ -136,13 +136,10 @@ class Bench:
             network = load_model(path, model=self.choices.config(system).model)[0]
         return network.to(self.device).to(memory_format=torch.channels_last)
 
-    def _dataset(self, name: str, image_size: int) -> Dataset:
-        return load_dataset(name, self.choices.data_dir, image_size, note=self.report.note)
-
     def images(self, point: Point) -> ImageSet:
         """The test images that a point is measured on."""
         config = self.choices.config(point.system)
-        test = self.dataset(config.dataset, config.image_size).test
+        test = self.datasets.of(config).test
         wanted = self.choices.test_images(point.system, point.black_box)
         return test if wanted >= len(test) else test.stratified(wanted)
 
@@ -218,7 +215,7 @@ class Bench:
             ).correct
 
     def _unlabeled(self, config: TrainConfig) -> None:
-        write_unlabeled(self.dataset(config.dataset, config.image_size), self.choices.folder / "unlabeled")
+        write_unlabeled(self.datasets.of(config), self.choices.folder / "unlabeled")
 
     def interrupted(self, number: int) -> Interrupted:
         """What is raised where the signal ``number`` stopped the work."""

@@ -8,7 +8,7 @@ from fastait.checkpoints.folder import RunFolder
 from fastait.config import TrainConfig
 from fastait.evaluation.journal import Recorded
 from fastait.reproduction import attempts
-from fastait.reproduction.grids import CLEAN
+from fastait.reproduction.grids import CLEAN, Cell
 from fastait.reproduction.points import Point, points
 from fastait.reproduction.session import check, systems_of
 from fastait.reproduction.standing import Standing, journal_folder
@@ -46,15 +46,16 @@ class Plan:
     """The jobs of some tables and figures.
 
     Args:
-        names: of the tables and figures.
+        systems: whose networks are needed.
+        cells: that are to be measured.
         choices: of the user. Nothing is written.
 
     Attributes:
         networks: what those cost that are left to be trained, by their names.
     """
 
-    def __init__(self, names: Iterable[str], choices: Choices):
-        self.names = list(names)
+    def __init__(self, systems: Iterable[str], cells: Iterable[Cell], choices: Choices):
+        self.systems, self.cells = list(systems), list(cells)
         self.choices = choices
         self.device = resolve_device(choices.device)
         self.environment = environment(self.device)
@@ -69,15 +70,14 @@ class Plan:
         """Every network that is needed, in the order in which they are trained."""
         found = {}
         for choices in self.choices.each_seed():
-            for system in systems_of(self.names, self.choices):
+            for system in self.systems:
                 if choices.run(system) not in found:
                     found[choices.run(system)] = self._run(system, choices)
         return list(found.values())
 
     def evaluations(self) -> list[Job]:
         """Every evaluation that is needed; what tables share is listed once."""
-        cells = [cell for name in self.names if name in TABLES for cell in TABLES[name].cells(self.choices.scale)]
-        asked = points(cell for cell in cells if not self.choices.lacks_images(cell.system))
+        asked = points(cell for cell in self.cells if not self.choices.lacks_images(cell.system))
         return [
             self._evaluation(point, attacks, standing)
             for standing in self.standings
@@ -131,7 +131,15 @@ def show_plan(names: Iterable[str], choices: Choices) -> None:
     """Print the jobs of ``names``, what is left of each, and the totals."""
     names = list(names)
     check(names, choices)
-    plan = Plan(names, choices)
+    cells = [cell for name in names if name in TABLES for cell in TABLES[name].cells(choices.scale)]
+    show_costs(Plan(systems_of(names, choices), cells, choices))
+    for system in dict.fromkeys(s for n in names if n in TABLES for s in TABLES[n].systems(choices.scale)):
+        if choices.lacks_images(system):
+            say(f"{system} is left out: it needs images without labels, --unlabeled DIR.")
+
+
+def show_costs(plan: Plan) -> None:
+    """Print a plan's jobs and the totals."""
     runs, evaluations = plan.runs(), plan.evaluations()
     if runs:
         _show_jobs("runs", "method", runs, passes=True)
@@ -146,9 +154,6 @@ def show_plan(names: Iterable[str], choices: Choices) -> None:
         f"on {plan.environment['device']}, from a measurement of some seconds of training steps. Evaluations are at "
         "most this: fooled images leave. Loading data, a run's own small evaluation and drawing are not counted."
     )
-    for system in {s for n in plan.names if n in TABLES for s in TABLES[n].systems(choices.scale)}:
-        if choices.lacks_images(system):
-            say(f"{system} is left out: it needs images without labels, --unlabeled DIR.")
 
 
 def _show_jobs(title: str, what: str, jobs: list[Job], *, passes: bool = False) -> None:

@@ -12,12 +12,33 @@ from fastait.runtime.report import epsilon_text
 
 
 def heading(table: Table, crew: Crew, found: Mapping[Cell, Figure]) -> list[str]:
-    """What stands above a table: what it is and how its figures came about."""
-    choices, here = crew.choices, crew.benches[crew.choices.seed].environment
+    """What stands above a table of the paper: what it is and how its figures came about."""
+    choices = crew.choices
     systems = [system for system in table.systems(choices.scale) if not choices.lacks_images(system)]
     configs = [choices.config(system) for system in systems]
     small = ": not comparable with the paper's figures" if choices.scale.name == "small" else ""
     other = ": not the paper's network" if choices.model is not None and not small else ""
+    here_on = f", here on {_listed(dict.fromkeys(c.dataset for c in configs))}" if small else ""
+    return [
+        f"{table.title}: {table.caption}{here_on}. Accuracy in %: ours{_several(choices)} (the paper's, the "
+        "difference).",
+        f"Scale {choices.scale.name}: {_networks(configs)}{small or other}.",
+        *_how(systems, crew, found),
+    ]
+
+
+def sweep_heading(systems: list[str], crew: Crew, found: Mapping[Cell, Figure]) -> list[str]:
+    """The same above a comparison of one's own."""
+    networks = _networks(crew.choices.config(system) for system in systems)
+    return [f"{networks}. Accuracy in %{_several(crew.choices)}.", *_how(systems, crew, found)]
+
+
+def _several(choices: Choices) -> str:
+    return f", mean ± standard error of {len(choices.seeds)} trainings" if len(choices.seeds) > 1 else ""
+
+
+def _how(systems: list[str], crew: Crew, found: Mapping[Cell, Figure]) -> list[str]:
+    choices, here = crew.choices, crew.benches[crew.choices.seed].environment
     images = _listed(dict.fromkeys(m.n for cell, m in found.items() if not cell.black_box))
     few = _listed(dict.fromkeys(m.n for cell, m in found.items() if cell.black_box))
     black_box = f"({few} for attacks without gradients) " if few and images else ""
@@ -26,18 +47,18 @@ def heading(table: Table, crew: Crew, found: Mapping[Cell, Figure]) -> list[str]
     trained_on = _listed(dict.fromkeys(f"{r['device']} (torch {r['torch']})" for r in results))
     budgets = _listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))
     seeds = f"seed{'s' * (len(choices.seeds) > 1)} {_listed(choices.seeds)}"
-    several = f", mean ± standard error of {len(choices.seeds)} trainings" if len(choices.seeds) > 1 else ""
     measured = _listed(f"{device} (torch {torch})" for device, torch in crew.measured_on(found))
-    here_on = f", here on {_listed(dict.fromkeys(c.dataset for c in configs))}" if small else ""
+    if not found:
+        return []
     return [
-        f"{table.title}: {table.caption}{here_on}. Accuracy in %: ours{several} (the paper's, the difference).",
-        f"Scale {choices.scale.name}: {_networks(configs)}{small or other}.",
         f"{images or few} test images {black_box}with the classes in proportion, Linf {budgets}, steps of "
-        f"{epsilon_text(choices.scale.step_size)}, {seeds}; training {precision}, evaluation fp32; "
-        f"weights of the {_listed(dict.fromkeys(choices.weights(system) for system in systems))} epoch.",
-        f"Trained on {trained_on or 'nothing'}; measured on {measured or 'nothing'}; fastait {here['fastait']}, Python "
-        f"{here['python']}.",
+        f"{epsilon_text(choices.step_size)}, {seeds}; training {precision}, evaluation fp32; "
+        f"weights of the {_listed(dict.fromkeys(_WEIGHTS[choices.weights(system)] for system in systems))}.",
+        f"Trained on {trained_on}; measured on {measured}; fastait {here['fastait']}, Python {here['python']}.",
     ]
+
+
+_WEIGHTS = {"last": "last epoch", "best": "best epoch", "ema": "average over all steps"}
 
 
 def _networks(configs: Iterable[TrainConfig]) -> str:
@@ -52,14 +73,12 @@ def missing(table: Table, crew: Crew, found: Mapping[Cell, Figure]) -> list[str]
     said = []
     wanted = [cell for cell in table.cells(crew.choices.scale) if not crew.choices.lacks_images(cell.system)]
     if lacking := [cell for cell in wanted if cell not in found]:
-        said.append(
-            f"{len(lacking)} of {len(wanted)} figures are missing, of {_listed(dict.fromkeys(c.system for c in lacking))}."
-        )
+        of = _listed(dict.fromkeys(cell.system for cell in lacking))
+        said.append(f"{len(lacking)} of {len(wanted)} figures are missing, of {of}.")
     seeds = len(crew.choices.seeds)
     if fewer := [cell for cell in wanted if seeds > 1 and cell in found and count_of(found[cell]) < seeds]:
-        said.append(
-            f"Of {_listed(dict.fromkeys(c.system for c in fewer))} some figures are of fewer than {seeds} trainings."
-        )
+        of = _listed(dict.fromkeys(cell.system for cell in fewer))
+        said.append(f"Of {of} some figures are of fewer than {seeds} trainings.")
     return said + [f"{item} failed: {why}." for item, why in crew.failed.items()]
 
 

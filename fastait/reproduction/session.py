@@ -165,7 +165,7 @@ def _draw(name: str, bench: Bench) -> list[Path]:
     figure, choices = _figure(name), bench.choices
     networks = {system: bench.network(system) for system in figure.systems}
     config = choices.config(figure.systems[0])
-    dataset = bench.dataset(config.dataset, config.image_size)
+    dataset = bench.datasets.of(config)
     _make(choices.folder)
     with StopRequest() as stop, current(bench.device):
 

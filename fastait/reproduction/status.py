@@ -56,7 +56,7 @@ def show_status(choices: Choices, wanted: Mapping[str, Sequence[Item]]) -> None:
 
 
 def watch(folder: Path, items: Iterable[str]) -> tuple[dict[str, Record], set[str]]:
-    """The last claim on each of the items that has one, and those that are said to be worked on and were not renewed."""
+    """The last claim on each of the items that has one, and the items whose claim is not given back nor renewed."""
     last = last_numbers(folder)
     first = {item: last_record(folder, item, last[item]) for item in items if item in last}
     waited_for = {item for item, (_, record) in first.items() if record.state == WORKING}
@@ -83,9 +83,9 @@ def state(record: Record | None, silent: bool) -> str:
 
 def _line(record: Record | None, state: str) -> list[str]:
     if record is None or record.worker is None or (state == "done" and record.state != DONE):
-        return ["", "", "", ""]
+        return [state, "", "", "", ""]
     job = f", job {record.worker['job']}" if record.worker.get("job") else ""
     where = f"{record.worker['host']}, process {record.worker['pid']}{job}"
     left = "" if record.left is None or state != "running" else duration(record.left)
     doing = record.doing if state in ("running", "nothing heard") else record.why
-    return [where, record.began.replace("T", " "), doing, left]
+    return [state, where, record.began.replace("T", " "), doing, left]

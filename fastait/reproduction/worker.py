@@ -10,6 +10,7 @@ from typing import Any
 from fastait.evaluation.journal import Recorded
 from fastait.reproduction.company import refuse_not_shared
 from fastait.reproduction.grids import Cell
+from fastait.reproduction.images import Datasets
 from fastait.reproduction.measure import Bench
 from fastait.reproduction.measured import Figure, together
 from fastait.reproduction.points import Point, point_name, points
@@ -97,9 +98,9 @@ class Crew:
         self.worker = Worker.here()
         self.recorded = Recorded(journal_folder(choices))
         self.benches: dict[int, Bench] = {}
+        datasets = Datasets(report.note)
         for one in choices.each_seed():
-            shared = next(iter(self.benches.values())).dataset if self.benches else None
-            self.benches[one.seed] = Bench(one, report, self.worker, Standing(one, self.recorded), shared)
+            self.benches[one.seed] = Bench(one, report, self.worker, Standing(one, self.recorded), datasets)
         self.failed: dict[str, str] = {}
         self._done: set[str] = set()
         self._claims: Claims | None = None
@@ -228,7 +229,8 @@ def settle(choices: Choices) -> None:
     """Write down what all workers must have in common, or refuse to be one that has not.
 
     Raises:
-        InputError: a job's machine does not share the folder; workers of another version, or with other settings, have begun here.
+        InputError: a job's machine does not share the folder; workers of another version, or with other settings, have
+            begun here.
         NotWritten: it cannot be written.
     """
     refuse_not_shared(claims_folder(choices))
@@ -239,22 +241,30 @@ def settle(choices: Choices) -> None:
     except OSError as error:
         raise InputError(f"--out: {path.parent} cannot be made: {error.strerror}") from None
     saved = _settings(path)
-    if saved is None:
-        write_text(path, json.dumps(asked, indent=2) + "\n", shared=True)
-        saved = _settings(path) or asked  # of two that came at once the last one wins, and the other is refused
-    for name in sorted(asked.keys() | saved.keys()):
-        if saved.get(name) != asked.get(name):
+    for name in asked.keys() & saved.keys():
+        if saved[name] != asked[name]:
+            said = [f"{key} {value}" for key, value in _differences(saved[name], asked[name], name)]
             raise InputError(
-                f"{choices.folder} was begun with {name} {saved.get(name)}, and this is {asked.get(name)}: all workers "
-                f"must be alike; choose another --out, or, once no worker is left there, remove {path}"
+                f"{choices.folder} was begun with {said[0]}, and this is {said[1]}: all workers must be alike; choose "
+                f"another --out, or, once no worker is left there, remove {path}"
             )
+    if asked.keys() - saved.keys():
+        write_text(path, json.dumps({**saved, **asked}, indent=2) + "\n", shared=True)
 
 
-def _settings(path: Path) -> dict[str, Any] | None:
+def _differences(saved: Any, asked: Any, name: str) -> list[tuple[str, Any]]:
+    """(what, its value) then and now, of the first thing that differs."""
+    if isinstance(saved, dict) and isinstance(asked, dict):
+        key = next(key for key in sorted(saved.keys() | asked.keys()) if saved.get(key) != asked.get(key))
+        return [(f"{name}: {key}", saved.get(key)), (key, asked.get(key))]
+    return [(name, saved), (name, asked)]
+
+
+def _settings(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))
     except (OSError, TypeError, ValueError):
-        return None
+        return {}
 
 
 def _sleep(seconds: float, stop: StopRequest) -> None:

@@ -15,6 +15,7 @@ from fastait.data import load_dataset
 from fastait.evaluation.journal import FileJournal
 from fastait.reproduce import main
 from fastait.reproduction import measure, systems
+from fastait.reproduction.worker import Crew
 from fastait.runtime.errors import InputError
 from fastait.training.step import Totals
 
@@ -78,9 +79,9 @@ def test_a_table_is_made_once(work, capsys):
     assert main(["table6", "--device", "cpu"]) == 0  # shares a network with it, and trains another
     assert begun[3:] == ["adv-interp"]
     assert "spsa-4x1 and local-search-1" in Path("reproduction/small/table6.md").read_text()
-    line = refused(capsys, *TABLE, "--seed", 1)
-    assert "digits-natural was trained with seed 0 (now 1); choose another --out" in line
-    assert refused(capsys, *TABLE, "--seed", 1, "--dry-run") == line
+    line = refused(capsys, *TABLE, "--amp")
+    assert "digits-natural was trained with amp False (now True); choose another --out" in line
+    assert refused(capsys, *TABLE, "--amp", "--dry-run") == line
     assert len(begun) == 4
 
 
@@ -189,18 +190,18 @@ def test_images_without_labels_that_have_moved(tmp_path, monkeypatch):
         measure.check_system("uat", dataclasses.replace(choices, unlabeled=tmp_path / "two"))
     given = {}
     monkeypatch.setattr(measure, "resume_training", lambda path, **options: given.update(options))
-    measure.Bench(moved, measure.Report(False)).trained("uat")
+    monkeypatch.setattr(measure.attempts, "publish", lambda *paths: None)
+    crew = Crew(moved, measure.Report(False))
+    with crew.claims.take("uat") as claim:
+        crew.benches[0].train("uat", claim)
     assert given["unlabeled"] == tmp_path / "moved"
 
 
 def test_outcomes_are_not_taken_from_another_measurement():
-    def key(weights="w", surrogate=None, noisy=False, images=8, torch="2"):
-        point = measure.Point("adv-interp", 0.1, surrogate, noisy, False)
-        about = {"torch": torch, "device": "cpu"}
-        return repr(measure.subject(weights, surrogate, point, images, about))
+    def key(weights="w", surrogate=None, noisy=False):
+        return repr(measure.subject(weights, surrogate, measure.Point("adv-interp", 0.1, surrogate, noisy, False)))
 
-    others = [key("v"), key(surrogate="s"), key(noisy=True), key(images=9), key(torch="3")]
-    assert len({key(), *others}) == 6
+    assert len({key(), key("v"), key(surrogate="s"), key(noisy=True)}) == 4
 
 
 def test_list(capsys):

@@ -11,8 +11,9 @@ from fastait.recipes import recipe
 from fastait.reproduction.categories import categories
 from fastait.reproduction.grids import CLEAN, WORST
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
-from fastait.reproduction.measure import Measured, points
+from fastait.reproduction.measured import Mean, Measured, together
 from fastait.reproduction.orderings import Entry, compare
+from fastait.reproduction.points import points
 from fastait.reproduction.systems import SCALES, SYSTEMS, Choices
 from fastait.reproduction.tables import TABLES
 
@@ -214,3 +215,31 @@ def test_table_7_is_the_methods_own():
     assert "(Zhang et al., 2019), of images without labels; and pgd" in images["uat"]
     assert trades[-1] == "Zhang et al., 2019"
     assert "adversarial_interpolation" in sheet.csv()
+
+
+def test_figures_of_several_trainings():
+    """Mean and standard error by hand; what is compared and written down."""
+    mean = together([Measured(70, 100), Measured(74, 100), Measured(72, 100)])
+    assert mean.accuracy == pytest.approx(72)
+    assert mean.standard_error == pytest.approx(2 / 3**0.5)  # the sample's deviation is 2
+    assert together([Measured(1, 2)]) == Measured(1, 2)
+    assert together([]) is None
+    block = TABLES["table9"].blocks[0]
+    found = {cell: mean for cell in block.cells(SMALL)}
+    rows = entries(block, found, SMALL)
+    assert grid(block, rows).lines[0][1] == "72.0 ± 1.2 (paper 95.6, -23.6)"
+    record = records("table9", block, rows, SMALL)[0]
+    assert (record["ours"], record["standard_error"], record["each_seed"]) == (72.0, 1.155, "70.000 74.000 72.000")
+    assert (record["low"], record["high"]) == (None, None)
+
+
+def test_orderings_of_means():
+    """Those nearer than two standard errors of their difference are marked."""
+    low, high = (together([Measured(n + d, 100) for d in (-1, 1)]) for n in (50, 55))
+    near = together([Measured(51, 100), Measured(57, 100)])
+    one, two = "first", "second"
+    said = compare([("PGD20", [(one, Entry(low, 60.0)), (two, Entry(high, 50.0))])])
+    assert "means of 2 trainings each" in said[0]
+    assert "here -5.0)" in said[1]
+    assert "here -4.0*)" in compare([("PGD20", [(one, Entry(low, 60.0)), (two, Entry(near, 50.0))])])[1]
+    assert isinstance(low, Mean)

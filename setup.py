@@ -31,6 +31,7 @@ TEST = [
     *TIMM,
     *PEERS,
     "hypothesis>=6.100",
+    "optuna>=4",  # an example calls it
     "pytest>=8",
     "pytest-benchmark>=5",
     "pytest-xdist>=3.8",

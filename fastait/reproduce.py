@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -128,14 +129,14 @@ def _main(argv: list[str]) -> None:
     else:
         from fastait.reproduction.session import begin, reproduce
 
-        if arguments.submit is not None:
+        command = worker_command("reproduce", arguments)
+        if arguments.submit == "slurm":
             begin(names, choices)
-            command = worker_command("reproduce", arguments)
-            if arguments.submit == "slurm":
-                say(one_line(run_by_slurm(command, choices.folder, arguments, choices.device == "cpu")))
-                return
-            run_here(command, choices.folder, arguments.workers)
-        reproduce(names, choices)
+            say(one_line(run_by_slurm(command, choices.folder, arguments, choices.device == "cpu")))
+        elif arguments.submit == "local":
+            reproduce(names, choices, helpers=partial(run_here, command, choices.folder, arguments.workers))
+        else:
+            reproduce(names, choices)
 
 
 def _list() -> None:

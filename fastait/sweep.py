@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fastait.reproduction.company import Company, run_by_slurm, run_here, worker_command
@@ -66,14 +67,14 @@ def _main(argv: list[str]) -> None:
     elif arguments.worker:
         comparison.work()
     else:
-        if arguments.submit is not None:
+        command = worker_command("sweep", arguments)
+        if arguments.submit == "slurm":
             comparison.begin()
-            command = worker_command("sweep", arguments)
-            if arguments.submit == "slurm":
-                say(one_line(run_by_slurm(command, choices.folder, arguments, choices.device == "cpu")))
-                return
-            run_here(command, choices.folder, arguments.workers)
-        comparison.make()
+            say(one_line(run_by_slurm(command, choices.folder, arguments, choices.device == "cpu")))
+        elif arguments.submit == "local":
+            comparison.make(partial(run_here, command, choices.folder, arguments.workers))
+        else:
+            comparison.make()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example(example, capsys, tmp_path):
+    if "optuna" in example.stem:
+        pytest.importorskip("optuna", reason="optuna is not installed")
     assert 20 <= len(example.read_text().splitlines()) <= 60
     runpy.run_path(str(example), run_name="__main__")
     said = capsys.readouterr().out
@@ -21,6 +23,8 @@ def test_example(example, capsys, tmp_path):
         drawn, tuned = (float(share) for share in re.findall(r"under PGD-20 ([\d.]+) %", said))
         assert tuned > drawn + 10
         assert "['eight', 'nine', 'seven'] {'clean': 9" in said
+    elif example.stem == "search_with_optuna":
+        assert re.search(r"^best of 3: .* \d+\.\d % under PGD-10 on images held out$", said, re.MULTILINE)
     elif example.stem == "evaluate_your_model":
         assert re.search(r"^clean +[89]\d\.\d %$", said, re.MULTILINE)
         assert "PGD against AutoAttack" in said

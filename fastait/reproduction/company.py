@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 from fastait.runtime.console import say
-from fastait.runtime.errors import InputError, Interrupted, NotWritten, RunError, check_choice, one_line, words
+from fastait.runtime.errors import InputError, Interrupted, NotWritten, check_choice, one_line, words
 from fastait.runtime.files import write_text
 from fastait.runtime.signals import StopRequest
 from fastait.runtime.threads import SAID_BY, usable_cores
@@ -142,7 +142,7 @@ def refuse_not_shared(folder: Path) -> None:
 
 
 def run_here(command: Sequence[str], folder: Path, workers: int | None) -> None:
-    """Run workers on this machine until all have ended.
+    """Run workers on this machine until all have ended; those that failed are said, and may have left something.
 
     Args:
         command: of a worker.
@@ -150,7 +150,6 @@ def run_here(command: Sequence[str], folder: Path, workers: int | None) -> None:
         workers: how many; None for one per GPU, or per two cores.
 
     Raises:
-        RunError: one of them failed.
         Interrupted: a signal asked for an end; they have saved and ended.
         NotWritten: a log cannot be written.
     """
@@ -198,12 +197,10 @@ def run_here(command: Sequence[str], folder: Path, workers: int | None) -> None:
             time.sleep(0.2)
     if stop.number is not None:
         raise Interrupted("stopped; the workers have saved what is done, and the same command goes on", stop.number)
-    ended = [(process.returncode, log) for process, log in running if process.returncode]
-    if ended:
-        code, log = ended[0]
-        raise RunError(
-            f"{len(ended)} of {count} workers failed, the first with exit code {code}: {_last_line(log)} ({log})"
-        )
+    for process, log in running:
+        if process.returncode:
+            text = f"warning: a worker ended with exit code {process.returncode}: {_last_line(log)} ({log})"
+            say(one_line(text), error=True)
 
 
 def run_by_slurm(command: Sequence[str], folder: Path, company: Company, cpu: bool) -> str:

@@ -1,5 +1,6 @@
 """A comparison of one's own from its file to its table: what ``fastait sweep`` does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastait.reproduction.sweep import ALL, Sweep, SweepChoices, read_sweep
 from fastait.reproduction.worker import Crew, Item, items, settle
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.precision import resolve_device
 from fastait.runtime.processes import launched
 from fastait.runtime.report import AUTOATTACK_CAVEAT, Report
 
@@ -59,14 +61,12 @@ class Comparison:
         self._check()
         settle(self.choices)
 
-    def make(self) -> None:
-        """Do what is left, with whoever else is at it, write the table and print it.
-
-        Raises:
-            As ``session.reproduce``.
-        """
+    def make(self, helpers: Callable[[], None] = lambda: None) -> None:
+        """Do what is left, with whoever else is at it, write the table and print it; see ``session.reproduce``."""
+        resolve_device(self.choices.device)
         self.begin()
         crew = Crew(self.choices, Report(True))
+        helpers()
         crew.work(self._items())
         sheet = self.sheet(crew)
         written = write_sheet(NAME, sheet, self.choices.folder)
@@ -80,6 +80,7 @@ class Comparison:
         Raises:
             As ``session.work``.
         """
+        resolve_device(self.choices.device)
         self.begin()
         crew = Crew(self.choices, Report(True))
         crew.work(self._items())

@@ -1,6 +1,6 @@
 """Tables and figures from their names to their files: what ``fastait reproduce`` does."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,24 @@ from fastait.reproduction.worker import Crew, Item, items, settle
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.files import write_text
-from fastait.runtime.precision import current
+from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.processes import launched
 from fastait.runtime.report import AUTOATTACK_CAVEAT, Report
 from fastait.runtime.signals import StopRequest
 
 
-def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
+def reproduce(
+    names: Iterable[str], choices: Choices, *, show: bool = True, helpers: Callable[[], None] = lambda: None
+) -> None:
     """Make the tables and figures ``names``, write them into ``choices.folder`` and show them.
 
     Other processes may be making the same: each run and evaluation is done by one of them, and all wait for it.
+
+    Args:
+        names: of tables and figures.
+        choices: of the user.
+        show: print notes, progress and what was made.
+        helpers: called once nothing is found to be wrong; may have others do what there is to do.
 
     Raises:
         InputError: what is in ``choices.out`` was made with other settings, or a setting or file is not what it must
@@ -35,6 +43,7 @@ def reproduce(names: Iterable[str], choices: Choices, *, show: bool = True) -> N
     """
     names = [names] if isinstance(names, str) else list(names)
     crew = crew_for(names, choices, Report(show))
+    helpers()
     for name in names:
         crew.work(items_of([name], choices))
         if name in TABLES:
@@ -65,6 +74,7 @@ def work(names: Iterable[str], choices: Choices, *, show: bool = True) -> None:
 
 def crew_for(names: Iterable[str], choices: Choices, report: Report) -> Crew:
     """This process as one that makes ``names``, once nothing is found to be wrong with them."""
+    resolve_device(choices.device)
     begin(names, choices)
     return Crew(choices, report)
 

@@ -87,6 +87,7 @@ class Crew:
 
     Attributes:
         benches: a bench for each seed.
+        claims: in the folder that all share.
         failed: {item: why} of what failed here or elsewhere and is not tried again by this worker.
 
     Raises:
@@ -103,14 +104,7 @@ class Crew:
             self.benches[one.seed] = Bench(one, report, self.worker, Standing(one, self.recorded), datasets)
         self.failed: dict[str, str] = {}
         self._done: set[str] = set()
-        self._claims: Claims | None = None
-
-    @property
-    def claims(self) -> Claims:
-        """The folder is made when the first claim is taken."""
-        if self._claims is None:
-            self._claims = Claims(claims_folder(self.choices), self.worker)
-        return self._claims
+        self.claims = Claims(claims_folder(choices), self.worker)
 
     def work(self, wanted: Iterable[Item]) -> None:
         """Do all of ``wanted`` that others do not; come back when everything is done, or has failed.
@@ -202,7 +196,9 @@ class Crew:
             claim.end(DONE)
         except FastaitError as error:
             self.report.finish()
-            if claim.is_lost():
+            if self._is_done(item):  # by a late worker, that came first
+                claim.end(DONE)
+            elif claim.is_lost():
                 if stop.number == LOST:
                     stop.number = None
                 self.report.note(f"{item.name}: given up, another worker has taken it over")

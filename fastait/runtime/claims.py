@@ -40,7 +40,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from fastait.runtime.errors import FastaitError, InputError, NotWritten, one_line, words
+from fastait.runtime.errors import FastaitError, NotWritten, one_line, words
 from fastait.runtime.signals import LOST, ask_to_stop
 
 LAPSE = 120.0
@@ -132,13 +132,10 @@ class Claims:
     """The claims in a folder, as one worker sees them.
 
     Args:
-        folder: which all workers share; it is made where it is missing.
+        folder: which all workers share; it is made when a claim is taken.
         worker: who takes claims.
         lapse: seconds; the same for all workers.
         now: a clock that only goes forward.
-
-    Raises:
-        InputError: the folder cannot be made.
     """
 
     def __init__(
@@ -146,10 +143,6 @@ class Claims:
     ):
         self.folder, self.worker, self.now = folder, worker, now
         self.lapse = LAPSE if lapse is None else lapse
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out: {folder} cannot be made: {error.strerror}") from None
         self._seen: dict[Path, tuple[bytes, float]] = {}
         self._at_first = last_numbers(folder)
 
@@ -169,6 +162,7 @@ class Claims:
             return None
         path = claim_file(self.folder, item, last + 1)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return None

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
@@ -128,7 +127,7 @@ def _wait(until, running, folder):
     while not until():
         dead = [process.args[0] for process in running if process.poll() is not None]
         if dead or time.monotonic() > end:
-            logs = "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in folder.glob("*.*") if path.suffix in (".out", ".log"))
+            logs = "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in folder.glob("*.out"))
             raise RuntimeError(f"{dead or 'the node'} did not start\n{logs}")
         time.sleep(0.2)
 

@@ -22,30 +22,7 @@ from fastait.training.step import Totals
 TABLE = ["table2", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch):
-    """One epoch on 8x8 pixels, eight test images."""
-    published = systems.recipe
-
-    def recipe(name, **settings):
-        return published(name, **{**settings, "epochs": 1, "milestones": ()})
-
-    few = {"spsa": "spsa-4x1", "local-search": "local-search-1"}
-    small = dataclasses.replace(systems.SCALES["small"], images=8, black_box_images=2, attacks=few)
-    monkeypatch.setattr(systems, "recipe", recipe)
-    monkeypatch.setattr(systems, "SMALL_IMAGES", 8)
-    monkeypatch.setattr(systems, "GLANCE", 10)
-    monkeypatch.setitem(systems.SCALES, "small", small)
-
-
-@pytest.fixture
-def work(monkeypatch):
-    """What is done: the methods that are begun, and the batches that are measured, by (model, epsilon, attacks)."""
-    begun, measured = [], []
-    train, put = measure.run_training, FileJournal.put
-    monkeypatch.setattr(measure, "run_training", lambda config, **o: begun.append(config.method) or train(config, **o))
-    monkeypatch.setattr(FileJournal, "put", lambda self, *unit: measured.append(repr(unit)) or put(self, *unit))
-    return begun, measured
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def refused(capsys, *argv, code=2):

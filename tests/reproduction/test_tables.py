@@ -225,7 +225,7 @@ def test_figures_of_several_trainings():
     assert together([Measured(1, 2)]) == Measured(1, 2)
     assert together([]) is None
     block = TABLES["table9"].blocks[0]
-    found = {cell: mean for cell in block.cells(SMALL)}
+    found = dict.fromkeys(block.cells(SMALL), mean)
     rows = entries(block, found, SMALL)
     assert grid(block, rows).lines[0][1] == "72.0 ± 1.2 (paper 95.6, -23.6)"
     record = records("table9", block, rows, SMALL)[0]

@@ -1,7 +1,7 @@
 """Optuna searches settings of a training; fastait makes each run. Ray Tune and others call it the same way.
 
-Needs the extra ``train`` and optuna; takes some seconds on one core. What is searched is measured on images held out of the
-training set, never on test images, which the best run alone is measured on in the end.
+Needs the extra ``train`` and optuna; takes some seconds on one core. What is searched is measured on images held out of
+the training set, never on test images.
 """
 
 import json

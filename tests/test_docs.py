@@ -15,6 +15,7 @@ from fastait.doctor.__main__ import DoctorArguments
 from fastait.eval import EvalArguments
 from fastait.reproduce import ReproduceArguments
 from fastait.runtime import cli
+from fastait.sweep import SweepArguments
 from fastait.train import TrainArguments, parsed
 from fastait_kernels import report
 
@@ -56,6 +57,7 @@ COMMANDS = {
     "eval": _checked(EvalArguments()),
     "data": lambda argv: cli.parse("fastait data", DataArguments(), argv, "").config().check(),
     "reproduce": _checked(ReproduceArguments(), lambda parsed: not parsed.list_),
+    "sweep": _checked(SweepArguments()),
     "doctor": lambda argv: cli.parse("fastait doctor", DoctorArguments(), argv, ""),
     "kernels": _kernels,
 }
@@ -117,7 +119,9 @@ def test_command_lines_parse(page):
 def test_flags_in_sentences_are_flags():
     known = {"target", "json", "help", "version", "nproc-per-node", "benchmark-only", "shm-size", "cpus"}
     known |= {"part", "budget", "rehearse"}  # tests/gpu/run.py
-    for arguments in (TrainArguments, EvalArguments, DataArguments, ReproduceArguments, DoctorArguments):
+    for arguments in (
+        *(TrainArguments, EvalArguments, DataArguments, ReproduceArguments, SweepArguments, DoctorArguments),
+    ):
         names = {field.name.strip("_").replace("_", "-") for field in dataclasses.fields(arguments)}
         known |= names | {f"no-{name}" for name in names}
     for page in PAGES:
@@ -151,10 +155,10 @@ def test_no_page_is_left_out():
 
 def _one_name(text):
     """With the command's name as the manual has it."""
-    return re.sub(r"(?:python -m )?fastait\.(train|eval|data|reproduce|doctor)\b", r"fastait \1", text)
+    return re.sub(r"(?:python -m )?fastait\.(train|eval|data|reproduce|sweep|doctor)\b", r"fastait \1", text)
 
 
-ERRORS = ("InputError", "RunError", "OutOfMemory", "Interrupted", "BadImage", "said_with")
+ERRORS = ("InputError", "RunError", "NotWritten", "Lost", "OutOfMemory", "Interrupted", "BadImage", "said_with")
 """Whose calls hold what users are told."""
 
 

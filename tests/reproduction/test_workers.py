@@ -1,6 +1,7 @@
 """Workers that share a folder: what one leaves another takes up, what one has begun no other overwrites."""
 
 import csv
+import io
 import json
 import shutil
 import signal
@@ -46,6 +47,10 @@ def other():
 
 def choices(**given):
     return systems.Choices(systems.SCALES["small"], Path("reproduction"), device="cpu", **given)
+
+
+def table():
+    return list(csv.DictReader(io.StringIO((SMALL / "table1.csv").read_text())))
 
 
 def failed(capsys, *argv, code):
@@ -252,14 +257,14 @@ def test_several_seeds_are_means(work, capsys):
     assert begun == 2 * ["natural", "madry"]
     said = capsys.readouterr().out
     assert "mean ± standard error of 2 trainings" in " ".join(said.split())
-    rows = list(csv.DictReader((SMALL / "table1.csv").open()))
+    rows = table()
     for row in rows:
         each = [float(one) for one in row["each_seed"].split()]
         assert float(row["ours"]) == pytest.approx(sum(each) / 2, abs=2e-3)
         assert float(row["standard_error"]) == pytest.approx(abs(each[0] - each[1]) / 2, abs=2e-3)
     assert RunFolder(SMALL / "runs/digits-madry-seed=1").config().seed == 1
     assert main([*TABLE, "--seeds", "1"]) == 0
-    for row, both in zip(csv.DictReader((SMALL / "table1.csv").open()), rows, strict=True):
+    for row, both in zip(table(), rows, strict=True):
         assert float(row["ours"]) == pytest.approx(float(both["each_seed"].split()[1]), abs=2e-3)
     assert len(begun) == 4
 

@@ -14,6 +14,7 @@ from fastait.data.__main__ import DataArguments
 from fastait.doctor.__main__ import DoctorArguments
 from fastait.eval import EvalArguments
 from fastait.reproduce import ReproduceArguments
+from fastait.reproduction.sweep import read_sweep
 from fastait.runtime import cli
 from fastait.sweep import SweepArguments
 from fastait.train import TrainArguments, parsed
@@ -114,6 +115,15 @@ def test_command_lines_parse(page):
                 COMMANDS[command[0]](command[1])
         if "fastait" in line.partition("#")[0] and "|" in line:
             assert any(ours(words) for words in commands(line)), line
+
+
+def test_sweeps_of_the_manual_can_be_read():
+    blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "workers.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        file = Path(f"{number}.toml")
+        file.write_text(block)
+        assert len(read_sweep(file).table().blocks[0].rows) in (2, 6)
 
 
 def test_flags_in_sentences_are_flags():

@@ -168,7 +168,8 @@ class Bench:
                     raise self.interrupted(stop.number)
 
             try:
-                self._evaluate(point, attacks, claim.check, effort=effort, advance=advance, tick=tick)
+                with closing(self._journal(claim.check)) as journal:
+                    self._evaluate(point, attacks, journal, effort=effort, advance=advance, tick=tick)
             finally:
                 self.report.finish()
 
@@ -179,10 +180,13 @@ class Bench:
             InputError: as ``evaluate``; the journal's folder cannot be used.
         """
         cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
+        there = {p: attacks for p, attacks in points(cells).items() if self.standing.complete(p, attacks)}
         found: dict[Cell, Measured] = {}
-        for point, attacks in points(cells).items():
-            if self.standing.complete(point, attacks):
-                correct = self._evaluate(point, attacks, lambda: None)
+        if not there:
+            return found
+        with closing(self._journal()) as journal:
+            for point, attacks in there.items():
+                correct = self._evaluate(point, attacks, journal)
                 found.update(
                     (cell, Measured(int(correct[cell.attack].sum()), len(correct[cell.attack])))
                     for cell in cells
@@ -190,17 +194,17 @@ class Bench:
                 )
         return found
 
+    def _journal(self, check: Callable[[], None] = lambda: None) -> FileJournal:
+        return FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)
+
     def _evaluate(
-        self, point: Point, attacks: list[str], check: Callable[[], None], **options: Any
+        self, point: Point, attacks: list[str], journal: FileJournal, **options: Any
     ) -> dict[str, torch.Tensor]:
         network, images = self.network(point.system), self.images(point)
         surrogate = None if point.surrogate is None else self.network(point.surrogate)
         about = subject(self.checksum(point.system), point.surrogate and self.checksum(point.surrogate), point)
         here = {name: self.environment[name] for name in ANYWHERE}
-        with (
-            current(self.device),
-            closing(FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)) as journal,
-        ):
+        with current(self.device):
             return evaluate(
                 RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
                 images,
@@ -247,10 +251,15 @@ def check_system(system: str, choices: Choices) -> None:
         images, unlabeled, _ = load_unlabeled(choices.unlabeled, config.image_size)
         if len(images) < config.batch_size:
             raise InputError(f"--unlabeled {choices.unlabeled} holds {len(images)} images, a batch {config.batch_size}")
-    if folder is not None:
-        _refuse_other_settings(RunFolder(folder), config, unlabeled)
-    else:
+    if folder is None:
         config.check()
+        return
+    try:
+        _refuse_other_settings(RunFolder(folder), config, unlabeled)
+    except InputError:
+        if folder.exists():
+            raise
+        check_system(system, choices)  # an attempt that has got its run's name meanwhile
 
 
 def check_networks(systems: Iterable[str], choices: Choices, attacked: Container[str] = ()) -> None:

@@ -64,7 +64,7 @@ class Item:
 
 
 def items(choices: Choices, systems: Iterable[str], cells: Iterable[Cell]) -> list[Item]:
-    """All that ``systems`` and ``cells`` need, with each seed: runs first, and the ones that nothing comes of never."""
+    """All that ``systems`` and ``cells`` need, with each seed: runs first, then evaluations, each once."""
     found: dict[str, Item] = {}
     cells = [cell for cell in cells if not choices.lacks_images(cell.system)]
     each = choices.each_seed()
@@ -73,7 +73,7 @@ def items(choices: Choices, systems: Iterable[str], cells: Iterable[Cell]) -> li
             found.setdefault(one.run_name(system), Item(one.run_name(system), one.seed, system))
     for one in each:
         for point, attacks in points(cells).items():
-            name = f"{point_name(one, point)}"
+            name = point_name(one, point)
             found[name] = Item(name, one.seed, point.system, point, attacks)
     return list(found.values())
 
@@ -91,7 +91,7 @@ class Crew:
         failed: {item: why} of what failed here or elsewhere and is not tried again by this worker.
 
     Raises:
-        InputError: there is no such device, or the folder cannot be made.
+        InputError: there is no such device.
     """
 
     def __init__(self, choices: Choices, report: Report):
@@ -182,11 +182,13 @@ class Crew:
                 if self._is_done(item):  # while this worker looked at others
                     claim.end(DONE)
                 else:
-                    self._do(item, claim, stop)
+                    self._do(item, claim)
+            if stop.number == LOST:  # which was about this claim alone
+                stop.number = None
             return item, True
         return None, possible
 
-    def _do(self, item: Item, claim: Claim, stop: StopRequest) -> None:
+    def _do(self, item: Item, claim: Claim) -> None:
         bench = self.benches[item.seed]
         try:
             if item.point is None:
@@ -199,8 +201,6 @@ class Crew:
             if self._is_done(item):  # by a late worker, that came first
                 claim.end(DONE)
             elif claim.is_lost():
-                if stop.number == LOST:
-                    stop.number = None
                 self.report.note(f"{item.name}: given up, another worker has taken it over")
             elif isinstance(error, RunError) and not isinstance(error, (NotWritten, OutOfMemory)):
                 self.report.note(f"{item.name} failed: {error}")

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("tiny", "short_table")
 TABLE = ["table1", "--device", "cpu"]
 SMALL = Path("reproduction/small")
 CLAIMS = SMALL / "claims"
+STEPS = 23  # of an epoch
 FIGURES = 2 * 3  # batches: clean, FGSM and PGD of each network
 
 
@@ -89,7 +90,7 @@ def test_a_worker_makes_all_and_prints_nothing(work, capsys):
     assert set(last_numbers(CLAIMS).values()) == {1}
     assert main(TABLE) == 0  # whoever asks prints it
     assert "Table 1" in capsys.readouterr().out
-    assert (len(begun), len(measured)) == (3, FIGURES)
+    assert (len(begun), len(measured)) == (2, FIGURES)
 
 
 def test_what_a_stopped_worker_had_is_taken_over_from_its_checkpoint(capsys, monkeypatch, soon, other):
@@ -101,7 +102,7 @@ def test_what_a_stopped_worker_had_is_taken_over_from_its_checkpoint(capsys, mon
     assert "stopped; what is done is kept, go on with the same command and --out reproduction" in line
     (attempt,) = SMALL.glob("attempts/*")
     assert attempt.name.startswith("digits-natural@1.")
-    assert RunFolder(attempt).load_checkpoint()["step"] == 5
+    assert 0 < RunFolder(attempt).load_checkpoint()["step"] < STEPS
     assert last_record(CLAIMS, "digits-natural", 1)[1].state == RELEASED
     dead = other.take("digits-natural")  # and dies after having copied that
     shutil.copytree(attempt, attempts.new(SMALL / "runs/digits-natural", dead.number, "other"))
@@ -231,7 +232,7 @@ def test_a_run_that_was_begun_by_other_means_is_gone_on_with(capsys, monkeypatch
     assert attempts.begun(run) == run
     source = attempts.take_over(run)
     assert source == SMALL / "attempts/digits-natural@0.0"
-    assert RunFolder(source).load_checkpoint()["step"] == 5
+    assert 0 < RunFolder(source).load_checkpoint()["step"] < STEPS
     assert main([*TABLE, "--worker"]) == 0
     assert attempts.finished(run)
     assert not list(SMALL.glob("attempts/*"))

@@ -12,7 +12,7 @@ import torch
 
 from fastait.data import BatchPlan, load_dataset
 from fastait.data.loaders.torch import TorchLoader
-from fastait.runtime.signals import ENDS, WARNINGS, StopRequest
+from fastait.runtime.signals import ENDS, LOST, WARNINGS, StopRequest, ask_to_stop
 
 ALL = (*ENDS, *WARNINGS)
 
@@ -115,3 +115,45 @@ def test_loader_workers_outlive_every_signal():
         assert len(list(batches)) == 29
         assert stop.number is None
     assert not Path(f"/proc/{worker}").exists()
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_one_within_another(number):
+    """Both note it; the handlers are those from before afterwards, and a second one of ENDS acts as it always does."""
+    before = signal.getsignal(number)
+    with StopRequest() as outer:
+        with StopRequest() as inner:
+            signal.raise_signal(number)
+            assert inner.number == outer.number == number
+            if number in ENDS:
+                assert signal.getsignal(number) == before
+        with StopRequest() as late:
+            assert late.number == number  # what came before is not forgotten
+            if number in ENDS:
+                assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
+
+
+def test_a_request_from_within_reaches_its_thread_alone():
+    found = {}
+
+    def elsewhere(entered, asked):
+        with StopRequest() as stop:
+            entered.set()
+            asked.wait(10)
+            found["elsewhere"] = stop.number
+
+    entered, asked = threading.Event(), threading.Event()
+    thread = threading.Thread(target=elsewhere, args=(entered, asked))
+    thread.start()
+    entered.wait(10)
+    with StopRequest() as stop:
+        ask_to_stop(LOST, threading.get_ident())
+        found["here"] = stop.number
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.number == signal.SIGTERM
+    asked.set()
+    thread.join()
+    assert found == {"here": LOST, "elsewhere": None}
+    with StopRequest() as stop:
+        assert stop.number is None

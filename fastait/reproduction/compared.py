@@ -61,8 +61,12 @@ class Comparison:
         self._check()
         settle(self.choices)
 
-    def make(self, helpers: Callable[[], None] = lambda: None) -> None:
-        """Do what is left, with whoever else is at it, write the table and print it; see ``session.reproduce``."""
+    def make(self, helpers: Callable[[], None] = lambda: None) -> list[Path]:
+        """Do what is left, with whoever else is at it, write the table and print it; see ``session.reproduce``.
+
+        Returns:
+            The folders of its runs, of each row with each seed.
+        """
         resolve_device(self.choices.device)
         self.begin()
         crew = Crew(self.choices, Report(True))
@@ -73,6 +77,7 @@ class Comparison:
         sheet.show()
         say(f"Written to {', '.join(map(one_line, written))}\n")
         crew.refuse_failed()
+        return [one.run(system) for system in self.sweep.systems for one in self.choices.each_seed()]
 
     def work(self) -> None:
         """Be one of any number of workers; nothing is printed.

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
@@ -23,11 +23,9 @@ from fastait.evaluation.model_files import load_model
 from fastait.evaluation.progress import Effort
 from fastait.models import feature_function, make
 from fastait.reproduction import attempts
-from fastait.reproduction.grids import Cell
 from fastait.reproduction.images import Datasets
-from fastait.reproduction.measured import Measured
-from fastait.reproduction.points import Point, point_name, point_of, points
-from fastait.reproduction.standing import ANYWHERE, Standing, checksum, journal_folder, subject
+from fastait.reproduction.points import Point, point_name
+from fastait.reproduction.standing import ANYWHERE, Standing, journal_folder
 from fastait.reproduction.systems import Choices
 from fastait.runtime.claims import Claim, Worker
 from fastait.runtime.errors import InputError, Interrupted
@@ -58,7 +56,6 @@ class Bench:
     Attributes:
         trained: a system's finished run.
         network: a system's network, on the device.
-        checksum: of a system's network.
         warn: says a line, once if several evaluations say the same.
 
     Raises:
@@ -83,7 +80,6 @@ class Bench:
         self.network = cache(self._network)
         self.datasets = datasets
         self.warn = cache(lambda text: report.note(f"warning: {text}"))
-        self.checksum = cache(lambda system: checksum(self.network(system), choices.config(system).model))
 
     def train(self, system: str, claim: Claim) -> None:
         """Train a system under a claim on it, from where the last attempt was, and give the run its name.
@@ -168,44 +164,17 @@ class Bench:
                     raise self.interrupted(stop.number)
 
             try:
-                with closing(self._journal(claim.check)) as journal:
-                    self._evaluate(point, attacks, journal, effort=effort, advance=advance, tick=tick)
+                self._measure(point, attacks, claim, effort=effort, advance=advance, tick=tick)
             finally:
                 self.report.finish()
 
-    def found(self, cells: Iterable[Cell]) -> dict[Cell, Measured]:
-        """The figures of those of ``cells`` that are there; nothing is computed.
-
-        Raises:
-            InputError: as ``evaluate``; the journal's folder cannot be used.
-        """
-        cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
-        there = {p: attacks for p, attacks in points(cells).items() if self.standing.complete(p, attacks)}
-        found: dict[Cell, Measured] = {}
-        if not there:
-            return found
-        with closing(self._journal()) as journal:
-            for point, attacks in there.items():
-                correct = self._evaluate(point, attacks, journal)
-                found.update(
-                    (cell, Measured(int(correct[cell.attack].sum()), len(correct[cell.attack])))
-                    for cell in cells
-                    if point_of(cell) == point
-                )
-        return found
-
-    def _journal(self, check: Callable[[], None] = lambda: None) -> FileJournal:
-        return FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)
-
-    def _evaluate(
-        self, point: Point, attacks: list[str], journal: FileJournal, **options: Any
-    ) -> dict[str, torch.Tensor]:
+    def _measure(self, point: Point, attacks: list[str], claim: Claim, **options: Any) -> None:
         network, images = self.network(point.system), self.images(point)
         surrogate = None if point.surrogate is None else self.network(point.surrogate)
-        about = subject(self.checksum(point.system), point.surrogate and self.checksum(point.surrogate), point)
         here = {name: self.environment[name] for name in ANYWHERE}
-        with current(self.device):
-            return evaluate(
+        own = FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, claim.check)
+        with current(self.device), closing(own) as journal:
+            evaluate(
                 RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
                 images,
                 attacks,
@@ -213,10 +182,12 @@ class Bench:
                 step_size=self.choices.step_size,
                 seed=self.choices.seed,
                 surrogate=surrogate,
-                journal=journal.of(**about, **here, n=len(images), images=images_checksum(images)),
+                journal=journal.of(
+                    **self.standing.subject(point), **here, n=len(images), images=images_checksum(images)
+                ),
                 note=self.warn,
                 **options,
-            ).correct
+            )
 
     def _unlabeled(self, config: TrainConfig) -> None:
         write_unlabeled(self.datasets.of(config), self.choices.folder / "unlabeled")

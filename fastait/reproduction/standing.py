@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fastait.attacks import RIGHT
 from fastait.checkpoints.folder import WEIGHTS
 from fastait.evaluation.entrants import code_of
 from fastait.evaluation.evaluate import CLEAN
@@ -12,6 +13,7 @@ from fastait.evaluation.journal import Finding, Recorded, weights_checksum
 from fastait.evaluation.model_files import load_model
 from fastait.models.names import parse
 from fastait.reproduction import attempts
+from fastait.reproduction.measured import Measured
 from fastait.reproduction.points import Point
 from fastait.reproduction.systems import Choices
 from fastait.runtime.version import __version__
@@ -36,6 +38,7 @@ class Standing:
         self._recorded = Recorded(journal_folder(choices)) if recorded is None else recorded
         self._finished: set[Path] = set()
         self._of = cache(self._checksum)
+        self._images = cache(lambda point: choices.images_wanted(point.system, point.black_box))
 
     def trained(self, system: str) -> bool:
         """Whether a system's run is finished."""
@@ -50,7 +53,7 @@ class Standing:
 
     def images(self, point: Point) -> int:
         """How many test images a point is measured on."""
-        return self.choices.test_images(point.system, point.black_box)
+        return self._images(point)["n"]
 
     def known(self, point: Point) -> dict[str, int]:
         """Of how many of a point's images each attack's outcome is known, and ``clean``'s."""
@@ -68,6 +71,18 @@ class Standing:
         known, images = self.known(point), self.images(point)
         return all(known.get(attack, 0) >= images for attack in (CLEAN, *attacks))
 
+    def measured(self, point: Point, attacks: Iterable[str]) -> dict[str, Measured]:
+        """The figures of a point that is ``complete``: clean and under each attack."""
+        numbers: dict[str, dict[int, int]] = {attack: {} for attack in (CLEAN, *attacks)}
+        for _, findings in self._units(point):
+            for places, found in findings:
+                for attack in numbers.keys() & found.keys():
+                    numbers[attack].update(zip(places, found[attack], strict=True))
+        return {
+            attack: Measured(sum(number == RIGHT for number in of_it.values()), len(of_it))
+            for attack, of_it in numbers.items()
+        }
+
     def measured_on(self, points: Iterable[Point]) -> list[tuple[str, str]]:
         """(device, version of torch) where the outcomes of points come from, each once."""
         units = (unit for point in points for unit, _ in self._units(point))
@@ -77,13 +92,24 @@ class Standing:
         """Take up what others have measured since."""
         self._recorded.read()
 
+    def subject(self, point: Point) -> dict[str, Any]:
+        """What identifies outcomes of a point whose networks are trained, besides the images and what ``evaluate`` adds.
+
+        Those of another version of this package are measured anew.
+        """
+        return {
+            "model": self.checksum(point.system),
+            "surrogate": point.surrogate and self.checksum(point.surrogate),
+            "noise": point.epsilon if point.noisy else None,
+            "fastait": __version__,
+        }
+
     def _units(self, point: Point) -> list[tuple[dict[str, Any], list[Finding]]]:
-        weights, surrogate = self.checksum(point.system), point.surrogate and self.checksum(point.surrogate)
-        if weights is None or (point.surrogate and surrogate is None):
+        if not all(map(self.trained, point.systems)):
             return []
         wanted = {
-            **subject(weights, surrogate, point),
-            "n": self.images(point),
+            **self.subject(point),
+            **self._images(point),
             "epsilon": point.epsilon,
             "step_size": self.choices.step_size,
             "seed": self.choices.seed,
@@ -105,16 +131,3 @@ def checksum(network: Any, name: str) -> str:
     """Of the weights of the network called ``name``, and of what makes it, where that is not of this package."""
     code = code_of(parse(name), network)
     return weights_checksum(network) + (f" by {code}" if code else "")
-
-
-def subject(weights: str, surrogate: str | None, point: Point) -> dict[str, Any]:
-    """What identifies outcomes in the journal, besides the images and what ``evaluate`` adds; the former are checksums.
-
-    Those of another version of this package are measured anew.
-    """
-    return {
-        "model": weights,
-        "surrogate": surrogate,
-        "noise": point.epsilon if point.noisy else None,
-        "fastait": __version__,
-    }

@@ -11,8 +11,10 @@ from typing import Any, get_args
 
 from fastait.attacks.columns import parse, parse_all
 from fastait.config import PLACES, TrainConfig
+from fastait.evaluation.journal import images_checksum
 from fastait.recipes import recipe
 from fastait.reproduction.grids import CLEAN, WORST, Block, Cell, Line, Table
+from fastait.reproduction.images import Datasets, images_of
 from fastait.reproduction.systems import DATA_SIZES, GLANCE, Choices, DataSize, Scale
 from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.report import epsilon_text
@@ -116,6 +118,10 @@ class SweepChoices(Choices):
     def test_images(self, system: str, black_box: bool) -> int:
         wanted = [self.sweep.samples, self.sweep.black_box_samples if black_box else None]
         return min(filter(None, [_size(self.config(system)).test, *wanted]))
+
+    def images_wanted(self, system: str, black_box: bool) -> dict[str, Any]:
+        config, wanted = self.config(system), super().images_wanted(system, black_box)
+        return wanted if config.dataset in DATA_SIZES else {**wanted, "images": _pixels(images_of(config), wanted["n"])}
 
     def classes(self, system: str) -> int:
         return _size(self.config(system)).classes
@@ -307,16 +313,16 @@ def _file_names(titles: Mapping[str, Any]) -> list[str]:
 
 
 def _size(config: TrainConfig) -> DataSize:
-    if config.dataset in DATA_SIZES:
-        return DATA_SIZES[config.dataset]
-    from fastait.reproduction.images import images_of
-
-    return _counted(images_of(config))
+    return DATA_SIZES[config.dataset] if config.dataset in DATA_SIZES else _counted(images_of(config))
 
 
 @cache
 def _counted(config: TrainConfig) -> DataSize:
-    from fastait.reproduction.images import Datasets
-
     found = Datasets().of(config)
     return DataSize(len(found.classes), len(found.train), len(found.test))
+
+
+@cache
+def _pixels(config: TrainConfig, wanted: int) -> str:
+    test = Datasets().of(config).test
+    return images_checksum(test if wanted >= len(test) else test.stratified(wanted))

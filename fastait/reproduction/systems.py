@@ -229,6 +229,10 @@ class Choices:
         test = DATA_SIZES[self.config(system).dataset].test
         return test if wanted is None else min(wanted, test)
 
+    def images_wanted(self, system: str, black_box: bool) -> dict[str, Any]:
+        """What identifies them in a journal, besides the data set's name: the paper's sets are what they are."""
+        return {"n": self.test_images(system, black_box)}
+
     def classes(self, system: str) -> int:
         """How many classes a system tells apart."""
         return DATA_SIZES[self.config(system).dataset].classes

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastait.checkpoints.folder import RunFolder
 from fastait.evaluation.journal import Recorded
 from fastait.reproduction.company import refuse_not_shared
 from fastait.reproduction.grids import Cell
 from fastait.reproduction.images import Datasets
 from fastait.reproduction.measure import Bench
-from fastait.reproduction.measured import Figure, together
-from fastait.reproduction.points import Point, point_name, points
+from fastait.reproduction.measured import Figure, Measured, together
+from fastait.reproduction.points import Point, point_name, point_of, points
 from fastait.reproduction.standing import Standing, journal_folder
 from fastait.reproduction.systems import Choices
 from fastait.runtime.claims import DONE, FAILED, RELEASED, Claim, Claims, Worker, last_numbers
@@ -140,16 +141,22 @@ class Crew:
         return self.benches[self.choices.seed].standing
 
     def found(self, cells: Iterable[Cell]) -> dict[Cell, Figure]:
-        """The figures of ``cells`` that are there, of all seeds together."""
-        cells = list(cells)
+        """The figures of ``cells`` that are there, of all seeds together; nothing is computed."""
+        cells = [cell for cell in cells if not self.choices.lacks_images(cell.system)]
         self.recorded.read()
-        each = [bench.found(cells) for bench in self.benches.values()]
-        figures = {cell: together([found[cell] for found in each if cell in found]) for cell in cells}
-        return {cell: figure for cell, figure in figures.items() if figure is not None}
+        each: dict[Cell, list[Measured]] = {}
+        for bench in self.benches.values():
+            for point, attacks in points(cells).items():
+                if bench.standing.complete(point, attacks):
+                    figures = bench.standing.measured(point, attacks)
+                    for cell in dict.fromkeys(cell for cell in cells if point_of(cell) == point):
+                        each.setdefault(cell, []).append(figures[cell.attack])
+        return {cell: figure for cell, found in each.items() if (figure := together(found)) is not None}
 
     def results(self, system: str) -> list[dict[str, Any]]:
         """What the finished runs of a system say of themselves."""
-        return [bench.trained(system).result for bench in self.benches.values() if bench.standing.trained(system)]
+        found = (RunFolder(bench.choices.run(system)).result() for bench in self.benches.values())
+        return [result for result in found if result is not None]
 
     def measured_on(self, cells: Iterable[Cell]) -> list[tuple[str, str]]:
         """(device, version of torch) where the figures of ``cells`` come from, each once."""

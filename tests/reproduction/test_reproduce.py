@@ -12,9 +12,12 @@ from conftest import write_folder
 
 from fastait.checkpoints.folder import RunFolder
 from fastait.data import load_dataset
-from fastait.evaluation.journal import FileJournal
+from fastait.evaluation.journal import FileJournal, Recorded
 from fastait.reproduce import main
 from fastait.reproduction import measure, systems
+from fastait.reproduction.measured import Measured
+from fastait.reproduction.points import Point
+from fastait.reproduction.standing import Standing
 from fastait.reproduction.worker import Crew
 from fastait.runtime.errors import InputError
 from fastait.training.step import Totals
@@ -174,11 +177,30 @@ def test_images_without_labels_that_have_moved(tmp_path, monkeypatch):
     assert given["unlabeled"] == tmp_path / "moved"
 
 
-def test_outcomes_are_not_taken_from_another_measurement():
-    def key(weights="w", surrogate=None, noisy=False):
-        return repr(measure.subject(weights, surrogate, measure.Point("adv-interp", 0.1, surrogate, noisy, False)))
-
-    assert len({key(), key("v"), key(surrogate="s"), key(noisy=True)}) == 4
+def test_outcomes_are_not_taken_from_another_measurement(monkeypatch, tmp_path):
+    """Of other weights, on images of another network, with noise; wherever it was made."""
+    weights = {"adv-interp": "w", "natural": "s"}
+    monkeypatch.setattr(Standing, "checksum", lambda self, system: weights[system])
+    monkeypatch.setattr(Standing, "trained", lambda self, system: True)
+    choices = systems.Choices(systems.SCALES["small"], tmp_path, device="cpu")
+    plain = Point("adv-interp", 0.1, None, False, False)
+    others = [
+        dataclasses.replace(plain, **change) for change in ({"surrogate": "natural"}, {"noisy": True}, {"epsilon": 0.2})
+    ]
+    journal = FileJournal(measure.journal_folder(choices), "a")
+    about = {**Standing(choices).subject(plain), "n": 8, "images": "i", "device": "another", "torch": "2"}
+    setting = {"epsilon": 0.1, "step_size": choices.step_size, "seed": 0}
+    journal.of(**about).put(setting, range(8), {"clean": [1] * 8, "pgd20": [1, 0, -1, 1, 0, 0, 0, 0]})
+    recorded = Recorded(measure.journal_folder(choices))
+    recorded.read()
+    standing = Standing(choices, recorded)
+    assert standing.complete(plain, ["pgd20"])
+    assert standing.measured(plain, ["pgd20"])["pgd20"] == Measured(2, 8)
+    assert standing.measured_on([plain]) == [("another", "2")]
+    assert not standing.complete(plain, ["cw20"])
+    assert not any(standing.complete(point, []) for point in others)
+    weights["adv-interp"] = "other weights"
+    assert not standing.complete(plain, [])
 
 
 def test_list(capsys):

@@ -1,5 +1,6 @@
 """The folder of a run: everything the run writes, each file written whole or not at all."""
 
+import errno
 import fcntl
 import io
 import json
@@ -132,6 +133,8 @@ class RunFolder:
     def lock(self) -> None:
         """Keep other processes from training in this folder, until it is left or this process ends.
 
+        A file system that has no locks keeps nobody.
+
         Raises:
             InputError: another process does, or the folder cannot be written.
         """
@@ -142,9 +145,10 @@ class RunFolder:
         try:
             # Unlike flock, this is not inherited by the loader's worker processes, which may outlive a killed run.
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.close()
-            raise InputError(f"{self.path}: another process is training in this folder") from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                handle.close()
+                raise InputError(f"{self.path}: another process is training in this folder") from None
         self._lock = handle
 
     def __enter__(self) -> "RunFolder":

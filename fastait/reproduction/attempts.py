@@ -9,6 +9,7 @@ given up still does, it cannot overwrite anything: it can only come first, with 
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 
 from fastait.checkpoints.folder import RunFolder
 from fastait.runtime.errors import NotWritten
@@ -92,8 +93,7 @@ def forget_before(source: Path, run: Path) -> None:
 def _put_aside(run: Path) -> None:
     with RunFolder(run) as folder:
         folder.lock()
-        # Attempts are numbered from 1.
-        name_folder(run, _folder(run) / f"{run.name}@0.{len(attempts(run))}")
+        name_folder(run, _folder(run) / f"{run.name}@0.{token_hex(3)}")  # claims are numbered from 1
 
 
 def _folder(run: Path) -> Path:

@@ -93,7 +93,7 @@ class Standing:
         self._recorded.read()
 
     def subject(self, point: Point) -> dict[str, Any]:
-        """What identifies outcomes of a point whose networks are trained, besides the images and what ``evaluate`` adds.
+        """What identifies outcomes of a point, whose networks are trained, besides images and what ``evaluate`` adds.
 
         Those of another version of this package are measured anew.
         """

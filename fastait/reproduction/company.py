@@ -262,7 +262,8 @@ def job_script(command: Sequence[str], folder: Path, company: Company, known: st
             "worker=$!",
             "wait $worker; code=$?",
             "while kill -0 $worker 2>/dev/null; do wait $worker; code=$?; done",
-            "[ $code -eq 138 ] && scontrol requeue $SLURM_JOB_ID",
+            "# SLURM_JOB_ID of one of the jobs is the array's, and would queue all of them.",
+            "[ $code -eq 138 ] && scontrol requeue ${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
             "exit $code",
             "",
         ]

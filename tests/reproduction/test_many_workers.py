@@ -39,10 +39,54 @@ def wait_for(condition, seconds=300):
         time.sleep(0.5)
 
 
+STUB = """
+import os, signal, sys, time
+
+def note(what):
+    with open(f"{sys.argv[1]}/{os.environ['SLURM_ARRAY_TASK_ID']}.txt", "a") as file:
+        file.write(what + "\\n")
+
+def told(number, frame):
+    note(signal.Signals(number).name)
+    time.sleep(1)  # saves
+    note("saved")
+    sys.exit(128 + number)
+
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, told)
+again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+note("again" if again else os.environ["FASTAIT_TOKEN"])
+time.sleep(0 if again else 600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(slurm_node.missing()), reason=f"no SLURM: {slurm_node.missing()}")
+def test_signals_of_slurm_reach_the_workers(tmp_path, monkeypatch):
+    """One job is cancelled and stays so, one is queued again, one runs out of time and queues itself again, alone."""
+    monkeypatch.setattr(company, "WARNING", 20)
+    Path("stub.py").write_text(STUB)
+    with slurm_node.slurm(tmp_path / "slurm", cpus=3):
+        command = [sys.executable, str(Path("stub.py").absolute()), str(tmp_path)]
+        said = company.run_by_slurm(command, tmp_path / "out", company.Company(workers=3, time="1"), cpu=True)
+        array = said.split()[3].rstrip(":")
+        wait_for(lambda: len(list(tmp_path.glob("*.txt"))) == 3)
+        subprocess.run(["scancel", f"{array}_1"], check=True)
+        subprocess.run(["scontrol", "requeue", f"{array}_2"], check=True)
+        wait_for(lambda: set(jobs().values()) <= {"COMPLETED", "CANCELLED"})
+        states = jobs()
+    assert states == {f"{array}_1": "CANCELLED", f"{array}_2": "COMPLETED", f"{array}_3": "COMPLETED"}
+    token = (tmp_path / "out/claims/token").read_text().strip()
+    first, second, third = ((tmp_path / f"{task}.txt").read_text().split() for task in (1, 2, 3))
+    assert first == [token, "SIGTERM", "saved"]
+    assert second == [token, "SIGTERM", "saved", "again"]
+    assert third == [token, "SIGUSR1", "saved", "again"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(slurm_node.missing()), reason=f"no SLURM: {slurm_node.missing()}")
 def test_an_array_of_slurm_makes_a_table(tmp_path, monkeypatch, capsys):
-    """One job is cancelled, one is queued again, and all run out of time, which is a minute."""
+    """One job is cancelled, one is queued again, and those that are left run out of time, which is two minutes."""
     monkeypatch.setenv("PYTHONPATH", f"{Path(company.__file__).parents[2]}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(company, "WARNING", 25)  # SLURM may say it up to a minute earlier

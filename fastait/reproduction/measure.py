@@ -39,8 +39,8 @@ from fastait.training.networks import black
 from fastait.training.prepare import check_method, checksum_of_all
 from fastait.training.run import TrainResult, resume_training, run_training
 
-CHOSEN = ("data_dir", "unlabeled", "device", "dali")
-"""Settings that the user chooses for all runs, and may choose anew for those that are not finished."""
+CHOSEN = tuple(name for name in PLACES if name not in ("out", "init_from"))
+"""Settings that the user may choose anew for runs that are not finished."""
 
 
 class Bench:

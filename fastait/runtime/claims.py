@@ -258,7 +258,9 @@ class Claim:
             except Lost:
                 ask_to_stop(LOST, self._owner)
                 return
-            told = self.progress()
+            told: dict[str, Any] = {}
+            with suppress(Exception):  # whatever it is, the claim must not lapse for it
+                told = self.progress()
             self._write(replace(self._record, renewed=self._record.renewed + 1, **told))
 
     def _write(self, record: Record) -> None:

@@ -161,6 +161,15 @@ def test_a_claim_is_renewed_and_says_how_far_it_is(tmp_path):
     assert module.last_record(tmp_path, "item", 1)[1].renewed == renewed
 
 
+def test_a_claim_is_renewed_whatever_is_said(tmp_path):
+    with Claims(tmp_path, worker("a"), lapse=0.24).take("item") as claim:
+        claim.progress = lambda: 1 / 0
+        until = time.monotonic() + 10
+        while (record := module.last_record(tmp_path, "item", 1)[1]).renewed < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert record.renewed >= 2
+
+
 def test_a_long_text_is_cut(tmp_path):
     assert len(Record(doing="ä" * 3000, why="\x1b\n" * 3000).packed()) == SIZE
     assert Record.of(Record(doing="epoch 3", why="w" * 500).packed()).doing == "epoch 3"

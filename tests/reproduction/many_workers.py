@@ -69,21 +69,31 @@ def done_twice(out):
     return sum(numbers) - len(numbers), sum(count - 1 for count in seen.values())
 
 
-def training(out, process):
-    """Whether this worker has come to a checkpoint or an epoch of a run."""
-    return any(
-        f"-{process.pid}-" in path.parent.name and path.stat().st_size
-        for path in (out / "small").glob("attempts/*/metrics.jsonl")
-    )
+def training(out, candidates):
+    """One of these workers that has come to the end of an epoch of a run, or to one of its evaluations."""
+    from fastait.runtime.claims import WORKING, last_numbers, last_record
+
+    folder = out / "small/claims"
+    for item, number in last_numbers(folder).items():
+        record = last_record(folder, item, number)[1]
+        for process in candidates:
+            if record.state == WORKING and record.worker and record.worker["pid"] == process.pid:
+                metrics = list((out / "small").glob(f"attempts/{item}@{number}.*/metrics.jsonl"))
+                if "-at-" in item or any(path.stat().st_size for path in metrics):
+                    return process
+    return None
 
 
 def until(condition, running, seconds=900):
+    """What the condition gives, once it gives something."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, "it takes too long"
-        for process in running:
-            assert process.poll() in (None, 0, -signal.SIGKILL), f"a worker ended with {process.returncode}"
+        codes = [process.poll() for process in running]
+        assert all(code in (None, 0, -signal.SIGKILL) for code in codes), f"workers ended with {codes}"
+        assert None in codes, "all was done before"
         time.sleep(0.05)
+    return found
 
 
 def figures(folder):
@@ -92,14 +102,17 @@ def figures(folder):
     alone = start(one)
     assert alone.wait() == 0, "the single process failed"
     running = [start(four, "--worker") for _ in range(4)]
-    killed, second, stopped, _ = running
-    until(lambda: training(four, killed), running)
-    killed.kill()
-    until(lambda: training(four, stopped), running)
+    free = list(running)
+
+    def next_one():
+        free.remove(found := until(lambda: training(four, free), running))
+        return found
+
+    next_one().kill()
+    stopped = next_one()
     stopped.send_signal(signal.SIGSTOP)
     asleep = time.monotonic()
-    until(lambda: training(four, second), running)
-    second.kill()
+    next_one().kill()
     until(lambda: time.monotonic() - asleep > 3 * LAPSE, running)
     stopped.send_signal(signal.SIGCONT)
     ended = [process.wait() for process in running]

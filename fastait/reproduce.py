@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastait.reproduction.company import Company, numbers, run_by_slurm, run_here, worker_command
+from fastait.reproduction.company import GROUPS, Company, numbers, run_by_slurm, run_here, worker_command
 from fastait.reproduction.figures import FIGURES
 from fastait.reproduction.systems import SCALES, Choices
 from fastait.reproduction.tables import TABLES
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    arguments = cli.parse(COMMAND, ReproduceArguments(), argv, SUMMARY)
+    arguments = cli.parse(COMMAND, ReproduceArguments(), argv, SUMMARY, GROUPS)
     if arguments.list_:
         _list()
         return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from fastait.reproduction.company import Company, run_by_slurm, run_here, worker_command
+from fastait.reproduction.company import GROUPS, Company, run_by_slurm, run_here, worker_command
 from fastait.runtime import cli
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, one_line
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    arguments = cli.parse(COMMAND, SweepArguments(), argv, SUMMARY)
+    arguments = cli.parse(COMMAND, SweepArguments(), argv, SUMMARY, GROUPS)
     arguments.check()
     assert arguments.file is not None
 

@@ -90,6 +90,10 @@ class Company:
             raise InputError(f"--gpus must be at least 0, got {self.gpus}")
 
 
+GROUPS = {"Workers": tuple(one.name for one in dataclasses.fields(Company))}
+"""Of the flags on the help page."""
+
+
 def worker_command(command: str, arguments: Any) -> list[str]:
     """The command line of a worker for what ``arguments`` say, a dataclass with ``Company``'s fields."""
     flags: list[str] = []

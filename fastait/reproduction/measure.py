@@ -244,10 +244,10 @@ def check_networks(systems: Iterable[str], choices: Choices, attacked: Container
     Raises:
         InputError: there is no such network, it cannot be mixed where a method does so, or it has no features.
     """
-    made: dict[tuple[str, int], nn.Module] = {}
+    made: dict[tuple[str, str, int], nn.Module] = {}
     for system in systems:
         config = choices.config(system)
-        images = config.dataset, config.image_size
+        images = config.model, config.dataset, config.image_size
         if images not in made:
             classes = choices.classes(system)
             made[images] = make(

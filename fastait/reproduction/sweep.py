@@ -25,6 +25,9 @@ EVALUATION = ("attacks", "epsilons", "step_size", "samples", "black_box_samples"
 EVERYWHERE = ("seed", "out", "device")
 """Settings that cannot differ between rows: seeds are a list of their own, runs lie in the comparison's folder."""
 
+SPEAKING = ("recipe", "method", "dataset", "model")
+"""Settings whose values say what they are of."""
+
 ALL = Scale("sweep", None, 0, {})
 
 
@@ -172,7 +175,7 @@ def _sweep(said: dict[str, Any]) -> Sweep:
         raise InputError("nothing is compared: say [product] or [[rows]]")
     if product:
         combined = [dict(zip(product, values, strict=True)) for values in itertools.product(*product.values())]
-        rows = {", ".join(map(_shown, row.values())): row for row in combined}
+        rows = {_title(row): row for row in combined}
     made = {title: _config(title, {**settings, **row}) for title, row in rows.items()}
     evaluation = _evaluation(said.get("evaluation", {}))
     weights = evaluation.get("weights", "last")
@@ -203,7 +206,7 @@ def _rows(said: Any) -> dict[str, dict[str, Any]]:
         if not isinstance(row, dict):
             raise InputError("[[rows]] must be tables of settings")
         settings = _settings(f"row {number}", {k: v for k, v in row.items() if k != "title"}, EVERYWHERE)
-        title = row.get("title", ", ".join(map(_shown, settings.values())))
+        title = row.get("title", _title(settings))
         if not isinstance(title, str) or not title.strip():
             raise InputError(f"row {number}: title must be a text, got {title!r}")
         if title in rows:
@@ -298,8 +301,10 @@ def _is_number(annotation: Any) -> bool:
     return annotation is float or any(map(_is_number, get_args(annotation)))
 
 
-def _shown(value: Any) -> str:
-    return as_written(tuple(value) if isinstance(value, list) else value)
+def _title(settings: Mapping[str, Any]) -> str:
+    """What a row is called by what is its own."""
+    shown = {name: as_written(tuple(v) if isinstance(v, list) else v) for name, v in settings.items()}
+    return ", ".join(value if name in SPEAKING else f"{name} {value}" for name, value in shown.items())
 
 
 def _file_names(titles: Mapping[str, Any]) -> list[str]:

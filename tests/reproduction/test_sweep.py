@@ -42,18 +42,22 @@ def refused(capsys, *argv):
 def test_every_combination_is_a_row():
     text = f'seeds = [0, 5]\n{TINY}\n[product]\nmethod = ["natural", "madry"]\nepsilon = ["8/255", 0.1]\n{EVALUATION}'
     found = sweep(text)
-    assert list(found.rows) == ["natural, 8/255", "natural, 0.1", "madry, 8/255", "madry, 0.1"]
+    assert list(found.rows) == [
+        *(f"{method}, epsilon {epsilon}" for method in ("natural", "madry") for epsilon in ("8/255", "0.1"))
+    ]
     assert [config.epsilon for config in found.rows.values()] == [8 / 255, 0.1] * 2
-    assert found.rows["madry, 0.1"].attack_steps == 7  # the method's own, as published
+    assert found.rows["madry, epsilon 0.1"].attack_steps == 7  # the method's own, as published
     assert {config.image_size for config in found.rows.values()} == {8}
-    assert list(found.systems) == ["natural-8over255", "natural-0.1", "madry-8over255", "madry-0.1"]
+    assert list(found.systems) == [
+        *("natural-epsilon-8over255", "natural-epsilon-0.1", "madry-epsilon-8over255", "madry-epsilon-0.1")
+    ]
     assert found.seeds == (0, 5)
     table = found.table()
     assert [column.title for column in table.blocks[0].columns] == ["Clean", "fgsm", "pgd20", "Worst"]
     assert table.blocks[0].columns[-1].attack == WORST
     cells = table.cells(ALL)
     assert len(cells) == 4 * 3
-    assert {cell.epsilon for cell in cells if cell.system == "natural-0.1"} == {0.1}
+    assert {cell.epsilon for cell in cells if cell.system == "natural-epsilon-0.1"} == {0.1}
 
 
 def test_rows_one_by_one():
@@ -102,7 +106,7 @@ def test_rows_one_by_one():
         ("[[rows]]\ntitle = 3", "row 1: title must be a text, got 3"),
         ('[[rows]]\nepsilon = "8/0"', "'8/0' is not a number such as 0.03 or 8/255"),
         ('[product]\nlr = ["fast"]', "'fast' is not a number such as 0.03 or 8/255"),
-        ('[product]\nepochs = ["two"]', "'two': epochs must be a whole number, got 'two' (str)"),
+        ('[product]\nepochs = ["two"]', "'epochs two': epochs must be a whole number, got 'two' (str)"),
         (
             "[product]\nlr = [0.1]\n[evaluation]\natacks = []",
             "[evaluation] has an unknown key 'atacks'. Did you mean 'attacks'?",
@@ -122,7 +126,7 @@ def test_rows_one_by_one():
         ),
         (
             '[product]\nlr = [0.1]\n[evaluation]\nweights = "ema"',
-            "[evaluation] weights = 'ema': '0.1' has none; see val_fraction and ema",
+            "[evaluation] weights = 'ema': 'lr 0.1' has none; see val_fraction and ema",
         ),
     ],
 )

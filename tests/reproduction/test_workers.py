@@ -94,6 +94,7 @@ def test_a_worker_makes_all_and_prints_nothing(work, capsys):
     assert (len(begun), len(measured)) == (2, FIGURES)
 
 
+@pytest.mark.slow
 def test_what_a_stopped_worker_had_is_taken_over_from_its_checkpoint(capsys, monkeypatch, soon, other):
     """And what a dead one had, once its claim has lapsed; the weights are those of a run that nothing disturbed."""
     assert main(["table1", "--device", "cpu", "--out", "undisturbed", "--worker"]) == 0
@@ -262,6 +263,7 @@ def test_a_finished_attempt_is_given_its_name_by_whoever_comes_next(monkeypatch)
     assert (SMALL / "runs/digits-natural/model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_several_seeds_are_means(work, capsys):
     begun, _ = work
     assert main([*TABLE, "--worker"]) == 0

@@ -287,7 +287,7 @@ def test_workers_under_kills_and_stops(tmp_path):
 
 @pytest.mark.slow
 def test_workers_under_hundreds_of_kills(tmp_path):
-    lines, killed = siege(tmp_path, workers=6, items=60, steps=12, seconds=0.02, lapse=0.6, kills=300, stops=30)
-    again = settled(tmp_path, lines, 60, 12)
+    lines, killed = siege(tmp_path, workers=6, items=60, steps=40, seconds=0.08, lapse=0.6, kills=300, stops=30)
+    again = settled(tmp_path, lines, 60, 40)
     assert killed == 300
     assert again <= killed + 2 * 30

@@ -351,11 +351,12 @@ def test_workers_of_this_machine(tmp_path, monkeypatch, capfd):
     """GPUs and cores are shared out; a failure is said with the last line of its log; a signal reaches each once."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'])"
+    code = "import os; e = os.environ; print(e['CUDA_VISIBLE_DEVICES'], e['OMP_NUM_THREADS'], os.getsid(0) == os.getpid())"
     run_here([sys.executable, "-c", code], tmp_path, 3)
     said = [(tmp_path / f"logs/worker-{n}.log").read_text().split() for n in (1, 2, 3)]
-    assert [gpu for gpu, _ in said] == ["4", "7", "4"]
-    assert len({threads for _, threads in said}) == 1
+    assert [gpu for gpu, *_ in said] == ["4", "7", "4"]
+    assert len({threads for _, threads, _ in said}) == 1
+    assert {leads for *_, leads in said} == {"True"}  # a terminal's Ctrl-C does not reach it besides
     assert "3 workers" in capfd.readouterr().err
     run_here([sys.executable, "-c", "import sys; print('why'); sys.exit(3)"], tmp_path, 2)
     assert capfd.readouterr().err.count("warning: a worker ended with exit code 3: why (") == 2

@@ -351,7 +351,10 @@ def test_workers_of_this_machine(tmp_path, monkeypatch, capfd):
     """GPUs and cores are shared out; a failure is said with the last line of its log; a signal reaches each once."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    code = "import os; e = os.environ; print(e['CUDA_VISIBLE_DEVICES'], e['OMP_NUM_THREADS'], os.getsid(0) == os.getpid())"
+    code = (
+        "import os\nfor name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS'): print(os.environ[name])\n"
+        "print(os.getsid(0) == os.getpid())"
+    )
     run_here([sys.executable, "-c", code], tmp_path, 3)
     said = [(tmp_path / f"logs/worker-{n}.log").read_text().split() for n in (1, 2, 3)]
     assert [gpu for gpu, *_ in said] == ["4", "7", "4"]

@@ -126,7 +126,7 @@ def evaluate(
         sample = images.floats(few, device, dtype).contiguous()  # as any model can take them
         if surrogate is not None:
             check_surrogate(surrogate, sample)
-        formats = {tried(partial(memory_format, network), sample) for network in models}
+        formats = {tried(partial(memory_format, network, tf32=tf32), sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
         sample = sample.contiguous(memory_format=layout)
         with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 
 from fastait.models import WideResNet
 
-PASSES, SLOW, SECONDS = Path("passes"), Path("slow"), 0.25
+PASSES, SLOW, SECONDS = Path("passes"), Path("slow"), 0.5
 
 
 @torch.library.custom_op("fastait_tests::counted", mutates_args=())

@@ -34,8 +34,9 @@ LONG = {
 }
 """Each of more passes in a batch than a signal may wait for."""
 
-WAITED = 4.0
-"""Seconds: two of grace for a machine that has other work, less than any batch here takes with slow passes."""
+WAITED = 8.0
+"""Seconds, of which one is what a signal waits, another the way out, and the rest for machines that have other work;
+half of what any batch here takes with slow passes."""
 
 
 @pytest.fixture

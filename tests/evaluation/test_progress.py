@@ -51,7 +51,7 @@ def test_of_every_column(short):
     assert len(parts) > 20
     assert all(0 <= standing <= 12 for _, standing, _ in said)
     assert all(math.isfinite(left) and left >= 0 for _, _, left in said)
-    assert all(left > 0 for part, _, left in said if part != parts[-1])
+    assert next(left for part, _, left in said if part == "clean") > said[len(said) // 2][2] > 0
     assert effort.left == 0
     assert effort.seconds == 0
 

@@ -109,7 +109,7 @@ class AttackedBatch:
         rows = torch.arange(len(self.x), device=self.x.device) if rows is None else rows
         column = group[0]
         self.draws.begin(column)
-        if column.staged:
+        if column.in_stages:
             first, classes = ([self._unattacked], self._classes()) if column.of_autoattack else ([], 0)
             of_stages = (partial(self.stage, stage) for stage in stages(column, classes))
             return self._while_standing(column, rows, chain(first, of_stages))

@@ -113,7 +113,7 @@ class Column:
         return self.kind in ("spsa", "local-search")
 
     @property
-    def staged(self) -> bool:
+    def in_stages(self) -> bool:
         """Whether it is several attacks, each on the images that those before it left, see ``stages``."""
         return self.kind in ("autoattack", "union") or (self.ascent is not None and self.ascent.restarts > 1)
 
@@ -179,7 +179,7 @@ def groups(columns: Sequence[Column]) -> list[list[Column]]:
     """Columns that are computed together: the points of one trajectory, anything else alone."""
     found: dict[object, list[Column]] = {}
     for column in columns:
-        shared = column.ascent is not None and not column.staged
+        shared = column.ascent is not None and not column.in_stages
         found.setdefault(column.ascent if shared else column.name, []).append(column)
     return list(found.values())
 

@@ -93,7 +93,7 @@ def stages(column: Column, classes: int) -> tuple[Stage | Attempt, ...]:
         return _of_autoattack(column, classes)
     if column.parts:
         return tuple(dict.fromkeys(stage for part in column.parts for stage in stages(part, classes)))
-    if not column.staged or column.ascent is None:
+    if not column.in_stages or column.ascent is None:
         return (Attempt(column),)
     once = parse(PAPERS.get(column.name, column.name).rpartition("-min")[0])
     return tuple(Attempt(once, restart) for restart in range(column.ascent.restarts))

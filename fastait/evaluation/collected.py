@@ -77,7 +77,7 @@ class Collected:
         self.known.fill(classes, NO_CLASS)
         self._wanted = torch.zeros(images, dtype=torch.bool, device="cpu")
         # Of a stage only images that it fools are kept, but of a column's first.
-        self._whole = {column.name for column in columns if not column.staged}
+        self._whole = {column.name for column in columns if not column.in_stages}
         self._whole |= {stages[0].name for stages in parts.values() if stages}
         if kept is not None and kept.complete:
             self._forget_without_images(kept)

@@ -133,7 +133,7 @@ def evaluate(
         with torch.no_grad():
             logits = tried(model, sample)
         outputs = logits.shape[1]
-        parts = {column.name: stages(column, outputs) for column in columns if column.staged}
+        parts = {column.name: stages(column, outputs) for column in columns if column.in_stages}
         for column in chain.from_iterable(column.parts or (column,) for column in columns):
             if less := said(column, outputs):
                 note(less)
@@ -194,7 +194,7 @@ def evaluate(
             effort.begin()
             names = [column.name for column in group] or [CLEAN]
             name = names[-1]
-            if group and group[0].staged:
+            if group and group[0].in_stages:
 
                 def attacked(i: int, places: Tensor, standing: int, name: str = name) -> Iterator[Result]:
                     stage, after = parts[name][i], sum(map(stage_passes, parts[name][i + 1 :]))

@@ -97,7 +97,7 @@ def passes(column: Column, classes: int) -> float:
     Raises:
         InputError: they are too few for it.
     """
-    if column.staged:
+    if column.in_stages:
         return sum(map(stage_passes, stages(column, classes)))
     return _passes(column)
 

@@ -122,7 +122,7 @@ class _Session:
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
         for column in columns:
-            if column.staged:
+            if column.in_stages:
                 stages(column, min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
             for entrant in self.entrants:

@@ -159,7 +159,7 @@ class _Passes:
 def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int, num_classes: int) -> int:
     """Of columns that are computed together, per image."""
     column = group[0]
-    if column.staged:
+    if column.in_stages:
         return sum(
             _group_flops([stage.column], passes, image_size, num_classes)
             if isinstance(stage, Attempt)

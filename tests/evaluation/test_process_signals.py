@@ -46,6 +46,7 @@ def given(monkeypatch):
     monkeypatch.syspath_prepend(os.getcwd())
     torch.save(trained.model("natural").state_dict(), "weights.pt")
     model = ["weights.pt", "--model", "slow_network:make", "--surrogate", "weights.pt"]
+    model += ["--epsilon", "1/255", "--step-size", "1/510"]  # most images stand to the end
     yield [*model, "--dataset", "digits", "--image-size", "16", "--samples", str(COUNT), "--device", "cpu"]
     sys.modules.pop("slow_network", None)
 

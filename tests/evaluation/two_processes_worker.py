@@ -34,17 +34,8 @@ def main(folder, victim, passes):
         journal = FileJournal(folder, ranks.rank)
         options = {"epsilon": test_autoattack.EPSILON, "seed": 3, "batch_size": 8}
         found = evaluate(model, images, NAMES, journal=journal.of(model="m"), tick=tick, ranks=ranks, **options)
-        said = {name: list(map(str, getattr(found, name))) for name in ("stages", "warnings")}
-        torch.save(
-            {
-                "correct": found.correct,
-                "classes": found.classes,
-                "decided": found.decided,
-                **said,
-                "losses": found.losses,
-            },
-            folder / f"{ranks.rank}.pt",
-        )
+        kinds = ("correct", "classes", "decided", "losses", "stages", "warnings")
+        torch.save({kind: getattr(found, kind) for kind in kinds}, folder / f"{ranks.rank}.pt")
 
 
 if __name__ == "__main__":

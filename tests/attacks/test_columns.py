@@ -20,9 +20,9 @@ from fastait.runtime.errors import InputError
         ("spsa-128x20", Column("spsa-128x20", "spsa", steps=20, directions=128)),
         ("local-search", Column("local-search", "local-search", steps=150, linf=False)),
         ("local-search-linf-9", Column("local-search-linf-9", "local-search", steps=9)),
-        ("square", Column("square", "staged", steps=5000, attack="square")),
-        ("apgd-t-20", Column("apgd-t-20", "staged", steps=20, attack="apgd-t")),
-        ("quick", Column("quick", "staged")),
+        ("square", Column("square", "autoattack", steps=5000, attack="square")),
+        ("apgd-t-20", Column("apgd-t-20", "autoattack", steps=20, attack="apgd-t")),
+        ("quick", Column("quick", "autoattack")),
         (
             "fgsm+square",
             Column("fgsm+square", "union", parts=(parse("fgsm"), parse("square"))),

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_run import tiny
+from torch import nn
 
 from fastait import load_model, run_training
 from fastait.evaluation.evaluate import Outcomes
@@ -63,6 +65,34 @@ def test_what_is_a_collapse(network, monkeypatch, figures, epoch):
 def test_what_does_not_attack_is_not_watched(network, monkeypatch):
     monkeypatch.setattr(watch, "evaluate", pytest.fail)
     assert Watch(tiny(method="natural"), network, None, None, None, pytest.fail, None).measure(1) == {}
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(100, 1, 1), (256, 1, 1), (511, 1, 2), (1000, 3, 4)])
+def test_few_are_spread_evenly(count, least, most):
+    """Over all there are, of which the first half may be another class."""
+    places = 2 * torch.arange(count)
+    chosen = watch.few(SimpleNamespace(train=SimpleNamespace(at=lambda places: places)), places)
+    assert len(chosen) == min(count, 256)
+    gaps = torch.diff(chosen, append=torch.tensor([2 * count])) // 2
+    assert chosen[0] == 0
+    assert least <= gaps.min() <= gaps.max() <= most
+
+
+def test_a_network_that_cannot_be_copied_holds_other_weights():
+    """Its weights are made by a hook in each pass. Afterwards it has its own bits, in their places."""
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        network = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(192, 10)), nn.BatchNorm1d(10))
+    network(torch.rand(4, 3, 8, 8))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    places = [value.data_ptr() for value in network.state_dict().values()]
+    other = {name: value + 1 for name, value in before.items()}
+    with pytest.raises(KeyError), watch.holding(network, other):
+        assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
+        raise KeyError
+    with watch.holding(network, None):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [value.data_ptr() for value in network.state_dict().values()] == places
 
 
 @pytest.mark.slow

@@ -254,7 +254,7 @@ def test_a_folder_whose_settings_cannot_be_written_is_left_as_it_was(monkeypatch
 
 @pytest.mark.parametrize(("share", "least", "most"), [(1e-9, 2, 2), (1e9, 4, 1000)])
 def test_the_more_saving_takes_the_rarer_it_is(monkeypatch, share, least, most):
-    """At most a share of the time: where it may take next to none, once, which shows how long it takes, and at the end."""
+    """Where it may take next to no time: once, which shows how long it takes, and at the end."""
     monkeypatch.setattr("fastait.training.loop.SAVING", share)
     saved = []
     save = RunFolder.save_checkpoint

@@ -86,9 +86,14 @@ def test_a_network_that_cannot_be_copied_holds_other_weights():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     places = [value.data_ptr() for value in network.state_dict().values()]
     other = {name: value + 1 for name, value in before.items()}
-    with pytest.raises(KeyError), watch.holding(network, other):
-        assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
-        raise KeyError
+
+    def fail():
+        with watch.holding(network, other):
+            assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     with watch.holding(network, None):
         pass
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -82,10 +82,6 @@ LOSS_OF_AN_EPOCH = {"fp32": 0.01, "16 bits": 0.05, "compiled": 0.02, "outcomes":
 # place, and more where BN divides by the spread of four numbers.
 FP32_LOSS_FP64_STEP = 1e-5
 
-# Six steps in fp64 whose loss is taken in fp32: how far weights are apart, relative to the way that they have gone. As
+# Some steps in fp64 whose loss is taken in fp32: how far weights are apart, relative to the way that they have gone. As
 # AdamW divides a gradient by its size, the smallest are uncertain.
 OPTIMISERS_FP64 = 1e-3
-
-# Three steps in fp64 of two processes against one that is given their shards, whose sums have another order. AdamW
-# divides a gradient by its size, so that the smallest are uncertain: of two that are rounding, up to a step apart.
-TWO_PROCESSES_FP64 = {"sgd": {"rtol": 1e-7, "atol": 1e-8}, "adamw": {"rtol": 1e-4, "atol": 1e-5}}

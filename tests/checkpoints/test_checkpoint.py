@@ -60,7 +60,8 @@ def test_the_format_before_goes_on(tmp_path):
     state = {"format": checkpoint.FORMAT_WITHOUT_CHECKSUM, "step": 4, "best": best}
     torch.save(state, tmp_path / "checkpoint.pt")
     found = checkpoint.load(tmp_path / "checkpoint.pt", pytest.fail)
-    assert found["watch"]["best"] == {"epoch": 1, "averaged": False, "pgd10": 40.0, "weights": {}}
+    best = {"epoch": 1, "averaged": False, "pgd10": 40.0, "weights": {}}
+    assert found["watch"] == {"best": best, "most": 0.0, "before": None, "collapsed": None}
     assert found["averaged"] is None
     assert found["step"] == 4
 

@@ -118,22 +118,25 @@ def test_attention_is_differentiated_twice(dtype):
 
 def test_threads_that_leave_in_the_order_in_which_they_came():
     """Attention is as the caller had it after both."""
-    model = Attending()
-    inside, left = (threading.Barrier(2, timeout=60) for _ in range(2))
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
 
-    def differentiate(first):
+    def differentiate(come, came, stay, gone):
         def meet(module, arguments):
-            inside.wait()
-            if not first:
-                left.wait()
+            came.set()
+            stay.wait(60)
 
-        hooked = copy.deepcopy(model)
+        hooked = Attending()
         hooked.register_forward_pre_hook(meet)
+        come.wait(60)
         misalignment(hooked, torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64), torch.ones(2, 3, 16, 16))
-        if first:
-            left.wait()
+        gone.set()
 
-    threads = [threading.Thread(target=differentiate, args=(first,)) for first in (True, False)]
+    begun = threading.Event()
+    begun.set()
+    threads = [
+        threading.Thread(target=differentiate, args=(begun, first_in, second_in, first_out)),
+        threading.Thread(target=differentiate, args=(first_in, second_in, first_out, threading.Event())),
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,7 +1,8 @@
 """Files that are written whole or not at all."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastait.runtime.errors import RunError
@@ -25,13 +26,24 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     Raises:
         RunError: the disk is full or the file cannot be written; what was there is unharmed.
     """
+    with written(path, data) as partial:
+        os.replace(partial, path)
+
+
+@contextmanager
+def written(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """A file beside ``path`` that holds all of ``data``, on the disk, to be given the name ``path`` within.
+
+    Raises:
+        RunError: as ``write_whole``; also where the renaming raises an OSError.
+    """
     partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        yield partial
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

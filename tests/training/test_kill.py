@@ -14,7 +14,8 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "fastait.train"]
 RUN = ["--eval-samples", "10", "--device", "cpu", "--crop-padding", "1", "--flip"]
-KNOBS = ["--ema", "0.99", "--clip-grad-norm", "1", "--schedule", "one-cycle"]
+KNOBS = ["--method", "madry", "--attack-steps", "1", "--awp", "0.005"]
+KNOBS += ["--ema", "0.99", "--clip-grad-norm", "1", "--schedule", "one-cycle"]
 LONG = [*RUN, "--image-size", "16", "--epochs", "6", "--val-fraction", "0.1", *KNOBS]
 SHORT = [*RUN, "--image-size", "8", "--epochs", "1", "--checkpoint-seconds", "0"]
 KILLS = 5

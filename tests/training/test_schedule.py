@@ -56,6 +56,15 @@ def test_a_warm_up_rises_to_where_the_schedule_begins(schedule):
         assert found[6:] == pytest.approx(rates(rest, 2))  # ten steps are left
 
 
+@pytest.mark.parametrize("schedule", ["step", "cosine", "linear"])
+def test_a_warm_up_leaves_a_step(schedule):
+    """Shorter than the training, but not by a whole step."""
+    config = recipe("digits", epochs=1, schedule=schedule, warmup_epochs=0.99, lr=0.9)
+    config.check()
+    assert rates(config, 10) == pytest.approx([0.1 * step for step in range(1, 10)] + [0.9])
+    assert rates(config, 1) == [0.9]
+
+
 def test_short_runs_have_rates():
     for schedule in ("one-cycle", "cosine", "linear"):
         for steps in (1, 2, 3):

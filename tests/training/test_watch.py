@@ -11,6 +11,7 @@ from fastait import load_model, run_training
 from fastait.evaluation.evaluate import Outcomes
 from fastait.methods import images
 from fastait.training import watch
+from fastait.training.averaged import Averaged
 from fastait.training.watch import Watch
 
 
@@ -63,6 +64,18 @@ def test_what_is_a_collapse(network, monkeypatch, figures, epoch):
 def test_what_does_not_attack_is_not_watched(network, monkeypatch):
     monkeypatch.setattr(watch, "evaluate", pytest.fail)
     assert Watch(tiny(method="natural"), network, None, None, None, pytest.fail, None).measure(1) == {}
+
+
+def test_what_an_epoch_says(network, monkeypatch):
+    """PGD-10 of the training images, or of those held out the network's and the averaged weights'."""
+    monkeypatch.setattr(watch, "evaluate", script([(40, 30), (41, 31), (42, 32)]))
+    seen = Watch(tiny(method="madry"), network, None, None, None, pytest.fail, None)
+    assert seen.said(seen.measure(1)) == "  PGD-10 30.0 %"
+    averaged = Averaged(network, 0.9)
+    seen = Watch(tiny(method="madry", ema=0.9), network, averaged, "held out", None, pytest.fail, None)
+    assert seen.said(seen.measure(2)) == (
+        "  held out: clean 90.0 %, PGD-10 31.0 %, averaged clean 90.0 %, PGD-10 32.0 %"
+    )
 
 
 @pytest.mark.slow

@@ -319,6 +319,8 @@ class TrainConfig:
             raise InputError(
                 f"--milestones {milestones[0]} are those of --schedule step; --schedule {self.schedule} has none"
             )
+        if self.schedule == "step" and self.milestones is None and self.recipe != "digits":
+            raise InputError(f"--schedule step needs --milestones EPOCH, since --recipe {self.recipe} has none")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise InputError(
                 f"--warmup-epochs must be in [0, {self.epochs}), shorter than the training, got {self.warmup_epochs:g}"

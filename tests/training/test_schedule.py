@@ -94,3 +94,10 @@ def test_a_recipes_milestones_go_with_its_schedule():
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(InputError, match=message):
         recipe("digits", **changes).check()
+
+
+def test_a_recipe_without_milestones_does_not_take_those_of_another():
+    with pytest.raises(InputError, match="--schedule step needs --milestones EPOCH, since --recipe cifar10-fastat has"):
+        recipe("cifar10-fastat", schedule="step").check()
+    recipe("cifar10-fastat", schedule="step", milestones=(50,)).check()
+    recipe("digits", schedule="step").check()

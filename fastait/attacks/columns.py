@@ -35,6 +35,9 @@ VERSIONS = {
 PARTS = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 100, "fab-t": 100, "square": 5000}
 """AutoAttack's attacks, and how many iterations each has there; Square's are queries."""
 
+LARGEST = 1_000_000
+"""No number in a name is larger: some tensors are that long."""
+
 EXAMPLES = (
     *("fgsm", "pgd20", "pgd100", "cw20", "cw100", "feature20", *PAPERS, "pgd20-worst", "pgd20-best", "pgd20-zero"),
     *("transfer-pgd20", "transfer-cw20", "eot10-pgd20", "spsa-2048x100", "local-search", "local-search-linf"),
@@ -185,6 +188,9 @@ def groups(columns: Sequence[Column]) -> list[list[Column]]:
 
 
 def _positive(name: str, number: str) -> int:
-    if int(number) < 1:
+    digits = number.lstrip("0")
+    if not digits:
         raise InputError(f"--attacks: {name!r} has a 0 where at least 1 is needed")
-    return int(number)
+    if len(digits) > len(str(LARGEST)) or int(digits) > LARGEST:
+        raise InputError(f"--attacks: {name!r:.60} has a number above {LARGEST}")
+    return int(digits)

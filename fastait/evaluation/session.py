@@ -29,7 +29,7 @@ from fastait.evaluation.model_files import IMAGE_SIZE, Loaded
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.evaluation.progress import Effort, costs
-from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
+from fastait.evaluation.results import Evaluation, as_csv, as_json, columns_of, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.runtime.files import write_text
@@ -364,8 +364,9 @@ class _Session:
         budgets = ", ".join(epsilon_text(epsilon) for epsilon in arguments.epsilon)
         heading = (
             f"accuracy in % [95 % interval], {self.dataset.name}, {len(self.images)} test images, fp32, Linf {budgets}"
-            f", steps of {epsilon_text(arguments.step_size)}"
         )
+        if any(one.ascent is not None and not one.ascent.one_step for one in columns_of(arguments.names())):
+            heading += f", steps of {epsilon_text(arguments.step_size)}"
         write_text(self.out / "eval.json", as_json(found, about))
         write_text(self.out / "eval.csv", as_csv(found))
         write_text(self.out / "eval.md", markdown(found, heading))

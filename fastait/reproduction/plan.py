@@ -102,7 +102,9 @@ class Plan:
         share = sum(measured.get(attack, 0) for attack in (CLEAN, *attacks)) / images / (1 + len(attacks))
         state = "missing" if share == 0 else "finished" if share >= 1 else f"begun, {100 * share:.0f} %"
         # A surrogate has no more than a name here, noise no more than a sign.
-        name = SYSTEMS[point.system].run_name(scale) + (" with input noise" if point.noisy else "")
+        system = SYSTEMS[point.system]
+        name = system.run_name(scale) + ("" if system.weights == "last" else f", {system.weights}")
+        name += " with input noise" if point.noisy else ""
         name += f" on images of {SYSTEMS[point.surrogate].run_name(scale)}" if point.surrogate else ""
         what = f"{', '.join(attacks)} ({epsilon_text(point.epsilon)}, {images} images)"
         if share >= 1:

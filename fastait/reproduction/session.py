@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastait.config import TrainConfig
+from fastait.evaluation.results import STRONG
 from fastait.reproduction.categories import categories
 from fastait.reproduction.grids import Cell, Table
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
@@ -84,7 +85,8 @@ def systems_of(names: Iterable[str], choices: Choices) -> list[str]:
 def table_sheet(name: str, bench: Bench) -> Sheet:
     """The sheet of a table with figures, trained and measured as far as that was not done."""
     table, scale = TABLES[name], bench.choices.scale
-    found = bench.measure(table.cells(scale), name)
+    cells = table.cells(scale)
+    found = bench.measure(cells, name)
     rows = [entries(block, found, scale) for block in table.blocks]
     pairs = list(zip(table.blocks, rows, strict=True))
     return Sheet(
@@ -93,7 +95,7 @@ def table_sheet(name: str, bench: Bench) -> Sheet:
         [
             *_notes(table, bench, found),
             *compare([one for block, lines in pairs for one in series(block, lines)]),
-            AUTOATTACK_CAVEAT,
+            *([] if any(cell.attack in STRONG for cell in cells) else [AUTOATTACK_CAVEAT]),
         ],
         [record for block, lines in pairs for record in records(name, block, lines, scale)],
     )

@@ -81,12 +81,11 @@ class Watch:
         return found
 
     def said(self, record: dict[str, Any]) -> str:
-        """The end of an epoch's line: what was measured of images that are held out."""
+        """The end of an epoch's line: what was measured after it."""
         if self.held_out is None:
-            return ""
-        kind = "val" if self.averaged is None else "val_ema"
-        which = "held out" if self.averaged is None else "averaged weights, held out"
-        return f"  {which}: clean {record[f'{kind}_clean']:.1f} %, PGD-10 {record[f'{kind}_{WATCHED}']:.1f} %"
+            return f"  PGD-10 {record[f'train_{WATCHED}']:.1f} %" if self.attacks else ""
+        averaged = "" if self.averaged is None else f", averaged {_shown(record, 'val_ema')}"
+        return f"  held out: {_shown(record, 'val')}{averaged}"
 
     def _compare(self, epoch: int, fgsm: float, pgd: float) -> dict[str, bool]:
         collapse = pgd < SHARE * fgsm and pgd < SHARE * self.most
@@ -141,6 +140,10 @@ class Watch:
         """Go on from ``state``."""
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def _shown(record: dict[str, Any], kind: str) -> str:
+    return f"clean {record[f'{kind}_clean']:.1f} %, PGD-10 {record[f'{kind}_{WATCHED}']:.1f} %"
 
 
 def few(dataset: Dataset, places: Tensor) -> ImageSet:

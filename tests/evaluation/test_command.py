@@ -48,6 +48,7 @@ def test_models_side_by_side(capsys, natural):
     assert main(argv(natural, robust, **flags, export="robustbench")) == 0
     shown = capsys.readouterr().out
     assert "none of them is AutoAttack" in shown
+    assert "steps of 2/255" in shown
     assert "spsa-2x2 (n = 10)" in shown
     content = json.loads(Path("out/eval.json").read_text())
     assert content["images"] == 20

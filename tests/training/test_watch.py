@@ -129,6 +129,18 @@ def test_a_network_that_cannot_be_copied_holds_other_weights():
     assert [value.data_ptr() for value in network.state_dict().values()] == places
 
 
+def test_what_an_epoch_says(network, monkeypatch):
+    """PGD-10 of the training images, or of those held out the network's and the averaged weights'."""
+    monkeypatch.setattr(watch, "evaluate", script([(40, 30), (41, 31), (42, 32)]))
+    seen = Watch(tiny(method="madry"), network, None, None, None, pytest.fail, None)
+    assert seen.said(seen.measure(1)) == "  PGD-10 30.0 %"
+    averaged = Averaged(network, 0.9)
+    seen = Watch(tiny(method="madry", ema=0.9), network, averaged, "held out", None, pytest.fail, None)
+    assert seen.said(seen.measure(2)) == (
+        "  held out: clean 90.0 %, PGD-10 31.0 %, averaged clean 90.0 %, PGD-10 32.0 %"
+    )
+
+
 @pytest.mark.slow
 def test_single_steps_without_noise_collapse(capsys, monkeypatch):
     """FGSM from the image itself, of a large epsilon, is what collapses; its run says so and keeps what was."""

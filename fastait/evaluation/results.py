@@ -196,7 +196,7 @@ def words(evaluations: list[Evaluation]) -> list[str]:
             )
     columns = columns_of(name for e in evaluations for name in e.outcomes.correct if name != CLEAN)
     if not any(column.name in STRONG for column in columns):
-        found.append(BOUNDS if any(column.staged for column in columns) else AUTOATTACK_CAVEAT)
+        found.append(BOUNDS if any(column.of_autoattack for column in columns) else AUTOATTACK_CAVEAT)
     return found
 
 

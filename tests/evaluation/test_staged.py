@@ -53,6 +53,8 @@ def test_columns_share_them(order):
     journal = Journal()
     found = run(*problem(), names=names, journal=journal)
     assert set(journal.runs.values()) == {1}
+    measured = {name for name, _ in journal.runs if not name.startswith(("class under", "margin of", "queries of"))}
+    assert measured == {"clean", *RESTARTS, *PARTS, "pgd4"}
     for name in names:
         alone = run(*problem(), names=[name])
         assert torch.equal(found.correct[name], alone.correct[name]), name

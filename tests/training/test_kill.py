@@ -67,6 +67,7 @@ def test_killed_at_random_moments(whole, loader):
         assert results[0][column] == results[1][column]
 
 
+@pytest.mark.slow
 def test_a_loader_process_that_is_killed():
     """As the system does when memory is short: one line, exit code 1, and the run goes on from its checkpoint."""
     argv = [*LONG, "--workers", "1", "--out", "run", "--checkpoint-seconds", "0.02"]
@@ -83,6 +84,7 @@ def test_a_loader_process_that_is_killed():
     assert run("--resume", "run").returncode == 0
 
 
+@pytest.mark.slow
 def test_full_disk():
     """A real write that fails half-way: one line, exit code 1, and the checkpoint before it still resumes."""
     first = run(*SHORT, "--out", "run")

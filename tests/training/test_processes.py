@@ -326,6 +326,7 @@ def test_one_interrupt_stops_all_and_saves(to):
     assert len(re.findall(r"stopped at step \d+ and saved; go on with: .* --resume run", err)) == 1
 
 
+@pytest.mark.slow
 def test_bad_input_is_said_without_traceback():
     done = torchrun("-m", "fastait.train", *TINY, "--batch-size", "7", "--out", "run")
     assert done.returncode != 0

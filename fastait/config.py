@@ -69,8 +69,8 @@ class TrainConfig:
     """
 
     recipe: str = "digits"
-    """Published settings to start from: digits, cifar10, cifar100, svhn or svhn-unaugmented. Other flags override
-    single settings."""
+    """Published settings to start from: digits, cifar10, cifar100, svhn, svhn-unaugmented or cifar10-fastat. Other
+    flags override single settings."""
 
     method: str = "adv-interp"
     """How images and labels are moved: adv-interp, natural, madry, trades, mart, fgsm-rs, n-fgsm, grad-align, nu-at,
@@ -319,6 +319,8 @@ class TrainConfig:
             raise InputError(
                 f"--milestones {milestones[0]} are those of --schedule step; --schedule {self.schedule} has none"
             )
+        if self.schedule == "step" and self.milestones is None and self.recipe != "digits":
+            raise InputError(f"--schedule step needs --milestones EPOCH, since --recipe {self.recipe} has none")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise InputError(
                 f"--warmup-epochs must be in [0, {self.epochs}), shorter than the training, got {self.warmup_epochs:g}"
@@ -326,14 +328,15 @@ class TrainConfig:
         if self.warmup_epochs and self.schedule == "one-cycle":
             raise InputError("--schedule one-cycle begins with a rise of its own; leave --warmup-epochs out")
         if self.nesterov and self.optimizer != "sgd":
-            raise InputError(f"--nesterov is for --optimizer sgd; {self.optimizer} has no such momentum")
+            raise InputError(f"--nesterov is for --optimizer sgd, not for {self.optimizer}")
         if self.clip_grad_norm is not None and not 0 < self.clip_grad_norm < math.inf:
             raise InputError(f"--clip-grad-norm must be a finite number > 0, got {self.clip_grad_norm:g}")
         if self.clip_grad_norm is not None and self.optimizer == "apex":
             raise InputError("--clip-grad-norm does not go with --optimizer apex; use --optimizer sgd")
         if self.label_smoothing and not METHODS[self.method].smooths:
+            takers = ", ".join(name for name, method in METHODS.items() if method.smooths)
             raise InputError(
-                f"--label-smoothing {self.label_smoothing:g}: --method {self.method} trains on no classes as they are"
+                f"--label-smoothing {self.label_smoothing:g} is for {takers}, not for --method {self.method}"
             )
 
     def steps_down(self) -> tuple[int, ...]:

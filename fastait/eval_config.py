@@ -50,12 +50,14 @@ class EvalArguments:
     """
 
     models: tuple[Path, ...] = ()
-    """Run folders or files of weights; RUN is the weights of the last epoch, RUN/best.safetensors those of the best."""
+    """Run folders or files of weights; RUN is the weights of the last epoch, RUN/best.safetensors those of the best,
+    RUN/ema.safetensors averaged ones."""
 
     attacks: str = field(default="fgsm,pgd20,pgd100,cw20,cw100", kw_only=True)
     """Names with commas between: fgsm, pgdT, cwT, featureT (T steps), each also as transfer-..., eotN-..., ...-zero
     (no random start), ...-worst, ...-best, ...-minN (N restarts); pgd-min, cw-min, feature-min; spsa-DxT, local-search,
-    local-search-linf; autoattack, autoattack-rand, square, apgd-ce, apgd-t; a+b for the worst of both."""
+    local-search-linf; autoattack, autoattack-rand, quick (the first two parts of autoattack); their parts apgd-ce,
+    apgd-dlr, apgd-t, fab-t, square, each also as ...-T (T iterations or queries); a+b for the worst of both."""
 
     epsilon: tuple[Ratio, ...] = field(default=(8 / 255,), kw_only=True)
     """Radius of the Linf ball, on images in [0, 1]; repeat the flag for a sweep."""

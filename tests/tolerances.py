@@ -82,6 +82,9 @@ LOSS_OF_AN_EPOCH = {"fp32": 0.01, "16 bits": 0.05, "compiled": 0.02, "outcomes":
 # place, and more where BN divides by the spread of four numbers.
 FP32_LOSS_FP64_STEP = 1e-5
 
-# Six steps in fp64 whose loss is taken in fp32: how far weights are apart, relative to the way that they have gone. As
+# Some steps in fp64 whose loss is taken in fp32: how far weights are apart, relative to the way that they have gone. As
 # AdamW divides a gradient by its size, the smallest are uncertain.
 OPTIMISERS_FP64 = 1e-3
+
+# Mean losses of an evaluation in fp64: the order in which batches are added up.
+SUMS_OF_BATCHES = {"rtol": 1e-9, "atol": 1e-12}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from fastait.attacks.gradient import parts
 from fastait.attacks.local_search import local_search
 from fastait.attacks.pgd import classification, cross_entropy, margin
 from fastait.attacks.spsa import spsa
-from fastait.attacks.stages import Stage, stages
+from fastait.attacks.stages import Attempt, Stage, stages
 from fastait.attacks.subject import Subject
 from fastait.attacks.trajectory import Objective, Point, judged, trajectory
 from fastait.attacks.verdict import RIGHT
@@ -109,23 +109,11 @@ class AttackedBatch:
         rows = torch.arange(len(self.x), device=self.x.device) if rows is None else rows
         column = group[0]
         self.draws.begin(column)
-        if column.kind == "union":
-            return self._while_standing(column, rows, (self._part(part) for part in column.parts))
-        if column.staged:
-            of_stages = map(self._of_stage, stages(column, self.classes()))
-            return self._while_standing(column, rows, chain([self._unattacked], of_stages))
-        if column.kind != "ascent":
-            return self._alone(column, rows)
-        assert column.ascent is not None
-        if column.ascent.restarts > 1:
-            return self._while_standing(column, rows, map(self._restart(column), range(column.ascent.restarts)))
-        return self._ascend(group, rows)
-
-    def _part(self, part: Column) -> "Callable[[Tensor], Found]":
-        return lambda rows: _renamed(self.run([part], rows), part.name)
-
-    def _restart(self, column: Column) -> "Callable[[int], Callable[[Tensor], Found]]":
-        return lambda restart: lambda rows: _renamed(self._ascend([column], rows, restart), column.name)
+        if column.in_stages:
+            first, classes = ([self._unattacked], self._classes()) if column.of_autoattack else ([], 0)
+            of_stages = (partial(self.stage, stage) for stage in stages(column, classes))
+            return self._while_standing(column, rows, chain(first, of_stages))
+        return self._alone(column, rows) if column.black_box else self._ascend(group, rows)
 
     def _while_standing(self, column: Column, rows: Tensor, attacks: "Iterator[Callable[[Tensor], Found]]") -> Found:
         """Who withstands all ``attacks``, each of which is given those that are left."""
@@ -136,9 +124,9 @@ class AttackedBatch:
             if not len(left):
                 break
             found = attack(rows[left])
-            verdicts[left] = found.verdicts[""]
+            (verdicts[left],) = found.verdicts.values()
             if self.keep_images:
-                images[left] = found.images[""]
+                (images[left],) = found.images.values()
         return Found({column.name: verdicts}, {column.name: images})
 
     def _alone(self, column: Column, rows: Tensor) -> Found:
@@ -171,13 +159,17 @@ class AttackedBatch:
                 )
         return Found({column.name: judged(self.model, moved, y)}, {column.name: moved}, {column.name: queries})
 
-    def classes(self) -> int:
+    def _classes(self) -> int:
         """How many the model tells apart."""
         with torch.no_grad():
             return self.model(self.x[:2]).shape[1]
 
-    def stage(self, stage: Stage, rows: Tensor) -> Found:
-        """What a stage of AutoAttack comes to on ``rows``, int64 [n], images that are classified correctly."""
+    def stage(self, stage: Stage | Attempt, rows: Tensor) -> Found:
+        """What a stage comes to on ``rows``, int64 [n]; for one of AutoAttack, images that are classified correctly."""
+        if isinstance(stage, Attempt):
+            column = stage.column
+            found = self._alone(column, rows) if column.black_box else self._ascend([column], rows, stage.restart)
+            return _renamed(found, stage.name)
         start, draws = cache(lambda: self.draws.start_of(stage)), cache(lambda: self.draws.numbers_of(stage))
 
         def attack(rows: Tensor) -> Found:
@@ -211,9 +203,6 @@ class AttackedBatch:
             return Found({"": judged(self.model, x, self.y[rows])}, {"": x})
 
         return self._in_parts(rows, judge)
-
-    def _of_stage(self, stage: Stage) -> "Callable[[Tensor], Found]":
-        return lambda rows: _renamed(self.stage(stage, rows), stage.name)
 
     def _ascend(self, group: Sequence[Column], rows: Tensor, restart: int = 0) -> Found:
         """The points of one trajectory."""
@@ -297,5 +286,5 @@ def _joined(found: Sequence[Found]) -> Found:
 
 
 def _renamed(found: Found, name: str) -> Found:
-    """What was found under ``name``, under no name: a part of something that has its own."""
-    return Found({"": found.verdicts[name]}, {"": found.images[name]} if found.images else {})
+    """What was found of one attack, as of ``name``."""
+    return Found(**{kind: dict(zip([name], of.values(), strict=False)) for kind, of in vars(found).items()})

@@ -35,6 +35,9 @@ VERSIONS = {
 PARTS = {"apgd-ce": 100, "apgd-dlr": 100, "apgd-t": 100, "fab-t": 100, "square": 5000}
 """AutoAttack's attacks, and how many iterations each has there; Square's are queries."""
 
+LARGEST = 1_000_000
+"""No number in a name is larger: some tensors are that long."""
+
 EXAMPLES = (
     *("fgsm", "pgd20", "pgd100", "cw20", "cw100", "feature20", *PAPERS, "pgd20-worst", "pgd20-best", "pgd20-zero"),
     *("transfer-pgd20", "transfer-cw20", "eot10-pgd20", "spsa-2048x100", "local-search", "local-search-linf"),
@@ -77,11 +80,11 @@ class Column:
 
     Attributes:
         name: as it was given.
-        kind: ``ascent``, ``spsa``, ``local-search``, ``staged`` or ``union``.
+        kind: ``ascent``, ``spsa``, ``local-search``, ``autoattack`` (a version or a part of it) or ``union``.
         ascent: of kind ``ascent``.
         count: ``last``, ``worst`` or ``best``, of kind ``ascent``.
         steps: gradient or SPSA steps, rounds of the local search, or iterations of a part of AutoAttack.
-        attack: which part, of kind ``staged``; empty for those of ``VERSIONS``.
+        attack: which part, of kind ``autoattack``; empty for those of ``VERSIONS``.
         directions: SPSA's.
         linf: whether the local search stays in the ball.
         parts: of kind ``union``.
@@ -113,9 +116,14 @@ class Column:
         return self.kind in ("spsa", "local-search")
 
     @property
-    def staged(self) -> bool:
-        """Whether it is AutoAttack or a part of it, whose stages are attacks of their own."""
-        return self.kind == "staged"
+    def in_stages(self) -> bool:
+        """Whether it is several attacks, each on the images that those before it left, see ``stages``."""
+        return self.kind in ("autoattack", "union") or (self.ascent is not None and self.ascent.restarts > 1)
+
+    @property
+    def of_autoattack(self) -> bool:
+        """Whether AutoAttack or a part of it is in it: an image that is misclassified as it is counts as fooled."""
+        return self.kind == "autoattack" or any(part.of_autoattack for part in self.parts)
 
 
 def parse(name: str) -> Column:
@@ -130,10 +138,10 @@ def parse(name: str) -> Column:
             raise InputError(f"--attacks: {name!r} must join different attacks by +")
         return Column(name, "union", parts=tuple(parse(part) for part in parts))
     if name in VERSIONS:
-        return Column(name, "staged")
+        return Column(name, "autoattack")
     if match := _PART.fullmatch(name):
         steps = _positive(name, match[2]) if match[2] else PARTS[match[1]]
-        return Column(name, "staged", steps=steps, attack=match[1])
+        return Column(name, "autoattack", steps=steps, attack=match[1])
     if match := _SPSA.fullmatch(name):
         return Column(name, "spsa", directions=_positive(name, match[1]), steps=_positive(name, match[2]))
     if match := _LOCAL_SEARCH.fullmatch(name):
@@ -174,12 +182,15 @@ def groups(columns: Sequence[Column]) -> list[list[Column]]:
     """Columns that are computed together: the points of one trajectory, anything else alone."""
     found: dict[object, list[Column]] = {}
     for column in columns:
-        shared = column.kind == "ascent" and column.ascent is not None and column.ascent.restarts == 1
+        shared = column.ascent is not None and not column.in_stages
         found.setdefault(column.ascent if shared else column.name, []).append(column)
     return list(found.values())
 
 
 def _positive(name: str, number: str) -> int:
-    if int(number) < 1:
+    digits = number.lstrip("0")
+    if not digits:
         raise InputError(f"--attacks: {name!r} has a 0 where at least 1 is needed")
-    return int(number)
+    if len(digits) > len(str(LARGEST)) or int(digits) > LARGEST:
+        raise InputError(f"--attacks: {name!r:.60} has a number above {LARGEST}")
+    return int(digits)

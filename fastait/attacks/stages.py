@@ -1,12 +1,13 @@
-"""What AutoAttack and its parts are made of, stage by stage (Croce & Hein, 2020, arXiv 2003.01690).
+"""What columns of several attacks are made of, stage by stage: AutoAttack and its parts (Croce & Hein, 2020, arXiv
+2003.01690), restarts, and the worst of several columns.
 
-Each stage is one attack of one target on the images that the stages before it have not fooled. This module is data and
-imports nothing heavy.
+Each stage is one attack of one target or restart on the images that the stages before it have not fooled. This module
+is data and imports nothing heavy.
 """
 
 from dataclasses import dataclass
 
-from fastait.attacks.columns import PARTS, VERSIONS, Column
+from fastait.attacks.columns import PAPERS, PARTS, VERSIONS, Column, parse
 from fastait.runtime.errors import InputError
 
 TARGETS = 9
@@ -20,8 +21,36 @@ LEAST_CLASSES = {"apgd-ce": 2, "apgd-dlr": 3, "apgd-t": 4, "fab-t": 2, "square":
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """An ascent or a black box.
+
+    Attributes:
+        column: what is attempted, by the name of its own.
+        restart: with which of its starts.
+    """
+
+    column: Column
+    restart: int = 0
+
+    @property
+    def name(self) -> str:
+        """What a journal calls it: the first one's outcomes are the column's."""
+        return f"{self.column.name} restart {self.restart + 1}" if self.restart else self.column.name
+
+    @property
+    def steps(self) -> int:
+        """Of the column."""
+        return self.column.steps
+
+    @property
+    def along_gradients(self) -> bool:
+        """Whether it follows any."""
+        return self.column.ascent is not None
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One attack on the images that withstood those before it.
+    """One attack of AutoAttack.
 
     Attributes:
         attack: a key of ``columns.PARTS``.
@@ -43,17 +72,34 @@ class Stage:
         return f"{self.attack}-{self.steps}{mean}{target}"
 
     @property
+    def along_gradients(self) -> bool:
+        """Whether it follows any."""
+        return self.attack != "square"
+
+    @property
     def passes(self) -> int:
         """What an image that stands to the end costs, in forward passes: a gradient is two more."""
         return self.steps if self.attack == "square" else 3 * self.steps * self.averaged
 
 
-def stages(column: Column, classes: int) -> tuple[Stage, ...]:
-    """The stages of a column of kind ``staged`` for a network that tells so many classes apart, in order.
+def stages(column: Column, classes: int) -> tuple[Stage | Attempt, ...]:
+    """What a column is made of for a network that tells so many classes apart (of no matter but to AutoAttack), in
+    order, each stage once.
 
     Raises:
         InputError: these are too few for an attack that is asked for by its own name, or one alone.
     """
+    if column.kind == "autoattack":
+        return _of_autoattack(column, classes)
+    if column.parts:
+        return tuple(dict.fromkeys(stage for part in column.parts for stage in stages(part, classes)))
+    if not column.in_stages or column.ascent is None:
+        return (Attempt(column),)
+    once = parse(PAPERS.get(column.name, column.name).rpartition("-min")[0])
+    return tuple(Attempt(once, restart) for restart in range(column.ascent.restarts))
+
+
+def _of_autoattack(column: Column, classes: int) -> tuple[Stage, ...]:
     version = VERSIONS.get(column.name)
     least = min(LEAST_CLASSES[attack] for attack in version or [column.attack])
     if classes < least:
@@ -76,8 +122,10 @@ def stages(column: Column, classes: int) -> tuple[Stage, ...]:
 
 def said(column: Column, classes: int) -> str:
     """A line on what a version of AutoAttack is for so few classes; empty if it is what it is for many."""
-    parts = list(dict.fromkeys(stage.attack for stage in stages(column, classes)))
-    if column.name not in VERSIONS or parts == list(VERSIONS[column.name]):
+    if column.name not in VERSIONS:
+        return ""
+    parts = list(dict.fromkeys(stage.attack for stage in _of_autoattack(column, classes)))
+    if parts == list(VERSIONS[column.name]):
         return ""
     return f"{column.name} of {classes} classes is {', '.join(parts)}: the others' losses need more"
 

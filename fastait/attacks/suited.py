@@ -15,6 +15,7 @@ from fastait.models.apart import Draws
 from fastait.models.features import PROBED
 from fastait.runtime.eager import eagerly
 from fastait.runtime.memory import ran_out
+from fastait.runtime.precision import in_tf32
 
 CACHED_BYTES = 1 << 21
 """On a CPU the widest activation of a batch is at most this large, so that it stays in the cache until it is wanted.
@@ -88,8 +89,11 @@ def images_cached(nbytes: int) -> int:
     return max(FEW, CACHED_BYTES // max(1, nbytes) // 4 * 4)
 
 
-def memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
-    """Channels-last, which convolutions are fastest on, or contiguous for a model that cannot take its images so.
+def memory_format(model: nn.Module, x: Tensor, tf32: bool = False) -> torch.memory_format:
+    """Channels-last, which convolutions are fastest on; contiguous for a model that cannot take its images so.
+
+    And on a GPU that computes in fp32 proper, where tensor cores have no part: on an H100, ResNet-18 takes 256 images
+    forwards and backwards in 27.2 ms contiguous and in 30.5 channels-last; in TF32, folded, in 7.0 and 4.9.
 
     The weights stay laid out as they are: another thread may be in a pass of the model, which reads them where they
     lie. A convolution brings them to its images' format itself, which costs little beside a batch.
@@ -97,7 +101,11 @@ def memory_format(model: nn.Module, x: Tensor) -> torch.memory_format:
     Args:
         model: in eval mode.
         x: a few images of its kind.
+        tf32: whether it is to be in TF32, whatever torch's switches say now.
     """
+    proper = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    if x.device.type == "cuda" and proper and not (tf32 or in_tf32(x.device)):
+        return torch.contiguous_format
     try:
         with torch.no_grad():
             model(x.contiguous(memory_format=torch.channels_last))

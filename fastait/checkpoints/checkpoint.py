@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import itertools
 import os
 import struct
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from fastait.runtime.errors import InputError
-from fastait.runtime.files import PARTIAL, write_whole
+from fastait.runtime.files import PARTIAL, written
 
 FORMAT, FORMAT_WITHOUT_CHECKSUM = "fastait checkpoint 4", "fastait checkpoint 3"
 
@@ -30,8 +29,13 @@ def packed(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getbuffer()[: -_LENGTH.size]
+    return b"".join((content, _closed(content)))
+
+
+def _closed(content: memoryview) -> bytes:
+    """What stands at the end of an archive: the length of its comment, and the comment."""
     comment = _MARK + hashlib.sha256(content).hexdigest().encode()
-    return b"".join((content, _LENGTH.pack(len(comment)), comment))
+    return _LENGTH.pack(len(comment)) + comment
 
 
 def unpacked(data: bytes) -> dict[str, Any] | None:
@@ -41,7 +45,7 @@ def unpacked(data: bytes) -> dict[str, Any] | None:
     """
     content, mark, checksum = data.rpartition(_MARK)
     summed = bool(mark) and len(checksum) == 2 * hashlib.sha256().digest_size
-    if summed and hashlib.sha256(content[: -_LENGTH.size]).hexdigest().encode() != checksum:
+    if summed and _closed(memoryview(content)[: -_LENGTH.size]) != data[len(content) - _LENGTH.size :]:
         return None
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -67,16 +71,26 @@ def _of_now(state: dict[str, Any]) -> dict[str, Any]:
 def save(path: Path, state: dict[str, Any], keep: int) -> None:
     """Make ``state`` the checkpoint at ``path``, and keep those that lay there before, up to ``keep`` in all.
 
+    None of those is given up before the new one is whole and has its name: whichever of them is damaged, and whenever
+    this is cut off, a good one is found.
+
     Raises:
-        RunError: it cannot be written; the one that was there is unharmed.
+        RunError: it cannot be written; those that were there are unharmed.
     """
-    data = packed(state)
-    for number in range(keep - 1, 1, -1):
-        if before(path, number - 1).exists():
-            os.replace(before(path, number - 1), before(path, number))
-    if keep > 1 and path.exists():
-        _keep(path, before(path, 1))
-    write_whole(path, data)
+    with written(path, packed(state)) as new:
+        second = _second_name(path) if keep > 1 and path.exists() else None
+        if second is not None:
+            os.replace(new, path)
+            _make_room(path, keep)
+            os.replace(second, before(path, 1))
+        else:  # a file system without links: in between the last one is there under its next name alone
+            if keep > 1 and path.exists():
+                _make_room(path, keep)
+                os.replace(path, before(path, 1))
+            os.replace(new, path)
+        for number in _kept(path):
+            if number >= keep:
+                before(path, number).unlink()
 
 
 def load(path: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
@@ -90,13 +104,11 @@ def load(path: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
         InputError: there are checkpoints and all are damaged, or one cannot be read.
     """
     damaged = None
-    for number in itertools.count():
+    for number in (0, *_kept(path)):
         file = before(path, number)
         try:
             data = file.read_bytes()
         except FileNotFoundError:
-            if number:
-                break
             continue  # a kill between two names
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
@@ -119,12 +131,25 @@ def before(path: Path, number: int) -> Path:
     return path if number == 0 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _keep(path: Path, as_: Path) -> None:
-    """Give the file at ``path`` a second name, so that it is there under one of them at any time."""
-    partial = as_.with_name(as_.name + PARTIAL)
+def _kept(path: Path) -> list[int]:
+    """The numbers of those before the last that are there, the last one first."""
+    numbers = (file.stem.removeprefix(f"{path.stem}-") for file in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _make_room(path: Path, keep: int) -> None:
+    """Let each of those before the last one be the one before that."""
+    for number in range(keep - 1, 1, -1):
+        if before(path, number - 1).exists():
+            os.replace(before(path, number - 1), before(path, number))
+
+
+def _second_name(path: Path) -> Path | None:
+    """Another name of the file at ``path``; None where files have but one."""
+    second = path.with_name(before(path, 1).name + PARTIAL)
     try:
-        partial.unlink(missing_ok=True)
-        os.link(path, partial)
-        os.replace(partial, as_)
-    except OSError:  # a file system without links: for the time of the write it is there under the second alone
-        os.replace(path, as_)
+        second.unlink(missing_ok=True)
+        os.link(path, second)
+    except OSError:
+        return None
+    return second

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from fastait.attacks.columns import Column
-from fastait.attacks.stages import Stage
+from fastait.attacks.stages import Attempt, Stage
 from fastait.evaluation.outcomes import Outcomes
 from fastait.evaluation.sums import VALUES, Sums, gradients_of
 
@@ -19,7 +19,7 @@ SQUARE = 0.002
 
 
 def cautions(
-    columns: Sequence[Column], stages: Mapping[str, Sequence[Stage]], outcomes: Outcomes, sums: Sums
+    columns: Sequence[Column], stages: Mapping[str, Sequence[Stage | Attempt]], outcomes: Outcomes, sums: Sums
 ) -> Iterator[str]:
     """The lines.
 
@@ -44,7 +44,11 @@ def cautions(
                 "what survives need not be robust. Look at --masking, and measure square"
             )
     for name, parts in stages.items():
-        square = [i for i, stage in enumerate(parts) if stage.attack == "square" and i]
+        square = [
+            i
+            for i, stage in enumerate(parts)
+            if isinstance(stage, Stage) and stage.attack == "square" and any(one.along_gradients for one in parts[:i])
+        ]
         found = sum(int((outcomes.decided[name] == i).sum()) for i in square)
         images = len(outcomes.decided[name])
         if found > SQUARE * images:
@@ -55,5 +59,5 @@ def cautions(
             )
 
 
-def _with_gradients(column: Column, stages: Mapping[str, Sequence[Stage]]) -> list[str]:
+def _with_gradients(column: Column, stages: Mapping[str, Sequence[Stage | Attempt]]) -> list[str]:
     return [stage.name for stage in stages.get(column.name, ())] or [column.name]

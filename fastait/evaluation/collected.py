@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastait.attacks import NOT_FINITE, RIGHT
 from fastait.attacks.columns import Column
-from fastait.attacks.stages import Stage
+from fastait.attacks.stages import Attempt, Stage
 from fastait.evaluation.cautions import cautions
 from fastait.evaluation.journal import Finding
 from fastait.evaluation.kept import Kept
@@ -54,7 +54,7 @@ class Collected:
     def __init__(
         self,
         columns: Sequence[Column],
-        parts: Mapping[str, Sequence[Stage]],
+        parts: Mapping[str, Sequence[Stage | Attempt]],
         own: Tensor,
         images: int,
         setting: dict[str, Any],
@@ -77,7 +77,7 @@ class Collected:
         self.known.fill(classes, NO_CLASS)
         self._wanted = torch.zeros(images, dtype=torch.bool, device="cpu")
         # Of a stage only images that it fools are kept, but of a column's first.
-        self._whole = {column.name for column in columns if not column.staged}
+        self._whole = {column.name for column in columns if not column.in_stages}
         self._whole |= {stages[0].name for stages in parts.values() if stages}
         if kept is not None and kept.complete:
             self._forget_without_images(kept)
@@ -116,7 +116,8 @@ class Collected:
         names = [CLEAN, *(column.name for column in self._columns)]
         verdicts = {name: self._merged(name) for name in names}
         black_boxes = [column.name for column in self._columns if column.black_box]
-        steps = {stage.name: stage.steps + 1 for stages in self._parts.values() for stage in stages}
+        followed = [one for stages in self._parts.values() for one in stages if one.along_gradients]
+        steps = {stage.name: stage.steps + 1 for stage in followed}
         steps |= {column.name: column.steps for column in self._columns if column.ascent is not None}
         lengths = {key: length for name, count in steps.items() for key, length in lengths_of(name, count).items()}
         self._sums.merge({VALUES: 2, **lengths}, self._ranks)

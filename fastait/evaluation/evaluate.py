@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from fastait.attacks.checks import budget, classes_of, count, number, whole
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.shortcut import shortcut
 from fastait.attacks.spsa import AT_A_TIME
-from fastait.attacks.stages import said, stages
+from fastait.attacks.stages import Attempt, said, stages
 from fastait.attacks.suited import memory_format
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, share, tried
@@ -22,7 +23,7 @@ from fastait.evaluation.collected import Collected, Journal
 from fastait.evaluation.kept import Kept
 from fastait.evaluation.logits import check_surrogate, random_model
 from fastait.evaluation.outcomes import CLEAN, MARGIN, Outcomes, class_under, queries_of
-from fastait.evaluation.progress import Effort, called, costs, passes
+from fastait.evaluation.progress import Effort, called, costs, passes, stage_passes
 from fastait.evaluation.set_batch import Result, SetBatch
 from fastait.evaluation.staged import attack_in_stages
 from fastait.runtime.errors import InputError
@@ -87,7 +88,7 @@ def evaluate(
         journal: what is in it is not computed again.
         advance: called with a column's name and how many images its group is done with, ``units`` in all.
         tick: called before each pass of a model with what it is for and how many of this process's images stand; may
-            raise to stop, which costs one batch of one column, or of one stage of AutoAttack.
+            raise to stop, which costs one batch of one column, or of one of its stages.
         effort: told of everything that is done, so that it can say how long the rest takes.
         kept: where adversarial images go; none are kept without it. ``composed`` makes a column of them.
         note: called with a line for the user: that memory did not suffice, that AutoAttack is less than usual, or that
@@ -126,15 +127,15 @@ def evaluate(
         sample = images.floats(few, device, dtype).contiguous()  # as any model can take them
         if surrogate is not None:
             check_surrogate(surrogate, sample)
-        formats = {tried(partial(memory_format, network), sample) for network in models}
+        formats = {tried(partial(memory_format, network, tf32=tf32), sample) for network in models}
         layout = torch.channels_last if formats == {torch.channels_last} else torch.contiguous_format
         sample = sample.contiguous(memory_format=layout)
         with torch.no_grad():
             logits = tried(model, sample)
         outputs = logits.shape[1]
-        parts = {column.name: stages(column, outputs) for column in columns if column.staged}
-        for column in columns:
-            if column.staged and (less := said(column, outputs)):
+        parts = {column.name: stages(column, outputs) for column in columns if column.in_stages}
+        for column in chain.from_iterable(column.parts or (column,) for column in columns):
+            if less := said(column, outputs):
                 note(less)
         warnings = [line for line in (random_model(model, sample, logits, columns),) if line]
         for line in warnings:
@@ -167,6 +168,22 @@ def evaluate(
             """Images that black boxes score in a pass. On a CPU none is so long that a signal has to wait for it."""
             return min(AT_A_TIME, default_batch_size(model, images)) if device.type == "cpu" else AT_A_TIME
 
+        @cache
+        def company(*group: Column) -> tuple[Together, int | None]:
+            """How many images a group of columns attacks together, and how many of them a batch has at most."""
+            if group and group[0].black_box:
+                # A black box takes its images one by one, and as long for a few as a gradient attack for many.
+                return Together(scored(), note), min(size(1), BLACK_BOX_BATCH)
+            return Together(size(max([1, *(column.held for column in group)])), note), None
+
+        def over(
+            places: Tensor, together: Together, at_most: int | None, attack: Callable[[SetBatch], Result]
+        ) -> Iterator[Result]:
+            def work(places: Tensor) -> Result:
+                return attack(make(places, together.limit if at_most is None else together.size))
+
+            return together.over(places, work, at_most)
+
         def taken(name: str, results: Iterator[Result]) -> Iterator[Result]:
             for result in results:
                 collected.take(result)
@@ -177,19 +194,21 @@ def evaluate(
             effort.begin()
             names = [column.name for column in group] or [CLEAN]
             name = names[-1]
-            if group and group[0].staged:
+            if group and group[0].in_stages:
 
-                def over(i: int, places: Tensor, standing: int, name: str = name) -> Iterator[Result]:
-                    stage, after = parts[name][i], sum(stage.passes for stage in parts[name][i + 1 :])
-                    effort.work(called(name, stage, parts[name]), stage.passes, len(places), standing, after)
+                def attacked(i: int, places: Tensor, standing: int, name: str = name) -> Iterator[Result]:
+                    stage, after = parts[name][i], sum(map(stage_passes, parts[name][i + 1 :]))
+                    effort.work(called(name, stage, parts[name]), stage_passes(stage), len(places), standing, after)
+                    if not len(places):
+                        return iter(())
 
-                    def attack(places: Tensor) -> Result:
-                        stand = partial(effort.stand, len(places))
-                        return make(places, for_stages().limit).under_stage(stage, stand)
+                    def attack(batch: SetBatch) -> Result:
+                        return batch.under_stage(stage, partial(effort.stand, len(batch.places)))
 
-                    return taken(stage.name, for_stages().over(places, attack)) if len(places) else iter(())
+                    how = company(stage.column) if isinstance(stage, Attempt) else (for_stages(), None)
+                    return taken(stage.name, over(places, *how, attack))
 
-                attack_in_stages(name, parts[name], known, over, partial(advance, name))
+                attack_in_stages(name, parts[name], group[0].of_autoattack, known, attacked, partial(advance, name))
                 continue
             alone = bool(group) and group[0].black_box
             needed = [name, queries_of(name)] if alone else names if group else [CLEAN, class_under(CLEAN), MARGIN]
@@ -200,20 +219,14 @@ def evaluate(
             if lacking:
                 cost = max((passes(column, outputs) for column in group), default=1)
                 effort.work(name, cost, missing, len(own) - known.count_other(name, RIGHT))
-                # A black box takes its images one by one, and as long for a few as a gradient attack for many.
-                at_most = min(size(1), BLACK_BOX_BATCH) if alone else None
-                held = max([1, *(column.held for column in group)])
-                together = Together(scored() if alone else size(held), note)
             for unknown, places in lacking:
                 wanted = [column for column in group if column.name in unknown] or group
 
-                def attack(places: Tensor, wanted: list[Column] = wanted, together: Together = together) -> Result:
-                    one_by_one = bool(wanted) and wanted[0].black_box
-                    batch = make(places, together.size if one_by_one else together.limit)
+                def attack(batch: SetBatch, wanted: list[Column] = wanted) -> Result:
                     return batch.under(wanted) if wanted else batch.clean()
 
                 last = wanted[-1].name if wanted else CLEAN
-                for result in taken(last, together.over(places, attack, at_most)):
+                for result in taken(last, over(places, *company(*group), attack)):
                     advance(name, len(result.places))
             if not group:
                 collected.clean_is_known()

@@ -27,13 +27,13 @@ class Outcomes:
             attacks that found such; these images are not classified correctly.
         classes: {"clean" or an attack's name: int64 [N], what the model takes the image for}, or ``NO_CLASS``.
         margins: {"clean": int64 [N], see ``MARGIN``}.
-        stages: {AutoAttack or a part of it: the names of its stages, in order}.
-        decided: {the same: int64 [N], by which of its stages the image was fooled; 0 if it withstood all, -1 if it
-            was misclassified as it is}.
+        stages: {AutoAttack or a part of it, restarts, the worst of several: the names of its stages, in order}.
+        decided: {the same: int64 [N], by which of its stages the image was fooled; 0 if it withstood all, -1 if
+            AutoAttack is in it and the image was misclassified as it is}.
         losses: {an attack's or a stage's name: float64 [T], its loss before each step, the mean of the images that it
             was still at work on}, of attacks along gradients.
         images: {an attack's name: float [N, C, H, W], the images that decided}, where they were asked for. Of an image
-            that withstands it is the last that was tried, of AutoAttack what the first stage came to.
+            that withstands it is the last that was tried, of several stages what the first one came to.
         warnings: what speaks against these figures, a line each.
     """
 

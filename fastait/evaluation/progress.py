@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastait.attacks.columns import Column, groups
 from fastait.attacks.local_search import CANDIDATES
-from fastait.attacks.stages import Stage, stages
+from fastait.attacks.stages import Attempt, Stage, stages
 
 
 class Effort:
@@ -97,20 +97,32 @@ def passes(column: Column, classes: int) -> float:
     Raises:
         InputError: they are too few for it.
     """
-    if column.kind == "union":
-        return sum(passes(part, classes) for part in column.parts)
-    if column.staged:
-        return sum(stage.passes for stage in stages(column, classes))
+    if column.in_stages:
+        return sum(map(stage_passes, stages(column, classes)))
+    return _passes(column)
+
+
+def stage_passes(stage: Stage | Attempt) -> float:
+    """What a stage takes of an image that withstands it."""
+    return _passes(stage.column) if isinstance(stage, Attempt) else stage.passes
+
+
+def _passes(column: Column) -> float:
     if column.kind == "spsa":
         return column.steps * (2 * column.directions + 1)
     if column.kind == "local-search":
         return column.steps * CANDIDATES
     assert column.ascent is not None
-    return 3 * column.steps * column.ascent.eot * column.ascent.restarts
+    return 3 * column.steps * column.ascent.eot
 
 
-def called(column: str, stage: Stage, of: Sequence[Stage]) -> str:
-    """What is said of a stage of a column: its attack and, of several targets, which."""
-    targets = max(other.target for other in of if other.attack == stage.attack)
-    target = f" target {stage.target} of {targets}" if targets > 1 else ""
-    return f"{column}, {stage.attack}{target}" if column != stage.attack else f"{column}{target}"
+def called(column: str, stage: Stage | Attempt, of: Sequence[Stage | Attempt]) -> str:
+    """What is said of a stage of a column: its attack and, of several targets or restarts, which."""
+    if isinstance(stage, Attempt):
+        attack, number, kind = stage.column.name, stage.restart + 1, "restart"
+        count = sum(isinstance(other, Attempt) and other.column == stage.column for other in of)
+    else:
+        attack, number, kind = stage.attack, stage.target, "target"
+        count = max(other.target for other in of if isinstance(other, Stage) and other.attack == attack)
+    which = f" {kind} {number} of {count}" if count > 1 else ""
+    return f"{column}, {attack}{which}" if column != attack else f"{column}{which}"

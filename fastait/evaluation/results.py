@@ -3,17 +3,17 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastait.attacks.columns import parse
+from fastait.attacks.columns import Column, parse
 from fastait.evaluation.intervals import cell, wilson
 from fastait.evaluation.masking import Check
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import one_line
-from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
+from fastait.runtime.report import AUTOATTACK_CAVEAT, BOUNDS, epsilon_text
 
 UNION = "all of these"
 """The row of images that withstand every attack of the table that stays in the ball and had all images, and none."""
@@ -194,9 +194,15 @@ def words(evaluations: list[Evaluation]) -> list[str]:
                 f"{where}: the lowest single attack is {lowest} with {accuracy[lowest]:.1f} %; "
                 f"{e.accuracy(UNION):.1f} % withstand all of them{_excluded(e)}."
             )
-    if not any(name in STRONG for e in evaluations for name in e.outcomes.correct):
-        found.append(AUTOATTACK_CAVEAT)
+    columns = columns_of(name for e in evaluations for name in e.outcomes.correct if name != CLEAN)
+    if not any(column.name in STRONG for column in columns):
+        found.append(BOUNDS if any(column.of_autoattack for column in columns) else AUTOATTACK_CAVEAT)
     return found
+
+
+def columns_of(names: Iterable[str]) -> list[Column]:
+    """The attacks that ``names`` stand for; those that are joined by + one by one."""
+    return [part for column in map(parse, names) for part in column.parts or (column,)]
 
 
 def show(evaluations: list[Evaluation], heading: str, masking: Mapping[str, list[Check]], folder: str) -> None:

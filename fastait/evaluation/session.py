@@ -29,7 +29,7 @@ from fastait.evaluation.model_files import IMAGE_SIZE, Loaded
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.evaluation.progress import Effort, costs
-from fastait.evaluation.results import Evaluation, as_csv, as_json, markdown, show
+from fastait.evaluation.results import Evaluation, as_csv, as_json, columns_of, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.runtime.files import write_text
@@ -47,6 +47,10 @@ MASKING_IMAGES = 100
 PATIENCE = timedelta(days=7)
 """How long processes wait for one that has more to do; one that has died is noticed at once."""
 
+AT_LEISURE = 1.0
+"""Seconds that a signal waits for the next pass before it interrupts what there is instead: a compilation, images that
+are read."""
+
 
 def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evaluation]:
     """Measure what ``arguments`` ask for, write it into their folder and show it.
@@ -63,20 +67,30 @@ def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evalu
         join(arguments.device, timeout=PATIENCE) as (ranks, device),
         current(resolve_device(device)),
         deterministic(arguments.deterministic),
-        StopRequest() as stop,
+        StopRequest(AT_LEISURE) as stop,
         said_with(f"finished batches are kept, go on with the same command and --out {out}, or take another --device"),
     ):
         report = Report(show and ranks.first)
         try:
-            session = _Session(arguments, out, ranks, resolve_device(device), report, stop)
-        except FastaitError as error:  # which every process finds by itself
-            ranks.largest(error.exit_code)
-            raise error if ranks.first else SaidElsewhere(error.exit_code) from None
-        ranks.largest(0)
-        try:
+            try:
+                session = _Session(arguments, out, ranks, resolve_device(device), report, stop)
+            except FastaitError as error:  # which every process finds by itself
+                ranks.largest(error.exit_code)
+                raise error if ranks.first else SaidElsewhere(error.exit_code) from None
+            ranks.largest(0)
             return session.run()
+        except KeyboardInterrupt:
+            if stop.number is None:
+                raise
+            raise _stopped(stop.number, out, ranks) from None
         finally:
             report.finish()
+
+
+def _stopped(number: int, out: Path, ranks: Ranks) -> FastaitError:
+    if not ranks.first:
+        return SaidElsewhere(128 + number)
+    return Interrupted(f"stopped; finished batches are kept, go on with the same command and --out {out}", number)
 
 
 class _Session:
@@ -108,7 +122,7 @@ class _Session:
         if self.surrogate is None and any(column.needs_surrogate for column in columns):
             raise InputError("transfer attacks need the model that they are made on: --surrogate RUN")
         for column in columns:
-            if column.staged:
+            if column.in_stages:
                 stages(column, min(entrant.outputs for entrant in self.entrants))
         if arguments.export == "robustbench":
             for entrant in self.entrants:
@@ -350,8 +364,9 @@ class _Session:
         budgets = ", ".join(epsilon_text(epsilon) for epsilon in arguments.epsilon)
         heading = (
             f"accuracy in % [95 % interval], {self.dataset.name}, {len(self.images)} test images, fp32, Linf {budgets}"
-            f", steps of {epsilon_text(arguments.step_size)}"
         )
+        if any(one.ascent is not None and not one.ascent.one_step for one in columns_of(arguments.names())):
+            heading += f", steps of {epsilon_text(arguments.step_size)}"
         write_text(self.out / "eval.json", as_json(found, about))
         write_text(self.out / "eval.csv", as_csv(found))
         write_text(self.out / "eval.md", markdown(found, heading))
@@ -371,11 +386,4 @@ class _Session:
     def _stop_if_asked(self) -> None:
         if self.stop.number is not None:
             self.report.finish()
-            raise self._interrupted(self.stop.number)
-
-    def _interrupted(self, number: int) -> FastaitError:
-        if not self.ranks.first:
-            return SaidElsewhere(128 + number)
-        return Interrupted(
-            f"stopped; finished batches are kept, go on with the same command and --out {self.out}", number
-        )
+            raise _stopped(self.stop.number, self.out, self.ranks)

@@ -14,7 +14,7 @@ from fastait.attacks.columns import Column
 from fastait.attacks.feature import targets
 from fastait.attacks.gradient import in_parts
 from fastait.attacks.spsa import margin
-from fastait.attacks.stages import Stage
+from fastait.attacks.stages import Attempt, Stage
 from fastait.data import ImageSet
 from fastait.evaluation.logits import check_logits
 from fastait.evaluation.outcomes import CLEAN, MARGIN, MARGIN_UNIT, NO_CLASS, class_under, queries_of
@@ -89,8 +89,8 @@ class SetBatch:
         """What columns of one group come to."""
         return self._result(self._attacked().run(group))
 
-    def under_stage(self, stage: Stage, tick: Callable[[int], None] | None) -> Result:
-        """What a stage of AutoAttack comes to, on images that are classified correctly."""
+    def under_stage(self, stage: Stage | Attempt, tick: Callable[[int], None] | None) -> Result:
+        """What a stage comes to; for one of AutoAttack, on images that are classified correctly."""
         self._reseed(stage.name)
         rows = torch.arange(len(self.x), device=self.device)
         return self._result(replace(self._attacked(), tick=tick).stage(stage, rows))

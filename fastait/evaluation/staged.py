@@ -1,4 +1,4 @@
-"""AutoAttack's columns, a stage at a time: every stage attacks what the stages before it left of the whole set."""
+"""Columns of several attacks, a stage at a time: every stage attacks what those before it left of the whole set."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import RIGHT
-from fastait.attacks.stages import Stage
+from fastait.attacks.stages import Attempt, Stage
 from fastait.evaluation.known import Known
 from fastait.evaluation.outcomes import CLEAN, class_under
 from fastait.evaluation.set_batch import Result
@@ -15,7 +15,8 @@ from fastait.evaluation.set_batch import Result
 
 def attack_in_stages(
     name: str,
-    stages: Sequence[Stage],
+    stages: Sequence[Stage | Attempt],
+    from_clean: bool,
     known: Known,
     over: Callable[[int, Tensor, int], Iterator[Result]],
     advance: Callable[[int], None],
@@ -28,6 +29,7 @@ def attack_in_stages(
     Args:
         name: of the column.
         stages: in order.
+        from_clean: whether images that are misclassified as they are count as fooled.
         known: of this process's images; has each stage's name. The images as they are are known of all.
         over: (which stage, places int64 [n], how many images of all stand) -> results, batch by batch, each of which
             is known when it comes.
@@ -35,6 +37,8 @@ def attack_in_stages(
     """
     own = known.own
     verdicts, classes = known.of(CLEAN)[own].clone(), known.of(class_under(CLEAN))[own].clone()
+    if not from_clean:
+        verdicts.fill_(RIGHT)
     decided = torch.where(verdicts == RIGHT, 0, -1)
     advance(int((verdicts != RIGHT).sum()))
     for i, stage in enumerate(stages):
@@ -46,9 +50,9 @@ def attack_in_stages(
         fallen = int((known.of(stage.name)[places] != RIGHT)[known.has(stage.name)[places]].sum())
         deque(over(i, lacking, len(places) - fallen), maxlen=0)
         verdicts[standing] = known.of(stage.name)[places]
+        classes[standing] = known.of(class_under(stage.name))[places]
         fooled = standing & (verdicts != RIGHT)
         decided[fooled] = i
-        classes[fooled] = known.of(class_under(stage.name))[own[fooled]]
         advance(int(fooled.sum()))
     advance(int((verdicts == RIGHT).sum()))
     found = {name: verdicts, class_under(name): classes, decided_by(name): decided}
@@ -60,6 +64,6 @@ def decided_by(name: str) -> str:
     return f"stage of {name}"
 
 
-def stage_names(every: Sequence[Sequence[Stage]]) -> list[str]:
+def stage_names(every: Sequence[Sequence[Stage | Attempt]]) -> list[str]:
     """The names of the stages of several columns, each once."""
     return list(dict.fromkeys(stage.name for stages in every for stage in stages))

@@ -1,7 +1,8 @@
 """How unlike the gradients of neighbouring images are, differentiable in the network's parameters."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastait.attacks.gradient import FP16_SCALE
+from fastait.runtime.shared import Shared
 
 
 def misalignment(network: nn.Module, images: Tensor, y: Tensor, gradients: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def misalignment(network: nn.Module, images: Tensor, y: Tensor, gradients: Tenso
     """
     leaf = images.detach().requires_grad_()
     with torch.enable_grad():
-        with _in_eval_mode(network), sdpa_kernel(SDPBackend.MATH):
+        with _in_eval_mode(network), _written_out():
             # The update's pass changes BN's statistics before this one is differentiated.
             buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
             logits = functional_call(network, buffers, (leaf,))
@@ -49,6 +51,29 @@ def _mean_distance(a: Tensor, b: Tensor) -> Tensor:
     inverse = torch.where(counts, squares_a, one).rsqrt() * torch.where(counts, squares_b, one).rsqrt()
     distances = torch.where(counts, 1 - (a * b).sum(dim=1) * inverse, torch.zeros_like(one))
     return distances.sum() / counts.sum().clamp(min=1)
+
+
+def _enter(process: str) -> Any:
+    context = sdpa_kernel(SDPBackend.MATH)
+    context.__enter__()
+    return context
+
+
+def _leave(process: str, context: Any) -> None:
+    context.__exit__(None, None, None)
+
+
+_attention: Shared[str, Any] = Shared(_enter, _leave)
+_PROCESS = "which operator of attention torch takes is the process's"
+
+
+def _written_out() -> AbstractContextManager[None]:
+    """Attention as torch writes it out, in other threads too until the last one has left.
+
+    torch puts back what each thread found, so that two which leave in the order in which they came would leave the
+    process without its fused operators for good.
+    """
+    return _attention.held([_PROCESS])
 
 
 @contextmanager

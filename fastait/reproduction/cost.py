@@ -15,7 +15,7 @@ from fastait.attacks import frozen, input_gradient
 from fastait.attacks.columns import Ascent, Column, groups, parse_all
 from fastait.attacks.fab import FINAL_STEPS
 from fastait.attacks.local_search import CANDIDATES
-from fastait.attacks.stages import Stage, stages
+from fastait.attacks.stages import Attempt, Stage, stages
 from fastait.config import TrainConfig
 from fastait.methods import METHODS
 from fastait.models import feature_function, make
@@ -159,14 +159,15 @@ class _Passes:
 def _group_flops(group: Sequence[Column], passes: _Passes, image_size: int, num_classes: int) -> int:
     """Of columns that are computed together, per image."""
     column = group[0]
-    if column.kind == "union":
-        again = passes.forward * sum(part.staged for part in column.parts)  # an image that is misclassified leaves them
-        return again + sum(_group_flops([part], passes, image_size, num_classes) for part in column.parts)
-    if column.staged:
-        return sum(_stage_flops(stage, passes) for stage in stages(column, num_classes))
-    if column.kind == "ascent":
-        assert column.ascent is not None
-        return column.ascent.restarts * _ascent_flops(column.ascent, group, passes)
+    if column.in_stages:
+        return sum(
+            _group_flops([stage.column], passes, image_size, num_classes)
+            if isinstance(stage, Attempt)
+            else _stage_flops(stage, passes)
+            for stage in stages(column, num_classes)
+        )
+    if column.ascent is not None:
+        return _ascent_flops(column.ascent, group, passes)
     if column.kind == "spsa":
         queries = 1 + column.steps * (2 * column.directions + 1)
     else:

@@ -37,7 +37,9 @@ TABLE = Table(
     (
         "The benchmark's figures are means of three seeds. Its methods' best weights are those of the best PGD-10 "
         "accuracy on 1,000 images held out, the network's or averaged ones; its PGD without averaging is measured "
-        "after the last epoch. It attacks in train mode, and for n-fgsm, fgsm-rs and nu-at on smoothed labels; attacks "
-        "here are in eval mode, on classes.",
+        "after the last epoch. Its single steps attack in train mode, those of n-fgsm, fgsm-rs and nu-at on smoothed "
+        "labels; attacks here are in eval mode, as its PGD, and on classes. Its averages begin with the full decay, "
+        "its rise of NuAT's lambda ends with the last epoch, and its point near the image of GradAlign's is clipped to "
+        "[0, 1].",
     ),
 )

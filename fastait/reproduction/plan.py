@@ -107,12 +107,14 @@ class Plan:
 
         choices = standing.choices
         config, images, classes = choices.config(point.system), standing.images(point), choices.classes(point.system)
-        measured = standing.known(point)
+        measured = {name: len(verdicts) for name, verdicts in standing.known(point, attacks).items()}
         missing = [attack for attack in attacks if measured.get(attack, 0) < images]
         share = sum(measured.get(attack, 0) for attack in (CLEAN, *attacks)) / images / (1 + len(attacks))
         state = "missing" if share == 0 else "finished" if share >= 1 else f"begun, {100 * share:.0f} %"
         # A surrogate has no more than a name here, noise no more than a sign.
-        name = choices.run_name(point.system) + (" with input noise" if point.noisy else "")
+        which = choices.weights(point.system)
+        name = choices.run_name(point.system) + ("" if which == "last" else f", {which}")
+        name += " with input noise" if point.noisy else ""
         name += f" on images of {choices.run_name(point.surrogate)}" if point.surrogate else ""
         what = f"{', '.join(attacks)} ({epsilon_text(point.epsilon)}, {images} images)"
         if share >= 1:

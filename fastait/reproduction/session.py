@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from fastait.evaluation.results import STRONG
 from fastait.reproduction.categories import categories
 from fastait.reproduction.grids import Table
 from fastait.reproduction.layout import Sheet, entries, grid, records, series
@@ -140,7 +141,8 @@ def systems_of(names: Iterable[str], choices: Choices) -> list[str]:
 def table_sheet(table: Table, name: str, crew: Crew) -> Sheet:
     """The sheet of a table with figures, of what is there; it says what is missing."""
     scale = crew.choices.scale
-    found = crew.found(table.cells(scale))
+    cells = table.cells(scale)
+    found = crew.found(cells)
     rows = [entries(block, found, scale) for block in table.blocks]
     pairs = list(zip(table.blocks, rows, strict=True))
     return Sheet(
@@ -150,7 +152,7 @@ def table_sheet(table: Table, name: str, crew: Crew) -> Sheet:
             *missing(table, crew, found),
             *notes(table, crew.choices, found),
             *compare([one for block, lines in pairs for one in series(block, lines)]),
-            AUTOATTACK_CAVEAT,
+            *([] if any(cell.attack in STRONG for cell in cells) else [AUTOATTACK_CAVEAT]),
         ],
         [record for block, lines in pairs for record in records(name, block, lines, scale)],
     )

@@ -1,11 +1,13 @@
 """What is there of a comparison: which networks are trained, and of how many images each outcome is known."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fastait.attacks import RIGHT
+from fastait.attacks.columns import parse_all
+from fastait.attacks.stages import stages
 from fastait.checkpoints.folder import WEIGHTS
 from fastait.evaluation.entrants import code_of
 from fastait.evaluation.evaluate import CLEAN
@@ -55,33 +57,33 @@ class Standing:
         """How many test images a point is measured on."""
         return self._images(point)["n"]
 
-    def known(self, point: Point) -> dict[str, int]:
-        """Of how many of a point's images each attack's outcome is known, and ``clean``'s."""
-        places: dict[str, set[int]] = {}
+    def known(self, point: Point, attacks: Iterable[str]) -> dict[str, list[int]]:
+        """The verdicts on a point's images that are known, clean and under each attack."""
+        of: dict[str, dict[int, int]] = {CLEAN: {}}
         for _, findings in self._units(point):
-            for at, found in findings:
-                for attack in found:
-                    places.setdefault(attack, set()).update(at)
-        return {attack: len(of_it) for attack, of_it in places.items()}
+            for places, found in findings:
+                for name, numbers in found.items():
+                    of.setdefault(name, {}).update(zip(places, numbers, strict=True))
+        known = {CLEAN: list(of[CLEAN].values())}
+        for column in parse_all(list(attacks)):
+            verdicts = of.get(column.name, {})
+            if column.in_stages:
+                names = [stage.name for stage in stages(column, self.choices.classes(point.system))]
+                verdicts = dict(_by_stages(of[CLEAN], column.of_autoattack, [of.get(name, {}) for name in names]))
+            known[column.name] = list(verdicts.values())
+        return known
 
     def complete(self, point: Point, attacks: Iterable[str]) -> bool:
         """Whether all outcomes of a point under ``attacks`` are known."""
         if not all(map(self.trained, point.systems)):
             return False
-        known, images = self.known(point), self.images(point)
-        return all(known.get(attack, 0) >= images for attack in (CLEAN, *attacks))
+        images = self.images(point)
+        return all(len(verdicts) >= images for verdicts in self.known(point, attacks).values())
 
     def measured(self, point: Point, attacks: Iterable[str]) -> dict[str, Measured]:
         """The figures of a point that is ``complete``: clean and under each attack."""
-        numbers: dict[str, dict[int, int]] = {attack: {} for attack in (CLEAN, *attacks)}
-        for _, findings in self._units(point):
-            for places, found in findings:
-                for attack in numbers.keys() & found.keys():
-                    numbers[attack].update(zip(places, found[attack], strict=True))
-        return {
-            attack: Measured(sum(number == RIGHT for number in of_it.values()), len(of_it))
-            for attack, of_it in numbers.items()
-        }
+        known = self.known(point, attacks)
+        return {name: Measured(verdicts.count(RIGHT), len(verdicts)) for name, verdicts in known.items()}
 
     def measured_on(self, points: Iterable[Point]) -> list[tuple[str, str]]:
         """(device, version of torch) where the outcomes of points come from, each once."""
@@ -131,3 +133,15 @@ def checksum(network: Any, name: str) -> str:
     """Of the weights of the network called ``name``, and of what makes it, where that is not of this package."""
     code = code_of(parse(name), network)
     return weights_checksum(network) + (f" by {code}" if code else "")
+
+
+def _by_stages(clean: dict[int, int], from_clean: bool, each: list[dict[int, int]]) -> Iterator[tuple[int, int]]:
+    """(place, verdict) of the images that the stages of a column have decided on, as ``attack_in_stages`` does."""
+    for place, verdict in clean.items():
+        found: int | None = verdict if from_clean else RIGHT
+        for stage in each:
+            if found != RIGHT:
+                break
+            found = stage.get(place)
+        if found is not None:
+            yield place, found

@@ -98,8 +98,10 @@ def _schema(defaults: Any, groups: Mapping[str, Collection[str]]) -> type:
 
 
 def _readable(annotation: Any) -> Any:
-    """A field's type with ``Written`` in it told to cyclopts."""
+    """A field's type with ``Written`` in it told to cyclopts, and whole numbers that are not to be rounded."""
     origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is int:
+        return Annotated[int, cyclopts.Parameter(converter=_whole)]
     if origin is Annotated:
         written = next((mark for mark in parts[1:] if isinstance(mark, Written)), None)
         if written is None:
@@ -114,6 +116,15 @@ def _readable(annotation: Any) -> Any:
     if origin is tuple:
         return tuple[tuple(map(_readable, parts))]  # type: ignore[misc]
     return annotation
+
+
+def _whole(type_: Any, tokens: Sequence[cyclopts.Token]) -> int:
+    """A whole number; cyclopts itself would make 2 of 1.5."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
 
 
 def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

@@ -34,15 +34,26 @@ def write_whole(path: Path, data: bytes | memoryview, *, shared: bool = False) -
     Raises:
         NotWritten: the disk is full or the file cannot be written; what was there is unharmed.
     """
-    partial = path.with_name(path.name + (f".{token_hex(4)}" if shared else "") + PARTIAL)
     if (check := _check.get()) is not None:
         check()
+    with written(path, data, shared=shared) as partial:
+        os.replace(partial, path)
+
+
+@contextmanager
+def written(path: Path, data: bytes | memoryview, *, shared: bool = False) -> Iterator[Path]:
+    """A file beside ``path`` that holds all of ``data``, on the disk, to be given the name ``path`` within.
+
+    Raises:
+        NotWritten: as ``write_whole``; also where the renaming raises an OSError.
+    """
+    partial = path.with_name(path.name + (f".{token_hex(4)}" if shared else "") + PARTIAL)
     try:
         with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        yield partial
         _sync(path.parent)
     except OSError as error:
         with suppress(OSError):

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,7 +39,21 @@ def said_with(advice: str) -> Iterator[None]:
     except Exception as error:
         if not ran_out(error):
             raise
+        let_go(error)
         raise OutOfMemory(f"out of memory ({first_line(error)}); {advice}") from None
+
+
+def let_go(error: BaseException) -> None:
+    """Give back what the functions that ``error`` came through held, which it would keep as long as itself; it forgets
+    all but the first of these."""
+    raised: BaseException | None = error
+    while raised is not None:
+        place = raised.__traceback__
+        traceback.clear_frames(place)
+        while place is not None:  # functions' cells are held by their frames, and frames by more than the error
+            place.tb_next, place = None, place.tb_next
+        raised = raised.__context__
+    release()
 
 
 def free_bytes(device: torch.device) -> int:

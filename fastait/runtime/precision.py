@@ -93,9 +93,14 @@ class Precision:
 
 
 def _fp32_name(device: torch.device) -> str:
-    """fp32, or tf32: torch's default for fp32 convolutions on GPUs that have it, NVIDIA's since capability 8.0."""
+    return "tf32" if in_tf32(device) else "fp32"
+
+
+def in_tf32(device: torch.device) -> bool:
+    """Whether fp32 convolutions are computed in TF32, as is torch's default on GPUs that have it: NVIDIA's since
+    capability 8.0."""
     allowed = device.type == "cuda" and torch.version.hip is None and _convolutions_in_tf32()
-    return "tf32" if allowed and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return allowed and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _convolutions_in_tf32() -> bool:

@@ -22,6 +22,9 @@ AUTOATTACK_CAVEAT = (
 )
 
 
+BOUNDS = "None of these attacks is AutoAttack: read all of them as upper bounds of robustness."
+
+
 class Report:
     """Writes to the terminal: progress and notes to stderr, the result to stdout. Silent unless ``show``."""
 

@@ -24,10 +24,15 @@ class StopRequest:
     A second one of ``ENDS`` acts as it always does; further ``WARNINGS`` say nothing new. Signals that are ignored, as
     under nohup, and those that somebody else handles, in Python or in C, are left alone. So is everything outside the
     main thread, where Python sets no handlers.
+
+    Args:
+        patience: seconds after which a request is a KeyboardInterrupt, whatever runs then; None for never. Where
+            somebody else uses the alarm of this process it is left to them, and nothing is interrupted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float | None = None) -> None:
         self.number: int | None = None
+        self._patience = patience
         self._previous: dict[int, object] = {}
         self._around: StopRequest | None = None
         self._thread = 0
@@ -47,15 +52,25 @@ class StopRequest:
                 if default or ours or previous == signal.default_int_handler:
                     signal.signal(number, self._note)
                     self._previous[number] = previous
+            if self._patience is not None and self._alarm_is_free():
+                self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, signal.default_int_handler)
         return self
 
     def __exit__(self, *exception: object) -> None:
         _entered.remove(self)
+        if signal.SIGALRM in self._previous:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         self._restore(*self._previous)
+
+    def _alarm_is_free(self) -> bool:
+        handled = signal.getsignal(signal.SIGALRM) != signal.SIG_DFL or signal.SIGALRM in _set_in_c()
+        return not handled and signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number in (None, LOST):
             self.number = number
+            if self._patience is not None and signal.SIGALRM in self._previous:
+                signal.setitimer(signal.ITIMER_REAL, self._patience)
         if number in ENDS:
             self._restore(*ENDS)
         if self._around is not None:
@@ -84,4 +99,4 @@ def _set_in_c() -> set[int]:
         mask = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
     except (OSError, KeyError, ValueError):  # another system
         return set()
-    return {number for number in (*ENDS, *WARNINGS) if mask >> (number - 1) & 1}
+    return {number for number in (*ENDS, *WARNINGS, signal.SIGALRM) if mask >> (number - 1) & 1}

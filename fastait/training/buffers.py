@@ -30,7 +30,7 @@ class Buffers:
         self.model = model
         self.ranks = ranks
         # Not the others: a mean of equal numbers can be another number.
-        self.means = [b for name, b in model.named_buffers() if _is_statistic(name) and b.is_floating_point()]
+        self.means = [b for name, b in model.named_buffers() if is_statistic(name) and b.is_floating_point()]
         self.others: list[str] | None = None if ranks.size > 1 else []
 
     def find(self, images: Tensor, dtype: torch.dtype) -> None:
@@ -50,7 +50,7 @@ class Buffers:
             for name, buffer in self.model.named_buffers():
                 if name in before and not torch.equal(buffer, before[name]):
                     buffer.copy_(before[name])
-                    if not _is_statistic(name) and not name.endswith("num_batches_tracked"):
+                    if not is_statistic(name) and not name.endswith("num_batches_tracked"):
                         self.others.append(name)
 
     def agree(self, weight: float) -> None:
@@ -81,5 +81,6 @@ def in_their_places(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _is_statistic(name: str) -> bool:
+def is_statistic(name: str) -> bool:
+    """Whether the buffer ``name`` is a mean over batches, by the name that torch's layers give those."""
     return name.rpartition(".")[2].startswith("running_")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastait.attacks import ATTACKS
 from fastait.checkpoints.folder import RunFolder
@@ -241,10 +241,10 @@ class Loop:
             f"the training is finished and its weights are kept in {path}: evaluate by fastait eval {path}, "
             f"or finish by fastait train --resume {path}, where there is more memory (--device)"
         ):
-            measured = {
-                which: {**found, **self._measure(holding(prepared.model, weights), images, stop)}
-                for which, (weights, found) in networks.items()
-            }
+            measured = {}
+            for which, (weights, found) in networks.items():
+                with holding(prepared.model, None if which == "last" else weights):
+                    measured[which] = {**found, **self._measure(images, stop)}
         result = {
             **measured["last"],
             "weights": "last",
@@ -274,7 +274,7 @@ class Loop:
             found["ema"] = self.averaged.state_dict(), {}
         return found
 
-    def _measure(self, model: nn.Module, images: ImageSet, stop: StopRequest) -> dict[str, float]:
+    def _measure(self, images: ImageSet, stop: StopRequest) -> dict[str, float]:
         done = 0
         self.report.start("evaluating", units(len(images), tuple(ATTACKS), self.ranks))
 
@@ -289,7 +289,7 @@ class Loop:
                 raise self._interrupted(stop.number)
 
         outcomes = evaluate(
-            model,
+            self.prepared.model,
             images,
             tuple(ATTACKS),
             epsilon=self.config.epsilon,

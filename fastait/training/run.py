@@ -17,7 +17,7 @@ from fastait.checkpoints.weights import contiguous
 from fastait.config import PLACES, TrainConfig
 from fastait.evaluation.model_files import load_model
 from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
-from fastait.runtime.memory import ran_out
+from fastait.runtime.memory import let_go, ran_out
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched
 from fastait.runtime.report import Report
@@ -72,8 +72,13 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
         if ranks.from_first(lambda: launched() and RunFolder.begun(out)):
             return _resume(out, ranks, device, report, lambda saved: _as_asked(out, saved, config), allow_own=True)
         with RunFolder(ranks.from_first(lambda: RunFolder.new(out).path), writes=ranks.first) as folder:
-            prepared = Prepared(config, report, ranks, device, allow_own=True)
-            return _go_on(folder, prepared, report, None, lambda: folder.begin(config, prepared.about))
+            return _begin(folder, config, ranks, device, report)
+
+
+def _begin(folder: RunFolder, config: TrainConfig, ranks: Ranks, device: str, report: Report) -> TrainResult:
+    """Of what a caller of ``run_training`` must not hold when it has failed: the network is known here only."""
+    prepared = Prepared(config, report, ranks, device, allow_own=True)
+    return _go_on(folder, prepared, report, None, lambda: folder.begin(config, prepared.about))
 
 
 def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> TrainResult:
@@ -247,6 +252,7 @@ def _readable_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text, first = str(error), first_line(error)
         if ran_out(error):
+            let_go(error)
             raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
         if "DataLoader worker" in text:
             raise RunError(

@@ -24,7 +24,8 @@ def learning_rate(config: TrainConfig, step: int, per_epoch: int) -> float:
     ``warmup_epochs`` come first: so many epochs of equal steps from 0 up to the rate that the schedule begins with,
     after which ``cosine`` and ``linear`` have what is left of the run to go down in. Milestones stay where they are.
     """
-    warmup, last = round(config.warmup_epochs * per_epoch), config.epochs * per_epoch
+    last = config.epochs * per_epoch
+    warmup = min(round(config.warmup_epochs * per_epoch), last - 1)  # of a shorter warm-up one step is left, too
     if step < warmup:
         return learning_rate_after(config, 0, last - warmup, 0) * (step + 1) / warmup
     return learning_rate_after(config, step - warmup, last - warmup, step // per_epoch)

@@ -1,9 +1,10 @@
 """What is measured after each epoch: which weights are the best, and whether the training has collapsed."""
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastait.checkpoints.folder import WEIGHTS
@@ -80,12 +81,11 @@ class Watch:
         return found
 
     def said(self, record: dict[str, Any]) -> str:
-        """The end of an epoch's line: what was measured of images that are held out."""
+        """The end of an epoch's line: what was measured after it."""
         if self.held_out is None:
-            return ""
-        kind = "val" if self.averaged is None else "val_ema"
-        which = "held out" if self.averaged is None else "averaged weights, held out"
-        return f"  {which}: clean {record[f'{kind}_clean']:.1f} %, PGD-10 {record[f'{kind}_{WATCHED}']:.1f} %"
+            return f"  PGD-10 {record[f'train_{WATCHED}']:.1f} %" if self.attacks else ""
+        averaged = "" if self.averaged is None else f", averaged {_shown(record, 'val_ema')}"
+        return f"  held out: {_shown(record, 'val')}{averaged}"
 
     def _compare(self, epoch: int, fgsm: float, pgd: float) -> dict[str, bool]:
         collapse = pgd < SHARE * fgsm and pgd < SHARE * self.most
@@ -105,13 +105,13 @@ class Watch:
     def _choose(self, epoch: int, found: dict[str, Any]) -> None:
         """Keep the best weights; ``found`` takes up what they are chosen by."""
         assert self.held_out is not None
-        candidates = {"val": (self.model, self.model.state_dict())}
+        candidates = {"val": self.model.state_dict()}
         if self.averaged is not None:
-            averages = self.averaged.state_dict()
-            candidates["val_ema"] = holding(self.model, averages), averages
-        for kind, (model, weights) in candidates.items():
+            candidates["val_ema"] = self.averaged.state_dict()
+        for kind, weights in candidates.items():
             if f"{kind}_{WATCHED}" not in found:
-                accuracy = self._accuracy(model, self.held_out, (WATCHED,))
+                with holding(self.model, None if kind == "val" else weights):
+                    accuracy = self._accuracy(self.model, self.held_out, (WATCHED,))
                 found |= {f"{kind}_{name}": value for name, value in accuracy.items()}
             figure = found[f"{kind}_{WATCHED}"]
             if self.best is None or figure > self.best[WATCHED]:
@@ -142,19 +142,32 @@ class Watch:
             setattr(self, name, value)
 
 
+def _shown(record: dict[str, Any], kind: str) -> str:
+    return f"clean {record[f'{kind}_clean']:.1f} %, PGD-10 {record[f'{kind}_{WATCHED}']:.1f} %"
+
+
 def few(dataset: Dataset, places: Tensor) -> ImageSet:
     """``IMAGES`` of the training images at ``places``, int64 [n], or all where there are no more; spread evenly."""
-    chosen = places[:: max(1, len(places) // IMAGES)][:IMAGES]
+    count = min(IMAGES, len(places))
+    chosen = places[torch.arange(count) * len(places) // count]
     train: ImageSet | ImageFiles = dataset.train
     return train.at(chosen)
 
 
-def holding(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """A copy of ``model`` with other weights, in eval mode."""
-    other = copy.deepcopy(model)
-    other.load_state_dict(weights)
-    other.eval()  # whose result is not to be relied on
-    return other
+@contextmanager
+def holding(model: nn.Module, weights: dict[str, Tensor] | None) -> Iterator[None]:
+    """Within, ``model`` has other weights, in its own tensors; afterwards, its own bits. None for its own.
+
+    Not in a copy: some networks cannot be copied, such as those whose weights torch's hooks make in each pass.
+    """
+    own = None if weights is None else _copied(model.state_dict())
+    try:
+        if weights is not None:
+            model.load_state_dict(weights)
+        yield
+    finally:
+        if own is not None:
+            model.load_state_dict(own)
 
 
 def _copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:

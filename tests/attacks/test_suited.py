@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastait.attacks import ATTACKS, Subject, by_name, pgd
 from fastait.attacks import suited as module
@@ -127,3 +128,19 @@ def test_models_are_not_kept(batch):
     del model
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "in_tf32", "tf32", "expected"),
+    [
+        (torch.float32, False, False, torch.contiguous_format),
+        (torch.float32, True, False, torch.channels_last),
+        (torch.float32, False, True, torch.channels_last),
+        (torch.bfloat16, False, False, torch.channels_last),
+    ],
+)
+def test_a_gpu_computes_fp32_proper_on_contiguous_images(dtype, in_tf32, tf32, expected, monkeypatch):
+    monkeypatch.setattr(module, "in_tf32", lambda device: in_tf32)
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 8, 8, dtype=dtype, device="cuda")
+        assert module.memory_format(lambda x: x, x, tf32) == expected

@@ -256,7 +256,7 @@ def test_attacks_that_hold_several_passes_take_fewer_images(monkeypatch):
     x, y = small.images(24)
     module = import_module("fastait.evaluation.evaluate")  # whose name the function has too
     monkeypatch.setattr(module, "default_batch_size", lambda model, images, passes=1: 12 // passes)
-    for name, largest in (("pgd1", 12), ("eot3-pgd1", 4), ("pgd1+eot6-cw1", 2)):
+    for name, largest in (("pgd1", 12), ("eot3-pgd1", 4), ("eot6-cw1", 2)):
         sizes.clear()
         evaluate(model, FloatSet(x, y), [name])
         clean = sizes.index(12)  # after what the model is tried on

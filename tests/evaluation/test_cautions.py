@@ -10,7 +10,7 @@ from torch import nn
 
 from fastait import evaluate_robustness
 from fastait.attacks.columns import parse_all
-from fastait.attacks.stages import Stage
+from fastait.attacks.stages import Stage, stages
 from fastait.evaluation import Outcomes, cautions
 from fastait.evaluation.results import Evaluation, as_json, words
 from fastait.evaluation.sums import Sums
@@ -56,7 +56,14 @@ def test_an_ordinary_model():
 
 @pytest.mark.parametrize(
     ("attack", "of"),
-    [("pgd3", "pgd3"), ("apgd-ce-3", "apgd-ce-3"), ("spsa-2x1,pgd1", "pgd1"), ("quick", "quick, apgd-ce-")],
+    [
+        ("pgd3", "pgd3"),
+        ("pgd3-min2", "pgd3-min2, pgd3"),
+        ("spsa-2x1+pgd1", "spsa-2x1+pgd1, pgd1: "),
+        ("apgd-ce-3", "apgd-ce-3"),
+        ("spsa-2x1,pgd1", "pgd1"),
+        ("quick", "quick, apgd-ce-"),
+    ],
 )
 def test_zero_gradients(attack, of, monkeypatch):
     """Cross-entropy of saturated logits."""
@@ -90,11 +97,14 @@ def outcomes_of(fooled_by_square, images=1000, **options):
 @pytest.mark.parametrize(("fooled", "lines"), [(0, 0), (2, 0), (3, 1)])
 def test_square_beats_the_white_boxes(fooled, lines):
     """From 0.2 % of all images on, as the library says it."""
-    stages = {"autoattack": (Stage("apgd-ce", 2), Stage("square", 5)), "square-5": (Stage("square", 5),)}
+    columns = parse_all(["autoattack", "square-5", "local-search+square-5", "pgd2+square-5"])
+    parts = {column.name: stages(column, 2) for column in columns}
+    parts["autoattack"] = (Stage("apgd-ce", 2), Stage("square", 5))
     outcomes = outcomes_of(fooled)
     outcomes.decided["square-5"] = torch.zeros(1000, dtype=torch.int64)
-    found = list(cautions.cautions(parse_all(["autoattack", "square-5"]), stages, outcomes, Sums()))
-    assert len(found) == lines
+    outcomes.decided.update(dict.fromkeys(["local-search+square-5", "pgd2+square-5"], outcomes.decided["autoattack"]))
+    found = list(cautions.cautions(columns, parts, outcomes, Sums()))
+    assert [line.split(":")[0] for line in found] == lines * ["autoattack", "pgd2+square-5"]
     assert all("square fools 3 of 1000 images that withstand the attacks along gradients" in line for line in found)
 
 

@@ -154,7 +154,8 @@ def test_of_several_stages_the_one_that_decided():
     assert found(2, 0) == [2, 0]
 
 
-def test_which_stage_decided():
+@pytest.mark.parametrize("from_clean", [True, False])
+def test_which_stage_decided(from_clean):
     own = torch.arange(4)
     stages = [Stage("apgd-ce", 1), Stage("square", 9)]
     names = [s.name for s in stages]
@@ -170,11 +171,14 @@ def test_which_stage_decided():
         known.add(places.tolist(), {names[i]: verdicts, class_under(names[i]): [i] * len(places)})
         yield
 
-    attack_in_stages("a", stages, known, over, lambda images: None)
-    assert asked == [(0, [1, 2, 3], 3), (1, [2, 3], 2)]
-    assert known.of("a").tolist() == [0, 0, 1, 0]
-    assert known.of(decided_by("a")).tolist() == [-1, 0, 0, 1]
-    assert known.of(class_under("a")).tolist() == [5, 0, 7, 1]
+    advanced = []
+    attack_in_stages("a", stages, from_clean, known, over, advanced.append)
+    also = [] if from_clean else [0]
+    assert asked == [(0, [*also, 1, 2, 3], 3 + len(also)), (1, [*also, 2, 3], 2 + len(also))]
+    assert known.of("a").tolist() == [len(also), 0, 1, 0]
+    assert known.of(decided_by("a")).tolist() == [0 if also else -1, 0, 0, 1]
+    assert known.of(class_under("a")).tolist() == [1 if also else 5, 0, 1, 1]
+    assert sum(advanced) == 4
 
 
 def test_the_most_and_the_least_easily_fooled():

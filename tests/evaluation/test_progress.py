@@ -43,12 +43,15 @@ def test_of_every_column(short):
     said, effort = watched(NAMES)
     parts = list(dict.fromkeys(part for part, _, _ in said))
     targets = [f"apgd-t target {i} of 9" for i in range(1, 10)]
-    assert parts[:8] == ["getting ready", "clean", *NAMES[:6]]
-    assert parts[8:-1] == [*(f"apgd-t-2, {target}" for target in targets), "quick, apgd-ce"]
-    assert parts[-1] == "pgd2+fab-t-2"
+    cw = [f"cw2-min2, cw2 restart {i} of 2" for i in (1, 2)]
+    assert parts[:9] == ["getting ready", "clean", *NAMES[:2], *cw, *NAMES[3:6]]
+    assert parts[9:18] == [f"apgd-t-2, {target}" for target in targets]
+    assert parts[18:20] == ["quick, apgd-ce", "pgd2+fab-t-2, pgd2"]
+    assert all(part.startswith("pgd2+fab-t-2, fab-t target ") for part in parts[20:])
+    assert len(parts) > 20
     assert all(0 <= standing <= 12 for _, standing, _ in said)
     assert all(math.isfinite(left) and left >= 0 for _, _, left in said)
-    assert said[-1][2] > 0
+    assert next(left for part, _, left in said if part == "clean") > said[len(said) // 2][2] > 0
     assert effort.left == 0
     assert effort.seconds == 0
 

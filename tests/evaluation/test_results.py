@@ -98,7 +98,12 @@ def test_words_when_autoattack_is_the_weaker_one():
 def test_words_of_single_parts_of_autoattack():
     first, caveat = words([evaluation(pgd20=20, square=60)])
     assert "the lowest single attack is pgd20 with 20.0 %" in first
-    assert "none of them is AutoAttack" in caveat
+    assert caveat.startswith("None of these attacks is AutoAttack")
+    assert "the paper's" not in caveat
+
+
+def test_words_of_autoattack_and_another_as_one_column():
+    assert words([evaluation(**{"autoattack+pgd20": 20})]) == []
 
 
 def test_words_without_autoattack():

@@ -146,6 +146,7 @@ def test_compiles_whole(name, layout):
         assert a.stride() == b.stride()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
 def test_inductor_keeps_strides_and_values():
     """Inductor chooses layouts; what reaches an operator must still be what its kernel reads."""

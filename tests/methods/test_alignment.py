@@ -1,6 +1,7 @@
 """GradAlign's penalty: which images count, what a network must be differentiable for, and torch.compile beside it."""
 
 import copy
+import threading
 from functools import partial
 
 import pytest
@@ -113,6 +114,35 @@ def test_attention_is_differentiated_twice(dtype):
         assert parameter.grad is gradient
         assert torch.equal(gradient, value)
     assert torch.backends.cuda.flash_sdp_enabled()  # as the caller had it
+
+
+def test_threads_that_leave_in_the_order_in_which_they_came():
+    """Attention is as the caller had it after both."""
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def differentiate(come, came, stay, gone):
+        def meet(module, arguments):
+            came.set()
+            stay.wait(60)
+
+        hooked = Attending()
+        hooked.register_forward_pre_hook(meet)
+        come.wait(60)
+        misalignment(hooked, torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.int64), torch.ones(2, 3, 16, 16))
+        gone.set()
+
+    begun = threading.Event()
+    begun.set()
+    threads = [
+        threading.Thread(target=differentiate, args=(begun, first_in, second_in, first_out)),
+        threading.Thread(target=differentiate, args=(first_in, second_in, first_out, threading.Event())),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 def test_a_network_without_a_second_derivative_is_refused():

@@ -50,3 +50,16 @@ def test_a_run_s_folder_says_how_strong_it_was():
 
 def test_awp_s_settings_are_of_methods_that_take_it():
     assert {method for method, _ in published.AWP} < {name for name, method in METHODS.items() if method.awp}
+
+
+def test_the_fastat_benchmark_s_settings():
+    """Its configs/cifar10, and ten steps of PGD."""
+    config = recipe("cifar10-fastat", method="n-fgsm")
+    assert (config.model, config.epochs, config.batch_size, config.lr) == ("resnet-18", 100, 128, 0.1)
+    assert (config.schedule, config.weight_decay, config.label_smoothing) == ("one-cycle", 5e-4, 0.4)
+    assert (config.ema, config.val_fraction * 50_000, config.epsilon) == (0.9995, 1000, 8 / 255)
+    assert (config.crop_padding, config.flip, config.nesterov) == (4, True, False)
+    madry = recipe("cifar10-fastat", method="madry")
+    assert (madry.attack_steps, madry.step_size, madry.epochs) == (10, 2 / 255, 100)
+    assert recipe("cifar10-fastat", method="nu-at").penalty == 4
+    assert recipe("cifar10-fastat", method="grad-align").penalty_weight() == pytest.approx(0.2)

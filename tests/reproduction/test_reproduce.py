@@ -290,6 +290,14 @@ def test_a_dry_run_at_the_papers_scale(capsys, monkeypatch):
     assert "uat is left out: it needs images without labels" in shown
 
 
+def test_a_dry_run_tells_the_last_weights_from_the_best(capsys, monkeypatch):
+    monkeypatch.setattr("fastait.reproduction.cost.measured_rate", lambda *args: 1e12)
+    assert main(["fastat", "--device", "cpu", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("digits-fastat-nu-at ") == 2  # a run, its last weights
+    assert shown.count("digits-fastat-nu-at, best ") == 1
+
+
 def test_images_without_labels_are_the_training_images(tmp_path):
     dataset = load_dataset("digits", image_size=8)
     measure.write_unlabeled(dataset, tmp_path / "more")

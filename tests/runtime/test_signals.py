@@ -5,6 +5,7 @@ import faulthandler
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,37 @@ def test_warnings_come_more_than_once_and_people_mean_it():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGHUP)
+
+
+def test_what_nobody_sees_to_is_interrupted():
+    with StopRequest(0.01) as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM) or time.sleep(20)
+    assert stop.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    with StopRequest(0.01):
+        signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.05)  # it was seen to
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("by", ["a timer", "a handler"])
+def test_somebody_elses_alarm_stays(by):
+    if by == "a timer":
+        signal.setitimer(signal.ITIMER_REAL, 100)
+    else:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        with StopRequest(0.01) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert stop.number == signal.SIGTERM
+        assert (signal.getitimer(signal.ITIMER_REAL)[0] > 90) == (by == "a timer")
+        assert (signal.getsignal(signal.SIGALRM) == signal.SIG_IGN) == (by == "a handler")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", ALL)

@@ -21,6 +21,7 @@ from fastait.models import WideResNet
 from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere
 from fastait.runtime.processes import join
 from fastait.training import pace
+from fastait.training.averaged import Averaged
 from fastait.training.graph import DISTRIBUTED_WARMUP
 
 METHODS = {
@@ -31,8 +32,18 @@ METHODS = {
     "grad-align": {},
     "nu-at": {},
     "mart": {"awp": 0.05},
+    "n-fgsm": {},
+    "fgsm-rs": {},
 }
 """Those that are trained with, and their settings."""
+
+OPTIMISED = {
+    "n-fgsm": {"by": {"nesterov": True}, "clip_norm": 0.5},
+    "fgsm-rs": {"by": {"name": "adamw", "weight_decay": 0.1}},
+}
+"""How, where it is not as usual."""
+
+EMA = 0.9
 
 SIZES = (12, 6, 3)
 """Batches of one step each: equal shards, unequal shards, and one that leaves the second process nothing."""
@@ -187,14 +198,20 @@ def main(folder):
         trained = {}
         for method, knobs in METHODS.items():
             model = network().train()
-            step = make_step(model, method, steps=2, ranks=ranks, knobs=knobs)
+            averaged = Averaged(model, EMA)
+            options = OPTIMISED.get(method, {})
+            step = make_step(model, method, steps=2, ranks=ranks, knobs=knobs, averaged=averaged, **options)
             for number, size in enumerate(SIZES):
                 shard = shards(size, ranks.size)[ranks.rank]
                 images, y = batch(number, size, image=9)
                 own = slice(shard.start, shard.start + shard.size) if shard.size else slice(0, 1)
                 extra = unlabeled(method, images)
                 step(images[own], y[own], number, shard, None if extra is None else extra[own], shard)
-            trained[method] = {"model": model.state_dict(), "totals": step.totals.state(ranks)}
+            trained[method] = {
+                "model": model.state_dict(),
+                "averaged": averaged.state_dict(),
+                "totals": step.totals.state(ranks),
+            }
         images = load_dataset("digits", image_size=8).test.stratified(23)
         done = []
         outcomes = evaluate(

@@ -63,6 +63,15 @@ def test_a_step_is_torchs_written_plainly(way, clip):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_clipped_is_the_gradient_and_not_the_scaled_one(network, precision):
+    step = make_step(network, "natural", by={"weight_decay": 0.0}, dtype=PRECISIONS[precision], clip_norm=0.01)
+    before = [p.detach().clone() for p in network.parameters()]
+    step(*batch(0), 0)
+    ways = [(a.detach() - b).flatten() for a, b in zip(network.parameters(), before, strict=True)]
+    assert torch.cat(ways).norm().item() == pytest.approx(LR * 0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_waits_for_the_device(way, precision):
     with FakeTensorMode():

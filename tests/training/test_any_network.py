@@ -193,7 +193,7 @@ from torch import nn
 class Odd(nn.Module):
     def __init__(self, classes):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten())
+        self.body = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3, 2)), nn.ReLU(), nn.Flatten())
         self.weight = nn.Parameter(torch.rand(classes, 36) / 9)
         self.register_buffer("mask", torch.full((2,), -torch.inf))
     def features(self, x):
@@ -217,11 +217,12 @@ class Raises(Lists):
 
 @pytest.mark.parametrize("method", ["adv-interp", "trades", "mixup"])
 def test_what_networks_may_do(method):
-    """Logits that are transposed, a mask that is not finite, a train() that returns nothing."""
+    """Logits that are transposed, a mask that is not finite, a train() that returns nothing, weights made by a hook."""
     Path("nets.py").write_text(ODD)
-    run = run_training(settings("nets:Odd", 8, method))
+    run = run_training(settings("nets:Odd", 8, method, ema=0.9, val_fraction=0.25))
     assert not run.model.training
-    assert load_model("run", model="nets:Odd")[0].mask.isneginf().all()
+    for name in ("model", "ema", "best"):
+        assert load_model(f"run/{name}.safetensors", model="nets:Odd")[0].mask.isneginf().all()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from shard_worker import Keeping
 from step_inputs import batch, make_step
 from tiny_run import tiny
+from tolerances import REDUCTION
 
 from fastait import load_model, resume_training, run_training
 from fastait.training.averaged import Averaged
@@ -48,6 +50,46 @@ def test_a_step_averages_what_it_has_made(network):
         assert torch.equal(value, by_hand.state_dict()[name])
     held = {tensor.data_ptr() for tensor in with_average.state()}
     assert {tensor.data_ptr() for tensor in averaged.tensors()} <= held
+
+
+class OnGpu(torch.Tensor):
+    """What says of itself that it is on a GPU."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
+def test_the_few_launches_for_a_gpu_are_the_same_sum(network):
+    models = [copy.deepcopy(network) for _ in range(2)]
+    averages = [Averaged(model, 0.9) for model in models]
+    for step in range(4):
+        for model in models:
+            generator = torch.Generator().manual_seed(step)
+            with torch.no_grad():
+                for value in model.parameters():
+                    value.add_(torch.randn(value.shape, generator=generator))
+        averages[0].add(torch.tensor([step]))
+        averages[1].add(torch.tensor([step]).as_subclass(OnGpu))
+    assert not torch.equal(averages[0].state_dict()["fc.weight"], network.fc.weight)
+    for name, value in averages[0].state_dict().items():
+        torch.testing.assert_close(value, averages[1].state_dict()[name], **REDUCTION[torch.float32])
+
+
+def test_what_is_no_statistic_is_the_networks():
+    """An average of its own that each pass puts anew, a constant, what is not finite, vectors of a spectral norm."""
+    torch.manual_seed(0)
+    model = Keeping()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    averaged = Averaged(model.train(), 0.9)
+    step = make_step(model, "madry", averaged=averaged)
+    for number in range(3):
+        step(*batch(number, image=9), number)
+    found = averaged.state_dict()
+    assert model.mean.any()
+    for name, value in model.state_dict().items():
+        own = name.endswith(("mean", "scale", "mask", "_u", "_v", "tracked")) and "running" not in name
+        assert torch.equal(found[name], value) == own, name
 
 
 def test_a_run_writes_and_measures_them(monkeypatch):

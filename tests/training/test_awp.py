@@ -112,5 +112,6 @@ def test_a_graph_can_hold_it(network, monkeypatch, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_nothing_waits_for_the_device(precision):
-    fake_step("trades", precision, knobs={"awp": GAMMA})
+@pytest.mark.parametrize("method", TAKERS)
+def test_nothing_waits_for_the_device(method, precision):
+    fake_step(method, precision, knobs={"awp": GAMMA})

@@ -14,7 +14,8 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "fastait.train"]
 RUN = ["--eval-samples", "10", "--device", "cpu", "--crop-padding", "1", "--flip"]
-KNOBS = ["--ema", "0.99", "--clip-grad-norm", "1", "--schedule", "one-cycle"]
+KNOBS = ["--method", "madry", "--attack-steps", "1", "--awp", "0.005"]
+KNOBS += ["--ema", "0.99", "--clip-grad-norm", "1", "--schedule", "one-cycle"]
 LONG = [*RUN, "--image-size", "16", "--epochs", "6", "--val-fraction", "0.1", *KNOBS]
 SHORT = [*RUN, "--image-size", "8", "--epochs", "1", "--checkpoint-seconds", "0"]
 KILLS = 5
@@ -66,6 +67,7 @@ def test_killed_at_random_moments(whole, loader):
         assert results[0][column] == results[1][column]
 
 
+@pytest.mark.slow
 def test_a_loader_process_that_is_killed():
     """As the system does when memory is short: one line, exit code 1, and the run goes on from its checkpoint."""
     argv = [*LONG, "--workers", "1", "--out", "run", "--checkpoint-seconds", "0.02"]
@@ -82,6 +84,7 @@ def test_a_loader_process_that_is_killed():
     assert run("--resume", "run").returncode == 0
 
 
+@pytest.mark.slow
 def test_full_disk():
     """A real write that fails half-way: one line, exit code 1, and the checkpoint before it still resumes."""
     first = run(*SHORT, "--out", "run")

@@ -1,10 +1,12 @@
 """Runs that find less memory than they would take: one line that says so, and nothing lost."""
 
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_run import tiny
+from torch import nn
 
 from fastait import resume_training, run_training
 from fastait.eval import main as eval_command
@@ -22,6 +24,24 @@ def test_out_of_memory_is_one_line(monkeypatch):
     monkeypatch.setattr("fastait.training.prepare.load_dataset", allocate)
     with pytest.raises(RunError, match="out of memory"):
         run_training(tiny())
+
+
+@pytest.mark.parametrize("convolution", [1, 40])
+def test_what_a_run_held_is_given_back_while_its_error_is_kept(monkeypatch, convolution):
+    """As a notebook keeps the last one; the first pass of all is where a network's features are found."""
+    forward, weights = nn.Conv2d.forward, []
+
+    def crowded(self, x):
+        weights.append(weakref.ref(self.weight))
+        if len(weights) == convolution:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", crowded)
+    with pytest.raises(RunError, match="out of memory") as error:
+        run_training(tiny())
+    assert not any(weight() is not None for weight in weights)
+    assert error.value.__context__ is not None
 
 
 def test_measuring_what_is_held_out_runs_out_of_memory(monkeypatch):

@@ -1,4 +1,4 @@
-"""Methods whose steps depend on their number or move the weights: stopped and gone on with, bit for bit."""
+"""New methods, schedules and optimisers: stopped in the middle of an epoch and gone on with, bit for bit."""
 
 import json
 import signal
@@ -27,7 +27,14 @@ SETTINGS = {
 
 @pytest.mark.parametrize(
     "method",
-    [{"method": "nu-at"}, {"method": "mart", "awp": 0.01}, {"method": "grad-align"}],
+    [
+        {"method": "nu-at", "schedule": "linear", "ema": 0.9},
+        {"method": "mart", "awp": 0.01, "schedule": "one-cycle"},
+        {"method": "grad-align", "label_smoothing": 0.3, "nesterov": True},
+        {"method": "fgsm-rs", "optimizer": "adamw", "lr": 0.01, "clip_grad_norm": 0.5},
+        {"method": "n-fgsm", "schedule": "cosine", "warmup_epochs": 0.7, "milestones": None},
+        {"method": "trades", "awp": 0.01, "warmup_epochs": 1.2},
+    ],
     ids=lambda method: method["method"],
 )
 def test_stopped_and_resumed(monkeypatch, method):
@@ -51,6 +58,8 @@ def test_stopped_and_resumed(monkeypatch, method):
     assert saved["awp"] == config.awp
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
+    for file in Path("whole").glob("*.safetensors"):
+        assert Path("run", file.name).read_bytes() == file.read_bytes()
 
 
 def test_compiled_passes_are_said_to_be_left_out(monkeypatch, capsys):

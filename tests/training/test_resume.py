@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_folder
+from tiny_run import tiny
 
 from fastait import recipe, resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
@@ -249,3 +250,15 @@ def test_a_folder_whose_settings_cannot_be_written_is_left_as_it_was(monkeypatch
     with pytest.raises(RunError, match="No space"):
         run_training(recipe("digits", image_size=8, device="cpu", out="run"))
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(1e-9, 2, 2), (1e9, 3, 1000)])
+def test_the_more_saving_takes_the_rarer_it_is(monkeypatch, share, least, most):
+    """Where it may take next to no time: once, which shows how long it takes, and at the end."""
+    monkeypatch.setattr("fastait.training.loop.SAVING", share)
+    saved = []
+    save = RunFolder.save_checkpoint
+    monkeypatch.setattr(RunFolder, "save_checkpoint", lambda *args: (saved.append(1), save(*args)))
+    monkeypatch.setattr("fastait.training.loop.ATTACKS", ("fgsm",))
+    run_training(tiny(method="natural", epochs=1, checkpoint_seconds=0.0))
+    assert least <= len(saved) <= most

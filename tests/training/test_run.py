@@ -264,6 +264,7 @@ def test_amp_on_gpus(monkeypatch, native, expected):
     assert native_half(torch.device("cuda", 0)) == expected
 
 
+@pytest.mark.slow
 def test_fp16_scales_its_loss(monkeypatch):
     """On the CPU, since torch's scaler runs there too: the same update as without a scaler."""
     assert Precision(torch.device("cpu"), torch.float16).scaler.is_enabled()

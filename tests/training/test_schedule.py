@@ -56,6 +56,15 @@ def test_a_warm_up_rises_to_where_the_schedule_begins(schedule):
         assert found[6:] == pytest.approx(rates(rest, 2))  # ten steps are left
 
 
+@pytest.mark.parametrize("schedule", ["step", "cosine", "linear"])
+def test_a_warm_up_leaves_a_step(schedule):
+    """Shorter than the training, but not by a whole step."""
+    config = recipe("digits", epochs=1, schedule=schedule, warmup_epochs=0.99, lr=0.9)
+    config.check()
+    assert rates(config, 10) == pytest.approx([0.1 * step for step in range(1, 10)] + [0.9])
+    assert rates(config, 1) == [0.9]
+
+
 def test_short_runs_have_rates():
     for schedule in ("one-cycle", "cosine", "linear"):
         for steps in (1, 2, 3):
@@ -80,12 +89,12 @@ def test_a_recipes_milestones_go_with_its_schedule():
         ({"warmup_epochs": -1.0}, "--warmup-epochs must be in"),
         ({"warmup_epochs": float("nan")}, "--warmup-epochs must be in"),
         ({"warmup_epochs": 1, "schedule": "one-cycle"}, "--schedule one-cycle begins with a rise of its own"),
-        ({"nesterov": True, "optimizer": "adamw"}, "--nesterov is for --optimizer sgd; adamw"),
+        ({"nesterov": True, "optimizer": "adamw"}, "--nesterov is for --optimizer sgd, not for adamw"),
         ({"clip_grad_norm": 0.0}, "--clip-grad-norm must be a finite number > 0, got 0"),
         ({"clip_grad_norm": float("inf")}, "--clip-grad-norm must be a finite number > 0"),
         ({"clip_grad_norm": 1.0, "optimizer": "apex"}, "--clip-grad-norm does not go with --optimizer apex"),
         ({"label_smoothing": 1.0, "method": "madry"}, r"--label-smoothing must be in \[0, 1\), got 1"),
-        ({"label_smoothing": 0.1}, "--label-smoothing 0.1: --method adv-interp trains on no classes as they are"),
+        ({"label_smoothing": 0.1}, "--label-smoothing 0.1 is for natural, madry"),
         ({"ema": 1.0}, r"--ema must be in \[0, 1\), got 1"),
         ({"ema": -0.1}, "--ema must be in"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints must be at least 1"),
@@ -94,3 +103,10 @@ def test_a_recipes_milestones_go_with_its_schedule():
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(InputError, match=message):
         recipe("digits", **changes).check()
+
+
+def test_a_recipe_without_milestones_does_not_take_those_of_another():
+    with pytest.raises(InputError, match="--schedule step needs --milestones EPOCH, since --recipe cifar10-fastat has"):
+        recipe("cifar10-fastat", schedule="step").check()
+    recipe("cifar10-fastat", schedule="step", milestones=(50,)).check()
+    recipe("digits", schedule="step").check()

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_run import tiny
+from torch import nn
 
 from fastait import load_model, run_training
 from fastait.evaluation.evaluate import Outcomes
 from fastait.methods import images
 from fastait.training import watch
+from fastait.training.averaged import Averaged
 from fastait.training.watch import Watch
 
 
@@ -34,6 +37,8 @@ def script(figures):
         ([(40, 30), (80, 16), (80, 30)], None),  # below half of FGSM, not of its best
         ([(40, 35), (30, 17), (40, 30)], None),  # below half of its best, not of FGSM
         ([(12, 11), (9, 4)], 2),
+        ([(60, 50), (60, 30), (60, 20)], 3),  # of its best, which was not the last
+        ([(40, 30), (45, 35), (90, 10), (50, 40), (90, 10)], 3),  # what was before the first is kept
         ([(0, 0), (0, 0), (5, 0)], None),  # nothing was there to be lost
     ],
 )
@@ -60,9 +65,80 @@ def test_what_is_a_collapse(network, monkeypatch, figures, epoch):
         assert again.state() == seen.state()
 
 
+def test_the_best_may_be_averages(network, monkeypatch):
+    """Only where they are better; of equal ones the network's, and those of the earlier epoch."""
+    found, measured = iter([30, 30, 30, 40, 40, 40]), []
+
+    def evaluate(model, images, attacks, **options):
+        assert attacks == ("pgd10",)
+        measured.append(model.fc.bias[0].item())
+        pgd = next(found)
+        return Outcomes({"clean": torch.arange(100) < 90, "pgd10": torch.arange(100) < pgd})
+
+    monkeypatch.setattr(watch, "evaluate", evaluate)
+    averaged = Averaged(network, 0.5)
+    seen = Watch(tiny(method="natural"), network, averaged, object(), None, pytest.fail, None)
+    best = []
+    for epoch in (1, 2, 3):
+        with torch.no_grad():
+            network.fc.bias.fill_(epoch)
+            averaged.state_dict()["fc.bias"].fill_(-epoch)
+        record = seen.measure(epoch)
+        best.append((seen.best["epoch"], seen.best["averaged"], seen.best["weights"]["fc.bias"][0].item()))
+        assert network.fc.bias[0] == epoch
+    assert measured == [1, -1, 2, -2, 3, -3]
+    assert best == [(1, False, 1), (2, True, -2), (2, True, -2)]
+    assert record == {"val_clean": 90, "val_pgd10": 40, "val_ema_clean": 90, "val_ema_pgd10": 40}
+
+
 def test_what_does_not_attack_is_not_watched(network, monkeypatch):
     monkeypatch.setattr(watch, "evaluate", pytest.fail)
     assert Watch(tiny(method="natural"), network, None, None, None, pytest.fail, None).measure(1) == {}
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(100, 1, 1), (256, 1, 1), (511, 1, 2), (1000, 3, 4)])
+def test_few_are_spread_evenly(count, least, most):
+    """Over all there are, of which the first half may be another class."""
+    places = 2 * torch.arange(count)
+    chosen = watch.few(SimpleNamespace(train=SimpleNamespace(at=lambda places: places)), places)
+    assert len(chosen) == min(count, 256)
+    gaps = torch.diff(chosen, append=torch.tensor([2 * count])) // 2
+    assert chosen[0] == 0
+    assert least <= gaps.min() <= gaps.max() <= most
+
+
+def test_a_network_that_cannot_be_copied_holds_other_weights():
+    """Its weights are made by a hook in each pass. Afterwards it has its own bits, in their places."""
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        network = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(192, 10)), nn.BatchNorm1d(10))
+    network(torch.rand(4, 3, 8, 8))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    places = [value.data_ptr() for value in network.state_dict().values()]
+    other = {name: value + 1 for name, value in before.items()}
+
+    def fail():
+        with watch.holding(network, other):
+            assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    with watch.holding(network, None):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [value.data_ptr() for value in network.state_dict().values()] == places
+
+
+def test_what_an_epoch_says(network, monkeypatch):
+    """PGD-10 of the training images, or of those held out the network's and the averaged weights'."""
+    monkeypatch.setattr(watch, "evaluate", script([(40, 30), (41, 31), (42, 32)]))
+    seen = Watch(tiny(method="madry"), network, None, None, None, pytest.fail, None)
+    assert seen.said(seen.measure(1)) == "  PGD-10 30.0 %"
+    averaged = Averaged(network, 0.9)
+    seen = Watch(tiny(method="madry", ema=0.9), network, averaged, "held out", None, pytest.fail, None)
+    assert seen.said(seen.measure(2)) == (
+        "  held out: clean 90.0 %, PGD-10 31.0 %, averaged clean 90.0 %, PGD-10 32.0 %"
+    )
 
 
 @pytest.mark.slow

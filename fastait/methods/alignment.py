@@ -1,8 +1,7 @@
 """How unlike the gradients of neighbouring images are, differentiable in the network's parameters."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastait.attacks.gradient import FP16_SCALE
-from fastait.runtime.shared import Shared
+from fastait.runtime.shared import by_all_threads
 
 
 def misalignment(network: nn.Module, images: Tensor, y: Tensor, gradients: Tensor) -> Tensor:
@@ -53,27 +52,8 @@ def _mean_distance(a: Tensor, b: Tensor) -> Tensor:
     return distances.sum() / counts.sum().clamp(min=1)
 
 
-def _enter(process: str) -> Any:
-    context = sdpa_kernel(SDPBackend.MATH)
-    context.__enter__()
-    return context
-
-
-def _leave(process: str, context: Any) -> None:
-    context.__exit__(None, None, None)
-
-
-_attention: Shared[str, Any] = Shared(_enter, _leave)
-_PROCESS = "which operator of attention torch takes is the process's"
-
-
-def _written_out() -> AbstractContextManager[None]:
-    """Attention as torch writes it out, in other threads too until the last one has left.
-
-    torch puts back what each thread found, so that two which leave in the order in which they came would leave the
-    process without its fused operators for good.
-    """
-    return _attention.held([_PROCESS])
+_written_out = by_all_threads(lambda: sdpa_kernel(SDPBackend.MATH))
+"""A context in which attention is as torch writes it out, in other threads too until the last one has left."""
 
 
 @contextmanager

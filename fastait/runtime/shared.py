@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Before = TypeVar("Before")
@@ -62,3 +62,22 @@ class Shared(Generic[T, Before]):
                     if not hold.holders:
                         del self._holds[key]
                         self._restore(hold.subject, hold.before)
+
+
+def by_all_threads(make: Callable[[], AbstractContextManager[Any]]) -> Callable[[], AbstractContextManager[None]]:
+    """Contexts of a switch of the process's, made by ``make``: the first thread's is entered, and left by the last.
+
+    torch's own put back what each thread found: two that leave in the order in which they came would leave the process
+    switched over for good.
+    """
+
+    def enter(make: Callable[[], AbstractContextManager[Any]]) -> AbstractContextManager[Any]:
+        context = make()
+        context.__enter__()
+        return context
+
+    def leave(_: object, context: AbstractContextManager[Any]) -> None:
+        context.__exit__(None, None, None)
+
+    shared = Shared(enter, leave)
+    return lambda: shared.held([make])

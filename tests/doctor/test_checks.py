@@ -120,7 +120,9 @@ def test_what_torch_says_of_gpus(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("gpus", "said"), [(1, "cpu"), (2, "cuda")])
 def test_processes_meet_on_gpus_where_there_are_two(gpus, said, monkeypatch, capfd):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(processes, "PEER", f"import os; print(os.environ['{processes.DEVICE}'], os.environ['RANK'])")
+    line = f"os.environ['{processes.DEVICE}'] + ' ' + os.environ['RANK'] + chr(10)"
+    whole = f"import os; os.write(1, ({line}).encode())"  # both write to one file, and print writes word by word
+    monkeypatch.setattr(processes, "PEER", whole)
     seen = found("processes", GPU)
     assert seen.status == OK
     assert ("NCCL, and agree" in seen.message) == (gpus == 2)

@@ -7,22 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_folder
+from tiny_run import OF_A_FOLDER
 
 from fastait import recipe, resume_training, run_training
 from fastait.runtime.errors import Interrupted
 from fastait.train import main
 from fastait.training.step import Totals
 
-SETTINGS = {
-    "dataset": "folder",
-    "data_dir": "images",
-    "image_size": 8,
-    "device": "cpu",
-    "epochs": 2,
-    "batch_size": 4,
-    "eval_samples": 4,
-    "attack_steps": 1,
-}
+SETTINGS = {**OF_A_FOLDER, "attack_steps": 1}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_folder
-from tiny_run import tiny
+from tiny_run import OF_A_FOLDER, tiny
 
 from fastait import recipe, resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
@@ -22,24 +22,13 @@ STOPPED = 3
 """Steps of a run of eight that is stopped."""
 
 
-SETTINGS = {
-    "dataset": "folder",
-    "data_dir": "images",
-    "image_size": 8,
-    "device": "cpu",
-    "epochs": 2,
-    "batch_size": 4,
-    "eval_samples": 4,
-}
-
-
 @pytest.fixture(scope="module")
 def weights_at_the_end(tmp_path_factory):
     """Of a run that nobody stops."""
     folder = tmp_path_factory.mktemp("undisturbed")
     write_folder(folder / "images", {"cat": 8, "dog": 8})
     paths = {"data_dir": folder / "images", "out": folder / "run"}
-    return run_training(recipe("digits", **{**SETTINGS, **paths})).model.state_dict()
+    return run_training(recipe("digits", **{**OF_A_FOLDER, **paths})).model.state_dict()
 
 
 @pytest.fixture
@@ -58,7 +47,7 @@ def begun(monkeypatch, weights_at_the_end):
         with monkeypatch.context() as patch:
             patch.setattr(Totals, "add", stop)
             with pytest.raises(Interrupted):
-                run_training(recipe("digits", **{**SETTINGS, "out": out, **settings}))
+                run_training(recipe("digits", **{**OF_A_FOLDER, "out": out, **settings}))
         return Path(out), weights_at_the_end
 
     return make

@@ -331,6 +331,7 @@ class Loop:
             "lr": learning_rate(self.config, self.step - 1, self.prepared.plan.steps_per_epoch),
             "loss": totals["loss"] / totals["seen"],
             "accuracy": 100 * totals["correct"] / totals["seen"],
+            "images": totals["seen"],
             **gradient_shares(totals),
             "images_per_second": round(totals["seen"] / seconds, 1),
             "seconds": round(seconds, 3),

@@ -67,6 +67,7 @@ def draw(name, models, folder=".", dataset=None, seed=SEED, advance=lambda: None
     Path(folder).mkdir(exist_ok=True)
     if name == "front":
         models = {**models, "madry": models.get("natural")}  # a third training would tell no more
+    models = {system: models[system] for system in FIGURES[name].systems if system in models}
     return FIGURES[name].draw(models, dataset or digits(), Path(folder), EPSILON, seed, advance)
 
 

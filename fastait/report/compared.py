@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from fastait.checkpoints.folder import WEIGHTS
@@ -13,12 +14,12 @@ from fastait.evaluation.results import QUICK, STRONG, UNION, Evaluation, rows, w
 from fastait.report.eval_files import Measurement
 from fastait.report.papers import paper_figures, paper_system
 from fastait.report.run_files import Run
-from fastait.runtime.report import epsilon_text
+from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
 
 PAPERS_STEP = 2 / 255
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """A model of an evaluation, under all its epsilons.
 
@@ -51,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure: accuracy in percent with its interval and n, and the paper's, each as a text or empty."""
+    """A figure: accuracy in percent with its interval, of how many images, and the paper's, each a text or empty."""
 
     text: str
     n: str = ""
@@ -77,17 +78,15 @@ class Table:
 
 def entries(measurements: Sequence[Measurement], runs: Sequence[Run]) -> list[Entry]:
     """The models of all evaluations. One that is of a run has the run's place among the page's series."""
-    by_path = {run.path.resolve(): (series, run) for series, run in enumerate(runs)}
     models = [(m, model) for m in measurements for model in dict.fromkeys(e.model for e in m.evaluations)]
     alike = Counter(model for _, model in models)
     found: list[Entry] = []
-    taken: set[int] = set(range(len(runs)))
     used: set[int] = set()
     for measurement, model in models:
-        series, run = _of(measurement, model, by_path)
-        if series is None or series in used:  # another file of the same run, or somebody else's model
-            series = max(taken, default=-1) + 1
-        taken.add(series)
+        run = _run_of(measurement.model_path(model), runs)
+        series = len(runs) if run is None else list(runs).index(run)
+        while series in used:  # another file of the same run, or somebody else's model
+            series = max(len(runs), series + 1)
         used.add(series)
         name = f"{model} ({measurement.name})" if alike[model] > 1 else model
         by_epsilon = {e.epsilon: e for e in measurement.evaluations if e.model == model}
@@ -95,12 +94,17 @@ def entries(measurements: Sequence[Measurement], runs: Sequence[Run]) -> list[En
     return found
 
 
-def _of(measurement: Measurement, model: str, by_path: Mapping[Any, tuple[int, Run]]) -> tuple[int | None, Run | None]:
-    path = measurement.model_path(model)
+def _run_of(path: Path | None, runs: Sequence[Run]) -> Run | None:
+    """The run whose folder, or a file in it, ``path`` is. One that is relative to a folder that is not known any more
+    may be that of the only run whose path ends so."""
     if path is None:
-        return None, None
-    resolved = path.resolve()
-    return by_path.get(resolved) or by_path.get(resolved.parent) or (None, None)
+        return None
+    folder = path.parent if path.name in WEIGHTS.values() else path
+    exact = [run for run in runs if run.path.resolve() == folder.resolve()]
+    ends = [run for run in runs if run.path.resolve().parts[-len(folder.parts) :] == folder.parts]
+    if exact or folder.is_absolute() or len(ends) != 1:
+        return exact[0] if exact else None
+    return ends[0]
 
 
 def tables(found: Sequence[Entry]) -> list[Table]:
@@ -134,6 +138,11 @@ def _table(found: Sequence[Entry], epsilon: float) -> Table:
         noise = measurement.about.get("input_noise")
         if noise is not None:
             sentences[f"{measurement.name}: random signs of {epsilon_text(noise)} were added to the input."] = None
+    counts = {cell.n for _, cells in lines for cell in cells if cell.n}
+    if len(counts) == 1:
+        title += f", {counts.pop()} test images"
+        lines = [(attack, [replace(cell, n="") for cell in cells]) for attack, cells in lines]
+    sentences.pop(AUTOATTACK_CAVEAT, None)  # which stands once, below all tables
     return Table(title, [(entry.name, entry.series) for entry in found], lines, list(sentences))
 
 
@@ -146,7 +155,7 @@ def _first_the_strongest(attack: str) -> int:
 
 def _cell(row: Mapping[str, Any] | None, paper: tuple[float, str] | None) -> Cell:
     text = "" if row is None else cell(row["correct"], row["n"])
-    return Cell(text, "" if row is None else f"n = {row['n']:,}", f"{paper[0]:.1f} in {paper[1]}" if paper else "")
+    return Cell(text, "" if row is None else f"{row['n']:,}", f"{paper[0]:.1f} in {paper[1]}" if paper else "")
 
 
 def _paper(entry: Entry, epsilon: float) -> dict[str, tuple[float, str]]:
@@ -154,16 +163,13 @@ def _paper(entry: Entry, epsilon: float) -> dict[str, tuple[float, str]]:
     about, path = entry.measurement.about, entry.measurement.model_path(entry.model)
     if entry.run is None or entry.run.config is None or path is None or about.get("input_noise") is not None:
         return {}
-    weights = "last" if path.resolve() == entry.run.path.resolve() else _WEIGHTS.get(path.name)
-    system = None if weights is None else paper_system(entry.run.config, weights)
+    which = {file: which for which, file in WEIGHTS.items()}.get(path.name, "last")
+    system = paper_system(entry.run.config, which)
     if system is None or abs(about.get("step_size", 0.0) - PAPERS_STEP) > 1e-6:
         return {}
     if about.get("dataset") != entry.run.config.dataset:
         return {}
     return {attack: figure for (attack, at), figure in paper_figures(system).items() if at == round(epsilon, 6)}
-
-
-_WEIGHTS = {WEIGHTS[which]: which for which in ("last", "best")}
 
 
 def data_sets(found: Iterable[Entry]) -> list[tuple[str, str]]:

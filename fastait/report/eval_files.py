@@ -14,6 +14,7 @@ from fastait.evaluation.masking import Check
 from fastait.evaluation.outcomes import CLEAN
 from fastait.evaluation.results import Evaluation, from_json
 from fastait.report.gaps import Gap
+from fastait.report.run_files import is_number
 from fastait.runtime.errors import InputError, first_line
 
 ATTACKED = "outcomes.safetensors"
@@ -22,7 +23,7 @@ EXAMPLES = "examples.safetensors"
 AGAIN = "The same command with the same --out writes it anew."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Images of one model and epsilon.
 
@@ -43,14 +44,14 @@ class Examples:
     after: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """An evaluation, as its folder tells it.
 
     Attributes:
         name: in the page, no two alike.
         path: the folder.
-        about: what ``eval.json`` holds, empty if it cannot be read.
+        about: the data set, its classes, where the models lay, the step size and the noise, as ``eval.json`` has them.
         evaluations: a model under an epsilon each, with classes and losses where the folder has them.
         masking: of each model, the checks.
         labels: {number of images: their classes, int64}.
@@ -117,13 +118,22 @@ def read_evaluation(path: Path, name: str) -> Measurement:
     return Measurement(
         name,
         path,
-        {key: value for key, value in about.items() if key != "outcomes"},
+        {key: about[key] for key in _KEPT if key in about} | {key: about[key] for key in _NUMBERS if _is(about, key)},
         [_with_classes(e, title, tensors) for e, title in zip(evaluations, called, strict=True)],
         masking,
         {labels.numel(): labels for key, labels in tensors.items() if key.startswith("labels of ")},
         [_examples(title, images, said) for title in called],
         gaps,
     )
+
+
+_KEPT = ("dataset", "classes", "models")
+_NUMBERS = ("step_size", "input_noise")
+"""What of ``eval.json`` the page says besides its outcomes."""
+
+
+def _is(about: Mapping[str, Any], key: str) -> bool:
+    return is_number(about.get(key))
 
 
 def _check(row: Mapping[str, Any]) -> Check:

@@ -15,6 +15,7 @@ from fastait.report.eval_files import read_evaluation
 from fastait.report.gaps import Gap, grouped
 from fastait.report.on_request import Drawing, drawings
 from fastait.report.run_files import Run, read_run
+from fastait.reproduction.drawing import available
 from fastait.runtime.errors import InputError, one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT
 from fastait.runtime.version import __version__
@@ -49,8 +50,9 @@ def make(
         note: called with a line for the user.
 
     Raises:
-        InputError: a folder is none, or is given twice.
+        InputError: a folder is none, or is given twice, or matplotlib is missing.
     """
+    available()
     read = [read_run(path, name) for path, name in zip(runs, names(runs), strict=True)]
     measured = [read_evaluation(path, name) for path, name in zip(evaluations, names(evaluations), strict=True)]
     entries = compared.entries(measured, read)
@@ -82,6 +84,7 @@ def make(
             "no_proof": signs.NO_PROOF,
             "against_epsilon": against_epsilon,
             "against_steps": _groups(entries, sweeps.against_steps),
+            "along_steps": _groups(entries, sweeps.along_steps),
             "confusions": confusions.confusions(entries),
             "galleries": pictures.galleries(entries),
             "drawings": drawn,

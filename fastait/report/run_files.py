@@ -17,7 +17,7 @@ CHOSEN_BY = (f"val_{WATCHED}", f"val_ema_{WATCHED}")
 """What the best epoch is chosen by."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run, as its folder tells it.
 

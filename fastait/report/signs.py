@@ -8,11 +8,14 @@ from typing import Any
 from markupsafe import Markup
 
 from fastait.evaluation.masking import STEPS, Check
+from fastait.evaluation.outcomes import CLEAN
 from fastait.evaluation.results import masking_heading
+from fastait.evaluation.session import MASKING_IMAGES
 from fastait.report.charts import Chart, Line, draw
 from fastait.report.compared import Entry
 from fastait.report.eval_files import Measurement
 from fastait.report.run_files import is_number
+from fastait.runtime.report import epsilon_text
 
 NO_PROOF = "None of them firing is no proof that gradients are not masked."
 
@@ -34,9 +37,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Report:
-    """The checks of a model."""
+    """The checks of a model, and what they were made on."""
 
     heading: str
+    images: str
     series: int
     checks: Sequence[Shown]
 
@@ -48,7 +52,10 @@ def reports(entries: Sequence[Entry]) -> list[Report]:
         checks = entry.measurement.masking.get(entry.model)
         if checks:
             shown = [_shown(check, entry.series, f"masking-{number}-{place}") for place, check in enumerate(checks)]
-            found.append(Report(masking_heading(entry.name, checks), entry.series, shown))
+            epsilon, first = next(iter(entry.evaluations.items()))
+            images = min(MASKING_IMAGES, first.images(CLEAN))
+            said = f"n = {images}, Linf {epsilon_text(epsilon)}, but where a check says otherwise"
+            found.append(Report(masking_heading(entry.name, checks), said, entry.series, shown))
     return found
 
 

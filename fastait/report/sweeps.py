@@ -1,7 +1,10 @@
 """Accuracy against epsilon, and against the number T of an attack's steps."""
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
 
 from fastait.evaluation.outcomes import CLEAN
 from fastait.evaluation.results import QUICK, STRONG
@@ -80,6 +83,42 @@ def against_steps(entries: Sequence[Entry], group: int) -> list[Panel]:
             name = f"steps-{kind}-{epsilon_text(epsilon)}-{group}"
             found.append(Panel(title, _n(counts[kind]), draw(chart, name)))
     return found
+
+
+def along_steps(entries: Sequence[Entry], group: int) -> list[Panel]:
+    """A chart for each attack whose loss was written down, the longest of those that share their steps; else as above."""
+    found = []
+    for epsilon in dict.fromkeys(entry.shown for entry in entries):
+        curves: dict[str, list[Line]] = {}
+        for entry in entries:
+            one = entry.evaluations.get(epsilon)
+            losses = {} if one is None else one.outcomes.losses
+            for attack in _longest(losses):
+                points = [
+                    (float(step), loss) for step, loss in enumerate(losses[attack].tolist()) if math.isfinite(loss)
+                ]
+                if len(points) > 1:
+                    curves.setdefault(attack, []).append(Line(points, entry.series))
+        for attack, lines in curves.items():
+            title = f"{attack}, Linf {epsilon_text(epsilon)}"
+            chart = Chart(f"loss of {title}", "step", "mean loss", lines)
+            found.append(Panel(title, "", draw(chart, f"loss-{attack}-{epsilon_text(epsilon)}-{group}")))
+    return found
+
+
+def _longest(losses: Mapping[str, Tensor]) -> list[str]:
+    """The attacks with a loss but those that another one of the same kind goes on from; no targets of AutoAttack's."""
+    found: dict[str, str] = {}
+    for attack, values in losses.items():
+        named = _STEPS.fullmatch(attack)
+        kind = f"{named[1]}{named[3] or ''}" if named else attack
+        longer = kind not in found or values.numel() > losses[found[kind]].numel()
+        if values.ndim == 1 and longer and (named or _STAGE.fullmatch(attack)):
+            found[kind] = attack
+    return list(found.values())
+
+
+_STAGE = re.compile(r"apgd-(ce|dlr)(-\d+)?")
 
 
 def _n(counts: Iterable[int]) -> str:

@@ -286,7 +286,7 @@ def test_the_front_page_shows_what_an_evaluation_finds(models, monkeypatch):
 @pytest.mark.parametrize("name", FIGURES)
 def test_without_matplotlib(models, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"figures need matplotlib.*pip install 'fastait\[figures\]'"):
+    with pytest.raises(InputError, match=r"figures need matplotlib.*pip install 'fastait\[train\]'"):
         draw(name, {})
     assert not list(Path().iterdir())
 

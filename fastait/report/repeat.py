@@ -21,9 +21,7 @@ def command(config: TrainConfig) -> str | None:
         return None
     usual = _usual(config)
     words = ["fastait", "train"]
-    for name in (name for names in GROUPS.values() for name in names):
-        if name in ("out", "resume"):
-            continue
+    for name in _ORDER:
         value, expected = getattr(config, name), getattr(usual, name)
         if value == expected:
             continue
@@ -31,6 +29,10 @@ def command(config: TrainConfig) -> str | None:
             return None
         words += _flags(name, value)
     return quoted(*words)
+
+
+_FIRST = ("recipe", "method")
+_ORDER = (*_FIRST, *(n for names in GROUPS.values() for n in names if n not in (*_FIRST, "out", "resume")))
 
 
 def _usual(config: TrainConfig) -> TrainConfig:
@@ -44,7 +46,7 @@ def _usual(config: TrainConfig) -> TrainConfig:
         made.resolved(),
         recipe=plain.recipe,
         method=plain.method,
-        schedule=plain.schedule,
+        schedule=recipe(config.recipe).schedule,
         penalty=strength if made.penalty is None else made.penalty,
         data_dir=None,
     )

@@ -76,7 +76,7 @@ def read_run(path: Path, name: str) -> Run:
     config = classes = None
     try:
         config, classes = folder.config(), folder.classes()
-    except (FastaitError, TypeError, AttributeError) as error:
+    except (FastaitError, TypeError, AttributeError, RecursionError) as error:
         gaps.append(Gap(name, f"{folder.config_file.name} cannot be read ({first_line(error)})", "Bring it back."))
     if config is not None and classes is None:
         gaps.append(Gap(name, f"{folder.config_file.name} has no {CLASSES}, as those of older versions"))

@@ -86,7 +86,7 @@ def against_steps(entries: Sequence[Entry], group: int) -> list[Panel]:
 
 
 def along_steps(entries: Sequence[Entry], group: int) -> list[Panel]:
-    """A chart for each attack whose loss was written down, the longest of those that share their steps; else as above."""
+    """A chart for each attack whose loss was written down, the longest of those that share steps; else as above."""
     found = []
     for epsilon in dict.fromkeys(entry.shown for entry in entries):
         curves: dict[str, list[Line]] = {}

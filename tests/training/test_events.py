@@ -56,6 +56,7 @@ def assert_as_in_metrics(run, epochs):
     assert len(tags) == len(set(tags))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_has_each_epoch_once(monkeypatch):
     """And the images, and the final table."""
     add = Totals.add
@@ -118,6 +119,7 @@ def test_what_was_written_after_the_checkpoint_goes():
     assert at[2] - at[1] == pytest.approx(100, abs=1)
 
 
+@pytest.mark.slow
 def test_weights_do_not_change_by_it():
     with_events = run_training(tiny(out="with", tensorboard=True, epochs=1)).model.state_dict()
     without = run_training(tiny(out="without", epochs=1)).model.state_dict()

@@ -57,6 +57,15 @@ def test_every_recipe():
         assert len(command(config).split()) <= 2 + 2 * 4, command(config)
 
 
+def test_the_command_does_not_hang_on_where_it_is_made(tmp_path, monkeypatch):
+    """Images in the folder that is the current one's by default are named."""
+    config = recipe("cifar10").resolved()
+    here = command(config)
+    monkeypatch.chdir(tmp_path.parent)
+    assert command(config) == here
+    assert f"--data-dir {tmp_path / 'data'}" in here
+
+
 def test_what_no_flag_says():
     """A recipe's own value cannot be taken back by a flag."""
     assert command(recipe("cifar10-fastat", ema=None).resolved()) is None

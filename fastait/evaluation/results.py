@@ -169,6 +169,8 @@ def from_json(found: Mapping[str, Any]) -> list[Evaluation]:
             queries={name: torch.tensor(values, device="cpu") for name, values in one.get("queries", {}).items()},
             not_finite={n: torch.arange(len(correct[n]), device="cpu") < count for n, count in counts.items()},
         )
+        if not 0 < one["epsilon"] <= 1:
+            raise ValueError(f"epsilon is {one['epsilon']}")
         evaluation = Evaluation(str(one["model"]), float(one["epsilon"]), outcomes)
         start = f"{_where(evaluation)}: "
         own = tuple(line.removeprefix(start) for line in found.get("warnings", ()) if line.startswith(start))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fastait.report.charts import Chart, Line, draw
-from fastait.report.run_files import CHOSEN_BY, Run
+from fastait.report.run_files import CHOSEN_BY, Run, is_number
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def panels(runs: Sequence[tuple[int, Run]], group: int) -> list[Panel]:
 def _counts(kind: Kind, runs: Sequence[Run]) -> str:
     if not kind.images:
         return ""
-    counts = {epoch[kind.images] for run in runs for epoch in run.epochs if kind.images in epoch}
-    whole = sorted(count for count in counts if isinstance(count, int))
+    found = [epoch.get(kind.images) for run in runs for epoch in run.epochs]
+    whole = sorted({int(count) for count in found if is_number(count)})
     if not whole:
         return "n was not written down"
     return f"n = {whole[0]:,}" if len(whole) == 1 else f"n = {whole[0]:,} to {whole[-1]:,}"

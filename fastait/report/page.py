@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from fastait.report import compared, confusions, curves, missing, pictures, signs, sweeps, trained
 from fastait.report.charts import Samples
@@ -96,6 +97,11 @@ def make(
 
 def render(content: dict[str, Any]) -> str:
     """The page of this content; every text in it is escaped."""
+    return _template().render(content)
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -105,7 +111,7 @@ def render(content: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.finalize = lambda value: value if hasattr(value, "__html__") else one_line(value)
-    return environment.get_template("page.html").render(content)
+    return environment.get_template("page.html")
 
 
 def names(paths: Sequence[Path]) -> list[str]:

@@ -1,7 +1,6 @@
 """What a run folder holds, as far as it can be read; what cannot is left out, with a word."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,9 @@ from fastait.config import CLASSES, TrainConfig
 from fastait.report.gaps import Gap, quoted
 from fastait.runtime.errors import FastaitError, InputError, first_line
 from fastait.training.watch import WATCHED
+
+LARGEST = 1e15
+"""What is larger is no figure of a run."""
 
 CHOSEN_BY = (f"val_{WATCHED}", f"val_ema_{WATCHED}")
 """What the best epoch is chosen by."""
@@ -60,7 +62,7 @@ class Run:
 
 def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether ``value`` is a number that can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def read_run(path: Path, name: str) -> Run:
@@ -143,5 +145,5 @@ def _objects(text: str) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
             epoch = json.loads(line)
         except (ValueError, RecursionError):
             epoch = None
-        good = isinstance(epoch, dict) and type(epoch.get("epoch")) is int and epoch["epoch"] > 0
+        good = isinstance(epoch, dict) and type(epoch.get("epoch")) is int and 0 < epoch["epoch"] < LARGEST
         yield number, epoch if good else None

@@ -185,9 +185,11 @@ def finals(runs: Sequence[Run]) -> Finals:
             figures = result.get(which) if which else result
             if not isinstance(figures, dict) or not is_number(n) or n < 1:
                 continue
-            cells = [
-                cell(round(figures[key] * n / 100), int(n)) if is_number(figures.get(key)) else "" for key in COLUMNS
-            ]
+            cells = [_cell(figures.get(key), int(n)) for key in COLUMNS]
             epoch = f" ({figures['epoch']})" if which == "best" and "epoch" in figures else ""
             rows.append((run.name, what + epoch, str(n), cells))
     return Finals(list(COLUMNS.values()), rows)
+
+
+def _cell(accuracy: Any, n: int) -> str:
+    return cell(round(accuracy * n / 100), n) if is_number(accuracy) and 0 <= accuracy <= 100 else ""

@@ -1,6 +1,7 @@
 """The page of runs and evaluations: what stands in it, what is left out with a word, and that it stands alone."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,12 +13,14 @@ from tempfile import mkdtemp
 from types import SimpleNamespace
 
 import pytest
+from markupsafe import Markup
 from report_files import CHECKS, CLASSES, change, write_evaluation, write_run
 from safetensors.torch import load_file
 
 from fastait.evaluation.intervals import cell
 from fastait.evaluation.results import from_json, masking_heading, words
-from fastait.report import compared, pictures
+from fastait.report import compared, curves, pictures, signs, sweeps
+from fastait.report import page as page_module
 from fastait.report.__main__ import main
 from fastait.report.eval_files import read_evaluation
 from fastait.report.page import make
@@ -311,6 +314,66 @@ def test_damaged_evaluations(content):
     text = page(write_run("run"), evals=[evaluation]).text
     assert "eval.json cannot be read" in text
     assert "loss that is trained by" in text
+
+
+ODD = (None, "x", "", [], {}, [1, "x"], -1, 0, 1e9, 10**400, math.inf, math.nan, True, {"epoch": "x"})
+
+
+@pytest.mark.slow
+def test_odd_values_do_no_harm(monkeypatch):
+    """Whatever stands in the place of any value of any file, the rest is shown; nothing that cannot be drawn is."""
+
+    def drawn(chart, name):
+        for line in chart.lines:
+            assert line.points
+            assert all(math.isfinite(x) and math.isfinite(y) for x, y in line.points)
+        assert all(math.isfinite(level) for level, _ in (*chart.levels, *chart.marks))
+        return Markup("<svg></svg>")
+
+    for module in (curves, sweeps, signs):
+        monkeypatch.setattr(module, "draw", drawn)
+    monkeypatch.setattr(page_module, "Samples", lambda: lambda series: "")
+    run = write_run("run")
+    evaluation = write_evaluation("eval", {"run": run}, n=10, epsilons=(8 / 255, 16 / 255))
+    tried = 0
+    for file in (run / "metrics.jsonl", run / "result.json", evaluation / "eval.json", run / "config.json"):
+        whole = file.read_text()
+        first, *rest = whole.splitlines() if file.suffix == ".jsonl" else [whole]
+        for place in places_in(json.loads(first)):
+            for odd in ODD[tried % EACH :: EACH]:
+                file.write_text("\n".join([json.dumps(with_odd(json.loads(first), place, odd)), *rest]))
+                try:
+                    assert "What was trained" in make([run], [evaluation], figures=False)
+                except Exception as error:
+                    raise AssertionError(f"{file}, {place}: {odd}") from error
+            tried += 1
+        file.write_text(whole)
+    assert tried > 100
+
+
+EACH = 7
+"""Of the odd values every seventh is tried in a place, from another one on in each."""
+
+
+def places_in(found, at=()):
+    """Where values stand, one of each kind: of a list the first."""
+    entries = (
+        found.items() if isinstance(found, dict) else list(enumerate(found))[:1] if isinstance(found, list) else ()
+    )
+    for key, value in entries:
+        yield (*at, key)
+        yield from places_in(value, (*at, key))
+
+
+def with_odd(found, place, odd):
+    """A copy with another value at that place."""
+    copy = json.loads(json.dumps(found))
+    *way, last = place
+    inner = copy
+    for key in way:
+        inner = inner[key]
+    inner[last] = odd
+    return copy
 
 
 def test_missing_images_classes_and_checks():

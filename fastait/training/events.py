@@ -130,9 +130,9 @@ class Events:
         x = images.floats(torch.arange(len(images), device="cpu"), weight.device)
         y = images.labels.to(weight.device)
         generator = torch.Generator(weight.device).manual_seed(derive(self.config.seed, "events"))
+        attack: Any = ATTACKS[WATCHED]
         with full_precision(weight.device):
-            step_size = epsilon / 4 or 2 / 255
-            moved = ATTACKS[WATCHED](model, x, y, epsilon=epsilon, step_size=step_size, generator=generator)
+            moved = attack(model, x, y, epsilon=epsilon, step_size=epsilon / 4 or 2 / 255, generator=generator)
         change = (moved - x) * (0.5 / epsilon if epsilon else 0.0) + 0.5
         rows = torch.stack([x, moved, change])  # kinds, n, 3, H, W
         kinds, n, channels, height, width = rows.shape

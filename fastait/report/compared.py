@@ -17,6 +17,7 @@ from fastait.report.run_files import Run
 from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
 
 PAPERS_STEP = 2 / 255
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def _run_of(path: Path | None, runs: Sequence[Run]) -> Run | None:
     may be that of the only run whose path ends so."""
     if path is None:
         return None
-    folder = path.parent if path.name in WEIGHTS.values() else path
+    folder = path.parent if path.name in (*WEIGHTS.values(), CHECKPOINT) else path
     exact = [run for run in runs if run.path.resolve() == folder.resolve()]
     ends = [run for run in runs if run.path.resolve().parts[-len(folder.parts) :] == folder.parts]
     if exact or folder.is_absolute() or len(ends) != 1:

@@ -118,7 +118,8 @@ def read_evaluation(path: Path, name: str) -> Measurement:
     return Measurement(
         name,
         path,
-        {key: about[key] for key in _KEPT if key in about} | {key: about[key] for key in _NUMBERS if _is(about, key)},
+        {key: about[key] for key in _KEPT if key in about}
+        | {key: about[key] for key in _NUMBERS if is_number(about.get(key))},
         [_with_classes(e, title, tensors) for e, title in zip(evaluations, called, strict=True)],
         masking,
         {labels.numel(): labels for key, labels in tensors.items() if key.startswith("labels of ")},
@@ -130,10 +131,6 @@ def read_evaluation(path: Path, name: str) -> Measurement:
 _KEPT = ("dataset", "classes", "models")
 _NUMBERS = ("step_size", "input_noise")
 """What of ``eval.json`` the page says besides its outcomes."""
-
-
-def _is(about: Mapping[str, Any], key: str) -> bool:
-    return is_number(about.get(key))
 
 
 def _check(row: Mapping[str, Any]) -> Check:

@@ -21,6 +21,9 @@ from fastait.runtime.errors import InputError, one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT
 from fastait.runtime.version import __version__
 
+NAMED = 4
+"""Runs that the page's title names at most."""
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -69,7 +72,7 @@ def make(
     gaps = [*missing.gaps(read, measured, entries, bool(against_epsilon)), *undrawn]
     return render(
         {
-            "title": ", ".join(one.name for one in read or measured),
+            "title": _title([one.name for one in read or measured]),
             "version": __version__,
             "cards": [trained.card(run, series) for series, run in enumerate(read)],
             "curves": [
@@ -129,6 +132,11 @@ def names(paths: Sequence[Path]) -> list[str]:
         if len(set(found)) == len(found):
             return found
     return []
+
+
+def _title(called: Sequence[str]) -> str:
+    more = len(called) - NAMED
+    return ", ".join(called[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _runs_by_data(runs: Sequence[Run]) -> list[list[tuple[int, Run]]]:

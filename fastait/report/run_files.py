@@ -12,7 +12,7 @@ from fastait.report.gaps import Gap, quoted
 from fastait.runtime.errors import FastaitError, InputError, first_line
 from fastait.training.watch import WATCHED
 
-LARGEST = 1e15
+LARGEST = 1e11
 """What is larger is no figure of a run."""
 
 CHOSEN_BY = (f"val_{WATCHED}", f"val_ema_{WATCHED}")

@@ -10,6 +10,8 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "fastait" / "runtime" / 
 
 TRAIN = [
     "cyclopts>=5",
+    "jinja2>=3.1.4",  # which torch has too
+    "matplotlib>=3.8",
     "packaging>=23.2",
     "pillow>=10.4",
     "rich>=13.6",
@@ -20,18 +22,19 @@ TRAIN = [
 DALI = ["nvidia-dali-cuda130>=2.4"]  # for torch's builds for CUDA 13: what is installed by default from torch 2.11 on
 DALI_CUDA12 = ["nvidia-dali-cuda120>=2.4"]
 PARQUET = ["pyarrow>=17"]
-FIGURES = ["matplotlib>=3.8"]
+TENSORBOARD = ["tensorboard>=2.18"]
 TIMM = ["timm>=1.0.22"]
 DOCS = ["furo>=2025.12", "myst-parser>=5", "sphinx>=9"]
 PEERS = ["foolbox>=3.3.4", "pyautoattack>=0.2", "torchattacks>=3.5.1"]  # other people's attacks, to be compared with
 TEST = [
     *TRAIN,
     *PARQUET,
-    *FIGURES,
+    *TENSORBOARD,
     *TIMM,
     *PEERS,
     "hypothesis>=6.100",
     "optuna>=4",  # an example calls it
+    "playwright>=1.49",  # drives a Chromium that the system has, if it has one
     "pytest>=8",
     "pytest-benchmark>=5",
     "pytest-xdist>=3.8",
@@ -51,14 +54,14 @@ setup(
     ],
     packages=find_packages(include=["fastait*"]) + find_packages("kernels"),
     package_dir={"fastait": "fastait", "fastait_kernels": "kernels/fastait_kernels"},
-    package_data={"fastait": ["py.typed"], "fastait_kernels": ["py.typed"]},
+    package_data={"fastait": ["py.typed", "report/templates/*"], "fastait_kernels": ["py.typed"]},
     install_requires=["torch>=2.6", "numpy>=1.26"],
     extras_require={
         "train": TRAIN,
         "dali": DALI,
         "dali-cuda12": DALI_CUDA12,
         "parquet": PARQUET,
-        "figures": FIGURES,
+        "tensorboard": TENSORBOARD,
         "timm": TIMM,
         "docs": [*TRAIN, *DOCS],
         "test": TEST,

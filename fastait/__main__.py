@@ -10,6 +10,7 @@ from fastait.runtime.version import __version__
 COMMANDS = {
     "train": ("fastait.train", "train a network and see how it withstands attacks"),
     "eval": ("fastait.eval", "measure how models withstand attacks, side by side"),
+    "report": ("fastait.report.__main__", "make one page of what runs and evaluations wrote"),
     "data": ("fastait.data.__main__", "show what a data set holds, as a table and as a picture"),
     "reproduce": ("fastait.reproduce", "make the paper's tables and figures again"),
     "sweep": ("fastait.sweep", "compare methods, networks, budgets and seeds of your own"),

@@ -23,7 +23,7 @@ LEAST_IMAGE_SIZE = 8
 PLACES = (
     *("data_dir", "unlabeled", "cache_dir", "init_from", "out", *PARQUET_SETTINGS),
     *("workers", "dali", "skip_bad_images", "device", "compile", "cuda_graph"),
-    *("checkpoint_seconds", "keep_checkpoints"),
+    *("checkpoint_seconds", "keep_checkpoints", "tensorboard"),
 )
 """Settings that say where things lie and how they are loaded and run: a resume may change them. The others decide the
 weights, or what is measured. Images are known by their checksum."""
@@ -52,7 +52,7 @@ GROUPS = {
         *("optimizer", "nesterov", "weight_decay", "clip_grad_norm", "label_smoothing", "ema", "seed"),
     ),
     "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
-    "Output": ("out", "resume", "eval_samples", "checkpoint_seconds", "keep_checkpoints"),
+    "Output": ("out", "resume", "eval_samples", "checkpoint_seconds", "keep_checkpoints", "tensorboard"),
 }
 """Under which heading the help page of training has each setting."""
 
@@ -230,6 +230,9 @@ class TrainConfig:
 
     keep_checkpoints: int = 2
     """How many checkpoints are kept, at least 1: where the last one is damaged, the one before it is used."""
+
+    tensorboard: bool = False
+    """Write the curves, a few images under attack and the final table for TensorBoard too, into the run folder."""
 
     init_from: Path | None = None
     """Start from these weights: a model.safetensors of another run. A last layer for another number of classes is drawn

@@ -72,9 +72,15 @@ def _main(argv: list[str]) -> None:
             comparison.begin()
             say(one_line(run_by_slurm(command, choices.folder, arguments, choices.device == "cpu")))
         elif arguments.submit == "local":
-            comparison.make(partial(run_here, command, choices.folder, arguments.workers))
+            comparison.make(_page, partial(run_here, command, choices.folder, arguments.workers))
         else:
-            comparison.make()
+            comparison.make(_page)
+
+
+def _page(runs: list[Path], evaluations: list[Path]) -> str:
+    from fastait.report.page import make
+
+    return make(runs, evaluations, figures=False)
 
 
 if __name__ == "__main__":

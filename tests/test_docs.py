@@ -13,6 +13,7 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 from fastait.data.__main__ import DataArguments
 from fastait.doctor.__main__ import DoctorArguments
 from fastait.eval import EvalArguments
+from fastait.report.__main__ import ReportArguments
 from fastait.reproduce import ReproduceArguments
 from fastait.reproduction.sweep import read_sweep
 from fastait.runtime import cli
@@ -23,7 +24,15 @@ from fastait_kernels import report
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = (
-    *("python3 -m venv", "source", "python -m pytest", "pip install", "sphinx-build", "fastait --help"),
+    *(
+        "python3 -m venv",
+        "source",
+        "python -m pytest",
+        "pip install",
+        "sphinx-build",
+        "fastait --help",
+        "tensorboard --logdir",
+    ),
     *("python tests/gpu/run.py", "python bench/step_profile.py"),
 )
 """Beginnings of command lines that are not for our parsers to read."""
@@ -58,6 +67,7 @@ COMMANDS = {
     "eval": _checked(EvalArguments()),
     "data": lambda argv: cli.parse("fastait data", DataArguments(), argv, "").config().check(),
     "reproduce": _checked(ReproduceArguments(), lambda parsed: not parsed.list_),
+    "report": lambda argv: cli.parse("fastait report", ReportArguments(), argv, ""),
     "sweep": _checked(SweepArguments()),
     "doctor": lambda argv: cli.parse("fastait doctor", DoctorArguments(), argv, ""),
     "kernels": _kernels,
@@ -130,7 +140,13 @@ def test_flags_in_sentences_are_flags():
     known = {"target", "json", "help", "version", "nproc-per-node", "benchmark-only", "shm-size", "cpus"}
     known |= {"part", "budget", "rehearse"}  # tests/gpu/run.py
     for arguments in (
-        *(TrainArguments, EvalArguments, DataArguments, ReproduceArguments, SweepArguments, DoctorArguments),
+        TrainArguments,
+        EvalArguments,
+        DataArguments,
+        ReportArguments,
+        ReproduceArguments,
+        SweepArguments,
+        DoctorArguments,
     ):
         names = {field.name.strip("_").replace("_", "-") for field in dataclasses.fields(arguments)}
         known |= names | {f"no-{name}" for name in names}
@@ -165,7 +181,7 @@ def test_no_page_is_left_out():
 
 def _one_name(text):
     """With the command's name as the manual has it."""
-    return re.sub(r"(?:python -m )?fastait\.(train|eval|data|reproduce|sweep|doctor)\b", r"fastait \1", text)
+    return re.sub(r"(?:python -m )?fastait\.(train|eval|data|report|reproduce|sweep|doctor)\b", r"fastait \1", text)
 
 
 ERRORS = ("InputError", "RunError", "NotWritten", "Lost", "OutOfMemory", "Interrupted", "BadImage", "said_with")

@@ -49,7 +49,12 @@ def titles(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def write_outcomes(
-    path: Path, evaluations: Sequence[Evaluation], sources: Sequence[Mapping[str, Source]], about: Mapping[str, Any]
+    path: Path,
+    evaluations: Sequence[Evaluation],
+    sources: Sequence[Mapping[str, Source]],
+    about: Mapping[str, Any],
+    *,
+    shared: bool = False,
 ) -> None:
     """``outcomes.safetensors``: what each image is taken for, by which stage it was fooled, and losses along the steps.
 
@@ -58,6 +63,7 @@ def write_outcomes(
         evaluations: what was found.
         sources: of each evaluation, {"clean" or an attack: what it was given}.
         about: what else stands in the metadata.
+        shared: see ``write_whole``.
     """
     tensors: dict[str, Tensor] = {}
     said: dict[str, Any] = {}
@@ -77,7 +83,7 @@ def write_outcomes(
                 tensors[f"{title}/{name}/stage"] = found.decided[name].int()
         tensors |= {f"{title}/{name}/loss": losses for name, losses in found.losses.items()}
         tensors[f"{title}/{CLEAN}/margin"] = found.margins[CLEAN]
-    _write(path, tensors, {**about, "evaluations": said})
+    _write(path, tensors, {**about, "evaluations": said}, shared=shared)
 
 
 def write_examples(path: Path, evaluations: Sequence[Evaluation], sources: Sequence[Mapping[str, Source]]) -> None:
@@ -149,6 +155,6 @@ def write_images(
     return written
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, shared: bool = False) -> None:
     dense = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, save(dense, {"about": json.dumps(about)}))
+    write_whole(path, save(dense, {"about": json.dumps(about)}), shared=shared)

@@ -3,9 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from fastait.attacks.columns import Column, parse
 from fastait.evaluation.intervals import cell, wilson
@@ -145,6 +148,38 @@ def as_json(evaluations: list[Evaluation], about: dict[str, Any]) -> str:
     return json.dumps({**about, **found}, indent=1) + "\n"
 
 
+def from_json(found: Mapping[str, Any]) -> list[Evaluation]:
+    """What ``as_json`` was made of, as far as it is in there: the inverse, without classes, margins, stages and losses.
+
+    Args:
+        found: the parsed JSON; what an older version did not write is left out.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is something else, or an attack of this name is unknown.
+    """
+    evaluations = []
+    for one in found["outcomes"]:
+        correct = {name: _bits(bits) for name, bits in one["correct"].items()}
+        for name in correct:
+            if name != CLEAN:
+                parse(name)
+        counts = one.get("not_finite", {})
+        outcomes = Outcomes(
+            correct=correct,
+            queries={name: torch.tensor(values, device="cpu") for name, values in one.get("queries", {}).items()},
+            not_finite={n: torch.arange(len(correct[n]), device="cpu") < count for n, count in counts.items()},
+        )
+        if not 0 < one["epsilon"] <= 1:
+            raise ValueError(f"epsilon is {one['epsilon']}")
+        evaluation = Evaluation(str(one["model"]), float(one["epsilon"]), outcomes)
+        start = f"{_where(evaluation)}: "
+        own = tuple(line.removeprefix(start) for line in found.get("warnings", ()) if line.startswith(start))
+        evaluations.append(replace(evaluation, outcomes=replace(outcomes, warnings=own)))
+    if not evaluations or any(CLEAN not in e.outcomes.correct for e in evaluations):
+        raise ValueError("there are no outcomes of clean images in it")
+    return evaluations
+
+
 def warnings(evaluations: list[Evaluation]) -> list[str]:
     """What speaks against the figures, a line each."""
     return [f"{_where(e)}: {line}" for e in evaluations for line in e.outcomes.warnings]
@@ -212,11 +247,23 @@ def show(evaluations: list[Evaluation], heading: str, masking: Mapping[str, list
     for sentence in words(evaluations):
         say(sentence)
     for model, checks in masking.items():
-        fired = sum(check.fired for check in checks)
-        say(f"\n{model}: {fired} of {len(checks)} checks point to masked gradients")
+        say(f"\n{masking_heading(model, checks)}")
         for check in checks:
             say(f"  {'!' if check.fired else ' '} {check.name}: {check.figure}. {check.sentence}")
     say(f"Written to {one_line(folder)}")
+
+
+def masking_heading(model: str, checks: Sequence[Check]) -> str:
+    """How many of a model's checks fired."""
+    fired = sum(check.fired for check in checks)
+    return f"{model}: {fired} of {len(checks)} checks point to masked gradients"
+
+
+def _bits(text: str) -> Tensor:
+    """bool [N] of a text of 0 and 1."""
+    if not text or set(text) - {"0", "1"}:
+        raise ValueError("an outcome is neither 0 nor 1")
+    return torch.tensor([c == "1" for c in text], device="cpu")
 
 
 def _where(e: Evaluation) -> str:

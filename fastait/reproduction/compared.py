@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastait.reproduction.attempts import finished
+from fastait.reproduction.evaluated import write_evaluations
 from fastait.reproduction.layout import Sheet, entries, grid, records
 from fastait.reproduction.measure import check_networks, check_system
 from fastait.reproduction.plan import Plan, show_costs
@@ -14,12 +16,15 @@ from fastait.reproduction.sweep import ALL, Sweep, SweepChoices, read_sweep
 from fastait.reproduction.worker import Crew, Item, items, settle
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.files import write_text
 from fastait.runtime.precision import resolve_device
 from fastait.runtime.processes import launched
 from fastait.runtime.report import AUTOATTACK_CAVEAT, Report
 
 NAME = "table"
 """What the table's files are called."""
+
+EVALUATION, PAGE = "evaluation", "report.html"
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,15 @@ class Comparison:
         self._check()
         settle(self.choices)
 
-    def make(self, helpers: Callable[[], None] = lambda: None) -> list[Path]:
-        """Do what is left, with whoever else is at it, write the table and print it; see ``session.reproduce``.
+    def make(
+        self, page: Callable[[list[Path], list[Path]], str], helpers: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do what is left, with whoever else is at it, write the table and the page and print the former; see
+        ``session.reproduce``.
 
-        Returns:
-            The folders of its runs, of each row with each seed.
+        Args:
+            page: the text of a page of these runs and these evaluations.
+            helpers: called once nothing is found to be wrong; may have others do what there is to do.
         """
         resolve_device(self.choices.device)
         self.begin()
@@ -74,10 +83,15 @@ class Comparison:
         crew.work(self._items())
         sheet = self.sheet(crew)
         written = write_sheet(NAME, sheet, self.choices.folder)
+        runs = [one.run(system) for system in self.sweep.systems for one in self.choices.each_seed()]
+        if there := list(filter(finished, runs)):
+            cells = self.sweep.table().cells(ALL)
+            measured = write_evaluations(crew, cells, self.choices.folder / EVALUATION)
+            written.append(self.choices.folder / PAGE)
+            write_text(written[-1], page(there, measured), shared=True)
         sheet.show()
         say(f"Written to {', '.join(map(one_line, written))}\n")
         crew.refuse_failed()
-        return [one.run(system) for system in self.sweep.systems for one in self.choices.each_seed()]
 
     def work(self) -> None:
         """Be one of any number of workers; nothing is printed.

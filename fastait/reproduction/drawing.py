@@ -33,8 +33,7 @@ def available() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"figures need matplotlib, which cannot be imported ({error}); install it with "
-            "pip install 'fastait[figures]'"
+            f"figures need matplotlib, which cannot be imported ({error}); install it with pip install 'fastait[train]'"
         ) from None
 
 

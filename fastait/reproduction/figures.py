@@ -63,8 +63,9 @@ class Figure:
 
     ``draw`` writes its pictures and their data into the folder, which exists, the same bytes for the same models,
     images, epsilon in [0, 1] and seed on one machine. Models map images in [0, 1] to logits, have ``features``, are on
-    one device and are left as they were; they are looked at in fp32 and eval mode. ``advance()`` is called after each
-    part of the work, and may raise to stop it. Raises InputError if matplotlib is missing or the images do not do.
+    one device and are left as they were; they are looked at in fp32 and eval mode. Figures 2 and 3 take as many as are
+    given. ``advance()`` is called after each part of the work, and may raise to stop it. Raises InputError if
+    matplotlib is missing or the images do not do.
     """
 
     title: str
@@ -77,8 +78,8 @@ def adversarial_losses(
 ) -> list[Path]:
     """Figure 2 (A.7): cross-entropy at the iterates 1 to 100 of PGD from 10 random starts, for 5 images.
 
-    The images are the first ones of the test set, in its order, that the natural model classifies correctly and whose
-    class has not been taken yet. Starts are the same for both models. All panels share one logarithmic axis: on axes
+    The images are the first ones of the test set, in its order, that the first model classifies correctly and whose
+    class has not been taken yet. Starts are the same for all models. All panels share one logarithmic axis: on axes
     of their own a loss of 3 would look like one of 30.
 
     Writes ``figure2.png`` and ``figure2.csv``: system, image (place in the test set), class, start, iteration, loss.
@@ -86,11 +87,11 @@ def adversarial_losses(
     available()
     from fastait.runtime.report import epsilon_text
 
-    places = _correct_places(models["natural"], dataset.test, LOSS_IMAGES)
+    first = next(iter(models))
+    places = _correct_places(models[first], first, dataset.test, LOSS_IMAGES)
     classes = [dataset.classes[label] for label in dataset.test.labels[places].tolist()]
     losses = {
-        system: _loss_curves(models[system], dataset.test, places, epsilon, seed, advance)
-        for system in ("natural", "adv-interp")
+        system: _loss_curves(model, dataset.test, places, epsilon, seed, advance) for system, model in models.items()
     }
     rows = [
         (system, place, name, start, step, f"{loss:.8g}")
@@ -100,25 +101,26 @@ def adversarial_losses(
         for step, loss in enumerate(curve, 1)
     ]
 
-    sheet = blank_sheet(2.2 * len(places) + 0.8, 5.2)
-    axes = sheet.subplots(2, len(places), sharex=True, sharey=True, squeeze=False)
+    sheet = blank_sheet(2.2 * len(places) + 0.8, 2.2 * len(losses) + 0.8)
+    axes = sheet.subplots(len(losses), len(places), sharex=True, sharey=True, squeeze=False)
     for row, (system, of_system) in enumerate(losses.items()):
         for column, (place, name) in enumerate(zip(places.tolist(), classes, strict=True)):
             panel = axes[row, column]
-            panel.plot(range(1, LOSS_STEPS + 1), of_system[column].T.numpy(), color=COLOURS[row * 2], lw=0.8, alpha=0.7)
+            colour = COLOURS[row * 2 % len(COLOURS)]
+            panel.plot(range(1, LOSS_STEPS + 1), of_system[column].T.numpy(), color=colour, lw=0.8, alpha=0.7)
             panel.set_yscale("log")
             panel.grid(alpha=0.3)
             if row == 0:
                 panel.set_title(f"{plain(name)} (test image {place})", fontsize=9)
-            else:
+            if row == len(losses) - 1:
                 panel.set_xlabel("PGD iteration")
-        axes[row, 0].set_ylabel(f"{NAMES[system]}\ncross-entropy")
+        axes[row, 0].set_ylabel(f"{_called(system)}\ncross-entropy")
     sheet.suptitle("Adversarial loss against PGD iterations")
     caption(
         sheet,
-        about(dataset, [models[system] for system in losses], epsilon, seed),
+        about(dataset, list(models.values()), epsilon, seed),
         f"{LOSS_STARTS} random starts per image, steps of {epsilon_text(STEP * epsilon)}. "
-        "Images: the first in the test set that Natural classifies correctly, each of another class. "
+        f"Images: the first in the test set that {_called(first)} classifies correctly, each of another class. "
         "One logarithmic axis for all panels.",
     )
     columns = ("system", "image", "class", "start", "iteration", "loss")
@@ -144,8 +146,8 @@ def feature_distributions(
         raise InputError(f"{dataset.name}: figure 3 needs at least 4 test images, there are {len(images)}")
     perplexity = min(PERPLEXITY, (len(images) - 1) / 3)
     points, predicted = {}, {}
-    for system in ("natural", "adv-interp"):
-        features, predicted[system] = _features(models[system], images, epsilon, seed, advance)
+    for system, model in models.items():
+        features, predicted[system] = _features(model, images, epsilon, seed, advance)
         points[system] = _tsne(features, perplexity, seed)
         advance()
     rows = [
@@ -155,14 +157,14 @@ def feature_distributions(
         for i, ((x, y), label, said) in enumerate(zip(of_kind, images.labels.tolist(), guesses, strict=True))
     ]
 
-    sheet = blank_sheet(8.4, 10.8)
-    axes = sheet.subplots(3, 2, sharex="col", sharey="col")
+    sheet = blank_sheet(3.6 * len(points) + 1.2, 10.8)
+    axes = sheet.subplots(3, len(points), sharex="col", sharey="col", squeeze=False)
     for column, system in enumerate(points):
         for row, kind in enumerate(KINDS):
             panel = axes[row, column]
             correct = (predicted[system][row] == images.labels).double().mean().item()
             accuracy = f"accuracy {100 * correct:.1f} %"
-            panel.set_title(accuracy if row else f"{NAMES[system]}\n{accuracy}", fontsize=10)
+            panel.set_title(accuracy if row else f"{_called(system)}\n{accuracy}", fontsize=10)
             panel.set(xticks=[], yticks=[])
             if column == 0:
                 panel.set_ylabel(kind)
@@ -176,7 +178,7 @@ def feature_distributions(
     sheet.suptitle("t-SNE of the penultimate features")
     caption(
         sheet,
-        about(dataset, [models[system] for system in points], epsilon, seed),
+        about(dataset, list(models.values()), epsilon, seed),
         f"{len(images)} test images of {len(names)} classes in each panel. "
         f"One t-SNE per model (column), fitted to all three kinds together, perplexity {perplexity:.3g}: "
         "panels of a column share their axes, panels of a row do not.",
@@ -203,7 +205,7 @@ def interpolated_images(
     from fastait.interpolation import adversarial_interpolation
     from fastait.runtime.report import epsilon_text
 
-    model = models["adv-interp"]
+    ((system, model),) = models.items()
     images = dataset.test.stratified(min(SHOWN_IMAGES, len(dataset.test)))
     weight = first_weight(model)
     x = images.floats(torch.arange(len(images)), weight.device, weight.dtype)
@@ -240,7 +242,7 @@ def interpolated_images(
     for panel, beside, label in zip(shown[0], changes[0], images.labels.tolist(), strict=True):
         panel.set_title(plain(dataset.classes[label]), fontsize=8)
         beside.set_title(" ", fontsize=8)  # so that both blocks' rows stay level
-    sheet.suptitle("Natural images and adversarially interpolated ones (Adv-Interp)")
+    sheet.suptitle(f"Natural images and adversarially interpolated ones ({_called(system)})")
     caption(
         sheet,
         about(dataset, [model], epsilon, seed),
@@ -266,7 +268,11 @@ FIGURES: dict[str, Figure] = {
 }
 
 
-def _correct_places(model: "nn.Module", images: "ImageSet", count: int) -> "Tensor":
+def _called(system: str) -> str:
+    return NAMES.get(system, plain(system))
+
+
+def _correct_places(model: "nn.Module", name: str, images: "ImageSet", count: int) -> "Tensor":
     """int64: the first images that are classified correctly, each of another class, ``count`` at most."""
     import torch
 
@@ -286,7 +292,7 @@ def _correct_places(model: "nn.Module", images: "ImageSet", count: int) -> "Tens
             if len(found) >= count:
                 break
     if not found:
-        raise InputError(f"the natural model classifies none of the {len(images)} test images correctly")
+        raise InputError(f"the {name} model classifies none of the {len(images)} test images correctly")
     return torch.tensor(list(found.values())[:count])
 
 

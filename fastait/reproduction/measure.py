@@ -2,10 +2,10 @@
 
 import io
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastait.data import Dataset, ImageSet, load_dataset, load_unlabeled
 from fastait.evaluation.evaluate import evaluate, units
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.model_files import load_model
+from fastait.evaluation.outcomes import Outcomes
 from fastait.evaluation.progress import Effort
 from fastait.models import feature_function, make
 from fastait.reproduction import attempts
@@ -37,7 +38,7 @@ from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.networks import black
 from fastait.training.prepare import check_method, checksum_of_all
-from fastait.training.run import TrainResult, resume_training, run_training
+from fastait.training.run import resume_training, run_training
 
 CHOSEN = tuple(name for name in PLACES if name not in ("out", "init_from"))
 """Settings that the user may choose anew for runs that are not finished."""
@@ -54,8 +55,7 @@ class Bench:
         datasets: that several seeds share.
 
     Attributes:
-        trained: a system's finished run.
-        network: a system's network, on the device.
+        network: a system's network, whose run is finished, on the device.
         warn: says a line, once if several evaluations say the same.
 
     Raises:
@@ -76,8 +76,7 @@ class Bench:
         self.standing = standing
         self.device = resolve_device(choices.device)
         self.environment = environment(self.device)
-        self.trained = cache(self._trained)
-        self.network = cache(self._network)
+        self.network = lru_cache(maxsize=2)(self._network)  # of a point, with its surrogate
         self.datasets = datasets
         self.warn = cache(lambda text: report.note(f"warning: {text}"))
 
@@ -117,19 +116,9 @@ class Bench:
         except Interrupted as error:
             raise self.interrupted(error.exit_code - 128) from None
 
-    def _trained(self, system: str) -> TrainResult:
-        """The finished run of a system."""
-        config = self.choices.config(system)
-        # A function of the user's own is called again where this command names it.
-        chosen: dict[str, Any] = {"model": config.model} if self.choices.may_call(config.model) else {}
-        with redirect_stdout(io.StringIO()):
-            return resume_training(self.choices.run(system), **chosen)
-
     def _network(self, system: str) -> nn.Module:
-        network, which = self.trained(system).model, self.choices.weights(system)
-        if which != "last":
-            path = self.choices.run(system) / WEIGHTS[which]
-            network = load_model(path, model=self.choices.config(system).model)[0]
+        path = self.choices.run(system) / WEIGHTS[self.choices.weights(system)]
+        network, _ = load_model(path, model=self.choices.config(system).model)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def images(self, point: Point) -> ImageSet:
@@ -164,17 +153,21 @@ class Bench:
                     raise self.interrupted(stop.number)
 
             try:
-                self._measure(point, attacks, claim, effort=effort, advance=advance, tick=tick)
+                self._evaluate(point, attacks, claim.check, effort=effort, advance=advance, tick=tick)
             finally:
                 self.report.finish()
 
-    def _measure(self, point: Point, attacks: list[str], claim: Claim, **options: Any) -> None:
+    def outcomes(self, point: Point, attacks: Sequence[str]) -> Outcomes:
+        """What is known of each image of a point that is ``complete``: nothing is attacked."""
+        return self._evaluate(point, attacks, lambda: None)
+
+    def _evaluate(self, point: Point, attacks: Sequence[str], check: Callable[[], None], **options: Any) -> Outcomes:
         network, images = self.network(point.system), self.images(point)
         surrogate = None if point.surrogate is None else self.network(point.surrogate)
         here = {name: self.environment[name] for name in ANYWHERE}
-        own = FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, claim.check)
+        own = FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)
         with current(self.device), closing(own) as journal:
-            evaluate(
+            return evaluate(
                 RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
                 images,
                 attacks,

@@ -198,6 +198,7 @@ class Crew:
     def _do(self, item: Item, claim: Claim) -> None:
         bench = self.benches[item.seed]
         try:
+            settle(self.choices)  # again: others may have begun in the same moment
             if item.point is None:
                 bench.train(item.system, claim)
             else:

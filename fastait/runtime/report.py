@@ -1,6 +1,7 @@
 """What a user sees of a run: notes, progress bars and the final table. Python callers see nothing by default."""
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -87,13 +88,11 @@ class Report:
         """The final table and what it does not show."""
         if not self.show:
             return
-        several = "best" in result or "ema" in result
-        rows = {", last epoch" if several else "": result}
-        if "best" in result:
-            rows[f", best epoch ({result['best']['epoch']})"] = result["best"]
-        if "ema" in result:
-            rows[", averaged weights"] = result["ema"]
-        lines = [[result["method"] + which, *(f"{row[key]:.1f}" for key in COLUMNS)] for which, row in rows.items()]
+        rows = result_rows(result)
+        lines = [
+            [result["method"] + (f", {which}" if len(rows) > 1 else ""), *(f"{row[key]:.1f}" for key in COLUMNS)]
+            for which, row in rows.items()
+        ]
         title = (
             f"accuracy in %, {result['dataset']}, {result['test_images']} test images, fp32, "
             f"Linf {epsilon_text(result['epsilon'])}"
@@ -101,6 +100,16 @@ class Report:
         show_table(["method", *COLUMNS.values()], lines, title=title)
         say(AUTOATTACK_CAVEAT)
         say(f"Run folder: {one_line(folder)}")
+
+
+def result_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{whose weights: the figures} of ``result.json``, the last epoch's first."""
+    rows: dict[str, Mapping[str, Any]] = {"last epoch": result}
+    if "best" in result:
+        rows[f"best epoch ({result['best']['epoch']})"] = result["best"]
+    if "ema" in result:
+        rows["averaged weights"] = result["ema"]
+    return rows
 
 
 class _Left(TimeRemainingColumn):

@@ -21,6 +21,7 @@ from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
 from fastait.training.averaged import Averaged
 from fastait.training.cost import Cost, said, step_cost
+from fastait.training.events import Events
 from fastait.training.headline import headline
 from fastait.training.networks import finite
 from fastait.training.optimizer import restore_optimizer, set_lr
@@ -98,11 +99,13 @@ class Loop:
             self._warn,
             prepared.ranks,
         )
+        self.events = Events(folder.path, self.config, prepared.dataset.test, self.ranks.first)
         self.started = self.epoch_started = self.last_read = self.last_save = time.monotonic()
 
     def close(self) -> None:
         """Give back what must not outlive the processes' group, which waits for captured graphs that use it."""
         self.train_step.close()
+        self.events.close()
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Put every part of the run where the checkpoint has it."""
@@ -178,6 +181,7 @@ class Loop:
         rate = None
         backlog, decisions = Backlog(prepared.device), Decisions(ranks, self.step)
         self.folder.write_metrics(self.history)
+        self.events.begin(self.history)
         self.report.note(headline(prepared, self.environment, self.step, self.folder.path))
         if prepared.features is not None:
             self.report.note(f"features: {prepared.features.source}")
@@ -262,6 +266,7 @@ class Loop:
         }
         self.report.finish()
         self.folder.save_result(result)
+        self.events.result(result)
         return result
 
     def _networks(self) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
@@ -331,6 +336,7 @@ class Loop:
             "lr": learning_rate(self.config, self.step - 1, self.prepared.plan.steps_per_epoch),
             "loss": totals["loss"] / totals["seen"],
             "accuracy": 100 * totals["correct"] / totals["seen"],
+            "images": totals["seen"],
             **gradient_shares(totals),
             "images_per_second": round(totals["seen"] / seconds, 1),
             "seconds": round(seconds, 3),
@@ -338,6 +344,7 @@ class Loop:
         }
         self.history.append(record)
         self.folder.write_metrics(self.history)
+        self.events.epoch(record, self.prepared.model)
         line = (
             f"epoch {epoch}/{self.config.epochs}  loss {record['loss']:.4f}  training accuracy "
             f"{record['accuracy']:.1f} %  {_rate(record['images_per_second'])}"
@@ -387,11 +394,5 @@ class Loop:
 
     def _cost(self) -> Cost:
         prepared, config = self.prepared, self.config
-        return step_cost(
-            prepared.model,
-            METHODS[config.method],
-            prepared.settings,
-            prepared.features,
-            image_size=config.image_size,
-            batch_size=config.batch_size,
-        )
+        size = {"image_size": config.image_size, "batch_size": config.batch_size}
+        return step_cost(prepared.model, METHODS[config.method], prepared.settings, prepared.features, **size)

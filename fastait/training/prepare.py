@@ -24,6 +24,7 @@ from fastait.runtime.precision import Precision, native_half, resolve_device
 from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.runtime.report import Report
+from fastait.training import events
 from fastait.training.networks import black, first_network
 from fastait.training.optimizer import make_optimizer
 
@@ -59,6 +60,8 @@ class Prepared:
         self.config = config
         self.ranks = ranks
         self.device = resolve_device(device)
+        if config.tensorboard:
+            events.available()
         self.precision = Precision(self.device, native_half(self.device) if config.amp else None)
         if config.amp and self.precision.dtype is None:
             report.note("--amp: this CPU has no native bf16, so the run is fp32 (emulation would be slower).")

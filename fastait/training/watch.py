@@ -69,7 +69,7 @@ class Watch:
         self.collapsed: int | None = None
 
     def measure(self, epoch: int) -> dict[str, Any]:
-        """What came of ``epoch``, counted from 1: accuracies in percent, and whether this is a collapse."""
+        """What came of ``epoch``, counted from 1: how many images, accuracies in percent, if it is a collapse."""
         found: dict[str, Any] = {}
         kind, images = ("train", self.trained_on) if self.held_out is None else ("val", self.held_out)
         if self.attacks:
@@ -78,7 +78,7 @@ class Watch:
             found |= self._compare(epoch, seen["fgsm"], seen[WATCHED])
         if self.held_out is not None:
             self._choose(epoch, found)
-        return found
+        return {f"{kind}_images": len(images), **found} if found else found
 
     def said(self, record: dict[str, Any]) -> str:
         """The end of an epoch's line: what was measured after it."""

@@ -9,7 +9,7 @@ import torch
 
 from fastait.evaluation import Outcomes
 from fastait.evaluation.intervals import wilson
-from fastait.evaluation.results import UNION, Evaluation, as_csv, as_json, markdown, rows, table, words
+from fastait.evaluation.results import UNION, Evaluation, as_csv, as_json, from_json, markdown, rows, table, words
 
 
 def outcome(correct, n=100):
@@ -110,3 +110,30 @@ def test_words_without_autoattack():
     first, caveat = words([evaluation(pgd20=70, cw20=68)])
     assert "the lowest single attack is cw20 with 68.0 %" in first
     assert "none of them is AutoAttack" in caveat
+
+
+def test_what_was_written_is_read_again():
+    """All that the table and the sentences are made of."""
+    found = [
+        Evaluation(
+            model,
+            epsilon,
+            Outcomes(
+                {"clean": outcome(98), "pgd20": outcome(70), "autoattack": outcome(40), "spsa-8x2": outcome(6, 10)},
+                {"spsa-8x2": torch.arange(10)},
+                {"pgd20": outcome(3)},
+                warnings=("the logits take few values",),
+            ),
+        )
+        for model, epsilon in (("a", 8 / 255), ("a: b", 0.1))
+    ]
+    text = as_json(found, {"dataset": "digits"})
+    again = from_json(json.loads(text))
+    assert as_json(again, {"dataset": "digits"}) == text
+    assert words(again) == words(found)
+    assert table(again) == table(found)
+    for broken in ({}, {"outcomes": []}, {"outcomes": [{"model": "a", "epsilon": 0.1, "correct": {"pgd20": "01"}}]}):
+        with pytest.raises((KeyError, ValueError)):
+            from_json(broken)
+    with pytest.raises(ValueError, match="Did you mean"):
+        from_json(json.loads(text.replace("pgd20", "pdg20")))

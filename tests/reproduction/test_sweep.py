@@ -2,15 +2,21 @@
 
 import csv
 import io
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fastait.checkpoints.folder import RunFolder
+from fastait.evaluation.results import from_json
+from fastait.report.page import make
 from fastait.reproduction.compared import Comparison
 from fastait.reproduction.grids import WORST
 from fastait.reproduction.sweep import ALL, read_sweep
 from fastait.sweep import main
+
+render = partial(make, figures=False)
 
 TINY = """
 [settings]
@@ -164,10 +170,23 @@ def test_a_table_of_means(capsys, monkeypatch):
         each = [float(one) for one in row["each_seed"].split()]
         assert float(row["ours"]) == pytest.approx(sum(each) / 2, abs=2e-3)
         assert row["n"] == "8"
+    page = Path("sweeps/mine/report.html").read_bytes()
+    text = page.decode()
+    for name in ("natural", "natural-seed=1"):
+        assert text.count(name) > 3
+    for shown in ("Training curves", "pgd20", "8 test images", "Which classes fall", "fastait eval sweeps/mine/runs/"):
+        assert shown in text
+    (measured,) = Path("sweeps/mine").glob("evaluation*")
+    assert render([Path("sweeps/mine/runs/natural"), Path("sweeps/mine/runs/natural-seed=1")], [measured]) == text
+    told = {one.model: one.outcomes for one in from_json(json.loads((measured / "eval.json").read_text()))}
+    for row in rows[:3]:
+        each = [told[name].accuracy()[row["column"].lower()] for name in ("natural", "natural-seed=1")]
+        assert [float(one) for one in row["each_seed"].split()] == pytest.approx(each, abs=2e-3)
     Path("mine.toml").write_text(text.format(more=', "label-smooth"'))
     assert main(["mine.toml"]) == 0
     assert [path.stat().st_mtime_ns for path in weights] == before
     assert "label-smooth" in Path("sweeps/mine/table.md").read_text()
+    assert "label-smooth" in Path("sweeps/mine/report.html").read_text()
     assert RunFolder(Path("sweeps/mine/runs/label-smooth-seed=1")).config().seed == 1
     Path("mine.toml").write_text(text.format(more="").replace("[settings]", "[settings]\nlr = 0.05"))
     assert "was trained with lr 0.1 (now 0.05); choose another --out" in refused(capsys, "mine.toml")

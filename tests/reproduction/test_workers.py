@@ -320,6 +320,22 @@ def test_workers_that_are_not_alike_are_refused(monkeypatch):
     settle(choices())
 
 
+def test_workers_that_are_not_alike_and_began_in_the_same_moment(work, capsys, monkeypatch):
+    """Each found nobody there and wrote down its settings: the one that was first goes."""
+    from fastait.reproduction import session
+
+    def both(mine):
+        settle(mine)
+        (CLAIMS / "settings.json").unlink()
+        settle(choices(amp=True))
+
+    monkeypatch.setattr(session, "settle", both)
+    line = failed(capsys, *TABLE, "--worker", code=2)
+    assert "was begun with amp True, and this is amp False: all workers must be alike" in line
+    assert work == ([], [])
+    assert {last_record(CLAIMS, item, number)[1].state for item, number in last_numbers(CLAIMS).items()} == {RELEASED}
+
+
 def test_a_folder_that_is_not_shared_is_known_by_its_token(capsys, monkeypatch):
     known = company.token(CLAIMS)
     assert company.token(CLAIMS) == known

@@ -45,7 +45,7 @@ def script(figures):
 def test_what_is_a_collapse(network, monkeypatch, figures, epoch):
     notes = []
     monkeypatch.setattr(watch, "evaluate", script(figures))
-    seen = Watch(tiny(method="madry"), network, None, None, None, notes.append, None)
+    seen = Watch(tiny(method="madry"), network, None, None, range(256), notes.append, None)
     weights = []
     records = []
     for number in range(len(figures)):
@@ -54,6 +54,7 @@ def test_what_is_a_collapse(network, monkeypatch, figures, epoch):
         weights.append(network.fc.bias.clone())
         records.append(seen.measure(number + 1))
     assert [record["train_pgd10"] for record in records] == [pgd for _, pgd in figures]
+    assert {record["train_images"] for record in records} == {256}
     assert seen.collapsed == epoch
     assert len(notes) == (epoch is not None)
     if epoch is not None:

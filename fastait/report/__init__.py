@@ -1,0 +1,1 @@
+"""``fastait report``: one page of what runs and evaluations wrote."""

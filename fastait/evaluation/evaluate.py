@@ -30,15 +30,15 @@ from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
 
-COMPILED = 4
+COMPILED = 2
 """How many times as many images are attacked together on a CPU by compiled passes, which write fewer activations.
-Measured on one core of an Intel Xeon with 2 MB of L2, gradients at 32x32: WRN-16-2 3.18 ms an image with 16 together,
-2.87 with 64; WRN-10-1 0.70 with 32, 0.58 with 128."""
+Measured on two cores of an Intel Xeon (Sapphire Rapids), gradients of WRN-16-2 at 32x32: 2.72 ms an image with 32
+together, 2.39 with 64, 2.75 with 128."""
 
-STAGED = 3
+STAGED = 2
 """The same of AutoAttack's stages, which images leave as they are fooled: those that stand are to suit the cache, not
-those that it begins with. Measured on 2 cores of that machine, WRN-16-2, 40 images of which half stand: 100 iterations
-of APGD 4.3 s with 16 together, 3.6 with 48; 10 of FAB for each of nine targets 7.1 and 6.1."""
+those that it begins with. Measured there, 40 images of which half stand: 100 iterations of APGD 4.3 s with 16 together,
+3.6 with 48; 10 of FAB for each of nine targets 7.1 and 6.1."""
 
 BLACK_BOX_BATCH = 16
 """Images that a kill of a black-box attack can cost, at most."""

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and as many threads.
+"""How many cores this process may use, what each has, and as many threads.
 
 torch starts a thread for each core that the system shows, also where a container's quota or further processes leave
 few of them; threads that wait for each other then stand in each other's way. Two jobs of two threads each on two cores
@@ -16,6 +16,9 @@ from fastait.runtime.console import say
 
 SAID_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which a user says how many threads there are to be; torchrun sets the first one to 1."""
+
+CORE_CACHE = 1 << 20
+"""Bytes of second-level cache that a core is taken to have."""
 
 WHOLE = 0.1
 """A quota is rounded up, but for less than this share of a core."""
@@ -56,6 +59,16 @@ def cores(root: Path = Path("/")) -> Cores:
 def usable_cores() -> int:
     """How many threads that compute this process should have, at least one."""
     return cores().usable
+
+
+def core_cache(root: Path = Path("/")) -> int:
+    """Bytes of the second-level cache of a core that this process may run on; ``CORE_CACHE`` where nothing says."""
+    runs_on = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    for cache in sorted((root / f"sys/devices/system/cpu/cpu{runs_on}/cache").glob("index*")):
+        size = _text(cache / "size").strip()
+        if _text(cache / "level").strip() == "2" and re.fullmatch(r"[1-9]\d*K", size):
+            return 1024 * int(size[:-1])
+    return CORE_CACHE
 
 
 def set_threads() -> None:

@@ -49,7 +49,7 @@ class Noisy(Net):
 @pytest.fixture
 def batch(monkeypatch):
     """Images that do not stay together in a cache as small as this."""
-    monkeypatch.setattr(module, "CACHED_BYTES", 1 << 14)
+    monkeypatch.setattr(module, "cached_bytes", lambda: 1 << 14)
     x = torch.rand(40, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return x, Net()(x).argmax(1)
@@ -143,3 +143,19 @@ def test_a_gpu_computes_fp32_proper_on_contiguous_images(dtype, in_tf32, tf32, e
     monkeypatch.setattr(module, "in_tf32", lambda device: in_tf32)
     x = SimpleNamespace(device=torch.device("cuda"), dtype=dtype, contiguous=lambda memory_format: None)
     assert module.memory_format(lambda x: x, x, tf32) == expected
+
+
+def test_as_many_images_as_the_caches_of_the_cores_hold(monkeypatch):
+    """Those that work on them now, not when a model was first attacked."""
+    monkeypatch.setattr(module, "core_cache", lambda: 1 << 16)
+    x = torch.rand(9, 3, 8, 8)
+    model, before = Net().float(), torch.get_num_threads()
+    try:
+        found = {}
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found[threads] = suited(Subject.of(model), x).together
+    finally:
+        torch.set_num_threads(before)
+    assert found[1] == (1 << 16) // module.widest_activation(Subject.of(model), x[:2]) // 4 * 4
+    assert found[2] in (2 * found[1], 2 * found[1] + 4)

@@ -271,7 +271,7 @@ def test_the_loss_along_the_steps_does_not_depend_on_batches(size):
         torch.testing.assert_close(one, other, **REDUCTION[torch.float32], check_dtype=False)
 
 
-@pytest.mark.parametrize(("batch_size", "largest"), [(None, 12), (5, 5)])
+@pytest.mark.parametrize(("batch_size", "largest"), [(None, 8), (5, 5)])
 def test_stages_begin_with_more_than_suit_the_cache(batch_size, largest, monkeypatch):
     """Three times as many, since images leave them; not where the user has said how many."""
     module, seen = import_module("fastait.evaluation.evaluate"), []

@@ -62,7 +62,7 @@ def test_no_further_pass_after_a_signal(monkeypatch, capsys, arguments):
 def test_on_cpus_black_boxes_score_what_fits_the_cache(monkeypatch):
     """A pass of a thousand images of a large network would be waited for."""
     model = trained.model("natural")
-    monkeypatch.setattr(suited, "CACHED_BYTES", 1)
+    monkeypatch.setattr(suited, "cached_bytes", lambda: 1)
     passes = Passes(monkeypatch)
     evaluate(model, trained.digits(2), ["spsa-64x1", "local-search-1"], batch_size=500)
     assert max(passes.images) == 8

@@ -9,7 +9,7 @@ from fastait import recipe, run_training
 from fastait.__main__ import main
 from fastait.runtime import threads
 from fastait.runtime.errors import InputError
-from fastait.runtime.threads import Cores, cores, set_threads, usable_cores
+from fastait.runtime.threads import CORE_CACHE, Cores, core_cache, cores, set_threads, usable_cores
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "32 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
@@ -190,3 +190,22 @@ def test_commands_set_them(name, monkeypatch, capsys):
 def test_the_library_does_not(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("it is the caller's"))
     run_training(recipe("digits", image_size=8, epochs=1, eval_samples=10, device="cpu", out="run"))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"index0": ("1", "48K"), "index1": ("1", "32K"), "index2": ("2", "2048K"), "index3": ("3", "307200K")}, 1 << 21),
+        ({"index0": ("1", "64K"), "index1": ("2", "512K")}, 1 << 19),
+        ({"index2": ("2", "0K")}, CORE_CACHE),
+        ({"index2": ("2", "")}, CORE_CACHE),
+        ({}, CORE_CACHE),
+    ],
+)
+def test_the_cache_of_a_core(tmp_path, files, expected):
+    folder = tmp_path / f"sys/devices/system/cpu/cpu{min(os.sched_getaffinity(0))}/cache"
+    for name, (level, size) in files.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "level").write_text(f"{level}\n")
+        (folder / name / "size").write_text(f"{size}\n")
+    assert core_cache(tmp_path) == expected

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastait.evaluation.results import STRONG
 from fastait.reproduction.attempts import finished
 from fastait.reproduction.evaluated import write_evaluations
 from fastait.reproduction.layout import Sheet, entries, grid, records
@@ -66,9 +67,7 @@ class Comparison:
         self._check()
         settle(self.choices)
 
-    def make(
-        self, page: Callable[[list[Path], list[Path]], str], helpers: Callable[[], None] = lambda: None
-    ) -> None:
+    def make(self, page: Callable[[list[Path], list[Path]], str], helpers: Callable[[], None] = lambda: None) -> None:
         """Do what is left, with whoever else is at it, write the table and the page and print the former; see
         ``session.reproduce``.
 
@@ -114,7 +113,7 @@ class Comparison:
         return Sheet(
             sweep_heading(list(self.sweep.systems), crew, found),
             [grid(block, rows)],
-            [*missing(table, crew, found), AUTOATTACK_CAVEAT],
+            [*missing(table, crew, found), *([] if set(self.sweep.attacks) & {*STRONG} else [AUTOATTACK_CAVEAT])],
             records(NAME, block, rows, ALL),
         )
 

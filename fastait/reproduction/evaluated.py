@@ -20,7 +20,6 @@ from fastait.reproduction.worker import Crew
 from fastait.runtime.files import write_text
 from fastait.runtime.version import __version__
 
-
 BY = "fastait sweep"
 """What ``eval.json`` says that it was written by."""
 
@@ -55,7 +54,7 @@ def write_evaluations(crew: Crew, cells: Sequence[Cell], folder: Path) -> list[P
         of_network: dict[tuple[str, float], list[tuple[Point, list[str]]]] = {}
         for point, attacks in points(cells).items():
             of_network.setdefault((point.system, point.epsilon), []).append((point, attacks))
-        for (system, epsilon), parts in of_network.items():
+        for (system, _), parts in of_network.items():
             if all(bench.standing.complete(point, attacks) for point, attacks in parts):
                 data = images_of(bench.choices.config(system))
                 of_data.setdefault(data, []).append(_measured(bench, parts))

@@ -115,7 +115,8 @@ def test_an_array_of_slurm_makes_a_table(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(bool(slurm_node.missing()), reason=f"no SLURM: {slurm_node.missing()}")
 def test_what_slurm_refuses_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none.conf"))
+    (tmp_path / "bad.conf").write_text("ClusterNam=tests\n")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "bad.conf"))
     assert main(["table1", "--device", "cpu", "--submit", "slurm"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("fastait reproduce: error: --submit slurm: sbatch: ")

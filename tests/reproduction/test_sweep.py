@@ -11,6 +11,7 @@ import pytest
 from fastait.checkpoints.folder import RunFolder
 from fastait.evaluation.results import from_json
 from fastait.report.page import make
+from fastait.reproduction import compared
 from fastait.reproduction.compared import Comparison
 from fastait.reproduction.grids import WORST
 from fastait.reproduction.sweep import ALL, read_sweep
@@ -164,20 +165,20 @@ def test_a_table_of_means(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "Accuracy in %, mean ± standard error of 2 trainings." in said
     assert "(paper" not in said
+    assert "none of them is AutoAttack" in " ".join(said.split())
     rows = list(csv.DictReader(io.StringIO(Path("sweeps/mine/table.csv").read_text())))
     assert [row["column"] for row in rows] == ["Clean", "fgsm", "pgd20", "Worst"]
     for row in rows:
         each = [float(one) for one in row["each_seed"].split()]
         assert float(row["ours"]) == pytest.approx(sum(each) / 2, abs=2e-3)
         assert row["n"] == "8"
-    page = Path("sweeps/mine/report.html").read_bytes()
-    text = page.decode()
+    page = Path("sweeps/mine/report.html").read_text()
     for name in ("natural", "natural-seed=1"):
-        assert text.count(name) > 3
-    for shown in ("Training curves", "pgd20", "8 test images", "Which classes fall", "fastait eval sweeps/mine/runs/"):
-        assert shown in text
+        assert page.count(name) > 3
+    for shown in ("Training curves", "pgd20", "8 test images", "Which classes fall", "which a sweep does not make"):
+        assert shown in page
     (measured,) = Path("sweeps/mine").glob("evaluation*")
-    assert render([Path("sweeps/mine/runs/natural"), Path("sweeps/mine/runs/natural-seed=1")], [measured]) == text
+    assert page == render([Path("sweeps/mine/runs", name) for name in ("natural", "natural-seed=1")], [measured])
     told = {one.model: one.outcomes for one in from_json(json.loads((measured / "eval.json").read_text()))}
     for row in rows[:3]:
         each = [told[name].accuracy()[row["column"].lower()] for name in ("natural", "natural-seed=1")]
@@ -190,6 +191,19 @@ def test_a_table_of_means(capsys, monkeypatch):
     assert RunFolder(Path("sweeps/mine/runs/label-smooth-seed=1")).config().seed == 1
     Path("mine.toml").write_text(text.format(more="").replace("[settings]", "[settings]\nlr = 0.05"))
     assert "was trained with lr 0.1 (now 0.05); choose another --out" in refused(capsys, "mine.toml")
+
+
+def test_nothing_is_said_against_a_table_with_autoattack(capsys, monkeypatch):
+    monkeypatch.setattr(compared, "STRONG", ("fgsm",))  # which is fast
+    Path("mine.toml").write_text(
+        f'{TINY}[evaluation]\nattacks = ["fgsm"]\nepsilons = ["8/255", "1/255"]\nsamples = 4\n'
+        '[[rows]]\ntitle = "<b>&</b>"\nmethod = "natural"'
+    )
+    assert main(["mine.toml"]) == 0
+    assert "is AutoAttack" not in " ".join(capsys.readouterr().out.split())
+    page = Path("sweeps/mine/report.html").read_text()
+    assert "Accuracy against epsilon" in page
+    assert "<b>&</b>" not in page
 
 
 def test_a_dry_run_of_a_folder_of_images(image_folder, capsys, monkeypatch):

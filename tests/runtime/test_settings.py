@@ -109,7 +109,8 @@ def test_entry_points(tmp_path):
         resume_training("RUN")
     with pytest.raises(InputError, match="out must be a path"):
         Choices(SCALES["small"], 3)
-    assert Choices(SCALES["small"], "out", seed=np.int64(3)).run("madry") == Path("out/small/runs/digits-madry")
+    choices = Choices(SCALES["small"], "out", seeds=(np.int64(3),))
+    assert choices.run("madry") == Path("out/small/runs/digits-madry-seed=3")
     with pytest.raises(InputError, match=r"TABLE: 'tabel1' is not one of .* Did you mean 'table1'"):
         reproduce("tabel1", Choices(SCALES["small"], "out"))
     assert list(tmp_path.iterdir()) == []

@@ -43,16 +43,16 @@ Numbers = Annotated[tuple[float, ...], Written(fractions)]
 
 
 def as_written(value: Any) -> str:
-    """A number as people write it: 8/255 rather than 0.0313725."""
+    """A number as people write it: 8/255 rather than 0.0313725, and 0.2 rather than 51/255."""
     if isinstance(value, tuple):
         return ", ".join(map(as_written, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, float):
         return str(value)
-    in_255ths = value * 255
-    whole = value and abs(in_255ths - round(in_255ths)) < 1e-6 and in_255ths < 255
-    return f"{round(in_255ths)}/255" if whole else f"{value:g}"
+    in_255ths, short = value * 255, f"{value:g}"
+    whole = float(short) != value and abs(in_255ths - round(in_255ths)) < 1e-6 and in_255ths < 255
+    return f"{round(in_255ths)}/255" if whole else short
 
 
 _WANTED = {

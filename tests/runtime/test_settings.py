@@ -14,6 +14,7 @@ from fastait.data.__main__ import main as data_main
 from fastait.reproduction.session import reproduce
 from fastait.reproduction.systems import SCALES, Choices
 from fastait.runtime.errors import InputError
+from fastait.runtime.settings import as_written, fraction
 
 
 @pytest.mark.parametrize(
@@ -114,3 +115,12 @@ def test_entry_points(tmp_path):
     with pytest.raises(InputError, match=r"TABLE: 'tabel1' is not one of .* Did you mean 'table1'"):
         reproduce("tabel1", Choices(SCALES["small"], "out"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(8 / 255, "8/255"), (0.2, "0.2"), (51 / 255, "0.2"), (1.0, "1"), (0.0, "0"), (0.0313725, "0.0313725"), (3, "3")],
+)
+def test_numbers_are_shown_as_people_write_them(value, text):
+    assert as_written(value) == text
+    assert fraction(text) == value

@@ -261,7 +261,7 @@ def job_script(command: Sequence[str], folder: Path, company: Company, known: st
             f"export {TOKEN}={known}",
             "# The worker saves at a signal. Others take over what it had; a job whose time ran out is queued again.",
             "trap 'kill -USR1 $worker' USR1",
-            "# SLURM may have sent SIGTERM to the worker too; a second one would end it at once, a SIGHUP beside it not.",
+            "# SLURM may have sent SIGTERM to the worker too: a second would end it at once, a SIGHUP does not.",
             "trap 'kill -HUP $worker' TERM",
             f"{shlex.join(command)} &",
             "worker=$!",

@@ -91,7 +91,7 @@ def test_more_images_together(traced, monkeypatch):
     monkeypatch.setattr(evaluation, "Together", lambda size, note: sizes.append(size) or together(size, note))
     for options in ({}, {"compile": True}, {"compile": True, "batch_size": 5}):
         evaluate_robustness(small(), *images(), ["pgd1"], **options)
-    assert sizes == [4, 4, 16, 16, 5, 5]
+    assert sizes == [4, 4, 8, 8, 5, 5]
 
 
 def test_few_sizes():

@@ -78,7 +78,7 @@ def test_the_best_may_be_averages(network, monkeypatch):
 
     monkeypatch.setattr(watch, "evaluate", evaluate)
     averaged = Averaged(network, 0.5)
-    seen = Watch(tiny(method="natural"), network, averaged, object(), None, pytest.fail, None)
+    seen = Watch(tiny(method="natural"), network, averaged, range(256), None, pytest.fail, None)
     best = []
     for epoch in (1, 2, 3):
         with torch.no_grad():
@@ -89,7 +89,8 @@ def test_the_best_may_be_averages(network, monkeypatch):
         assert network.fc.bias[0] == epoch
     assert measured == [1, -1, 2, -2, 3, -3]
     assert best == [(1, False, 1), (2, True, -2), (2, True, -2)]
-    assert record == {"val_clean": 90, "val_pgd10": 40, "val_ema_clean": 90, "val_ema_pgd10": 40}
+    figures = {"val_clean": 90, "val_pgd10": 40, "val_ema_clean": 90, "val_ema_pgd10": 40}
+    assert record == {"val_images": 256, **figures}
 
 
 def test_what_does_not_attack_is_not_watched(network, monkeypatch):
@@ -133,7 +134,7 @@ def test_a_network_that_cannot_be_copied_holds_other_weights():
 def test_what_an_epoch_says(network, monkeypatch):
     """PGD-10 of the training images, or of those held out the network's and the averaged weights'."""
     monkeypatch.setattr(watch, "evaluate", script([(40, 30), (41, 31), (42, 32)]))
-    seen = Watch(tiny(method="madry"), network, None, None, None, pytest.fail, None)
+    seen = Watch(tiny(method="madry"), network, None, None, range(256), pytest.fail, None)
     assert seen.said(seen.measure(1)) == "  PGD-10 30.0 %"
     averaged = Averaged(network, 0.9)
     seen = Watch(tiny(method="madry", ema=0.9), network, averaged, "held out", None, pytest.fail, None)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run on CPU tensors
+
+os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp())  # matplotlib keeps its list of fonts there
 
 import small
 

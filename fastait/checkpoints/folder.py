@@ -17,6 +17,9 @@ from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
 
+CHECKPOINT = "checkpoint.pt"
+"""The last one."""
+
 WEIGHTS = {
     "last": "model.safetensors",
     "best": "best.safetensors",
@@ -40,7 +43,7 @@ class RunFolder:
         self.writes = writes
         self.config_file = path / "config.json"
         self.metrics_file = path / "metrics.jsonl"
-        self.checkpoint_file = path / "checkpoint.pt"
+        self.checkpoint_file = path / CHECKPOINT
         self.weights_file = path / WEIGHTS["last"]
         self.result_file = path / "result.json"
         self._lock: io.IOBase | None = None

@@ -1,6 +1,9 @@
-"""A picture of a data set: samples of every class, as stored and as a run augments them."""
+"""A picture of a data set: samples of every class, as stored and as a run augments them. And how changes are shown."""
+
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -8,6 +11,8 @@ from fastait.data.dataset import Dataset, ImageSet
 from fastait.data.plan import BatchPlan
 from fastait.runtime.errors import one_line
 from fastait_kernels import augment
+
+_Pixels = TypeVar("_Pixels", Tensor, NDArray[Any])
 
 SAMPLES = 6
 LEAST_SIDE = 64
@@ -18,6 +23,11 @@ BACKGROUND, TEXT = (128, 128, 160), (255, 255, 255)
 """Neither black nor grey, so that the padding of a crop can be told from what is around an image."""
 
 MOST_CLASSES = 100
+
+
+def change(moved: _Pixels, images: _Pixels, epsilon: float) -> _Pixels:
+    """What was added to images, so that it can be shown: grey is none, white ``epsilon`` and black ``-epsilon``."""
+    return (moved - images) * (0.5 / epsilon if epsilon else 0.0) + 0.5
 
 
 def picture(dataset: Dataset, plan: BatchPlan) -> Image.Image:

@@ -16,9 +16,11 @@ from torch import Tensor
 from fastait.data import ImageSet
 from fastait.evaluation.kept import Kept, composed, extremes
 from fastait.evaluation.outcomes import CLEAN
-from fastait.evaluation.results import QUICK, STRONG, Evaluation
+from fastait.evaluation.results import LEADING, Evaluation
 from fastait.runtime.files import write_whole
 from fastait.runtime.report import epsilon_text
+
+OUTCOMES_FILE, EXAMPLES_FILE = "outcomes.safetensors", "examples.safetensors"
 
 EXAMPLES = 16
 """How many images are shown that are most easily fooled, and how many that are least so."""
@@ -125,7 +127,7 @@ def write_examples(path: Path, evaluations: Sequence[Evaluation], sources: Seque
 def shown(e: Evaluation) -> str:
     """The attack whose images are shown: the strongest that had all images, or the first."""
     names = [name for name in e.outcomes.correct if name != CLEAN and e.images(name) == e.images(CLEAN)]
-    return next((name for name in (*STRONG, QUICK, *names) if name in names), CLEAN)
+    return next((name for name in (*LEADING, *names) if name in names), CLEAN)
 
 
 def write_images(

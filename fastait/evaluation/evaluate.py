@@ -162,7 +162,7 @@ def evaluate(
         def size(passes: int, times: int = more) -> int:
             return batch_size or times * suits(passes)
 
-        for_stages = cache(lambda: Together(size(1, max(more, STAGED) if device.type == "cpu" else 1), note))
+        for_stages = cache(lambda: Together(size(1, STAGED if device.type == "cpu" else 1), note))
 
         def scored() -> int:
             """Images that black boxes score in a pass. On a CPU none is so long that a signal has to wait for it."""

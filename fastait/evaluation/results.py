@@ -18,6 +18,9 @@ from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT, BOUNDS, epsilon_text
 
+FILE = "eval.json"
+"""Of an evaluation's folder, what ``as_json`` makes."""
+
 UNION = "all of these"
 """The row of images that withstand every attack of the table that stays in the ball and had all images, and none."""
 
@@ -26,6 +29,9 @@ STRONG = ("autoattack", "autoattack-rand")
 
 QUICK = "quick"
 """AutoAttack's first two parts."""
+
+LEADING = (*STRONG, QUICK)
+"""What is shown first, and what figures are believed with."""
 
 AGREEMENT = 2.0
 """Points of accuracy that attacks on the same images may differ by and agree."""

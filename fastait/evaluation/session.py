@@ -17,7 +17,15 @@ from fastait.config import flag, parquet_settings
 from fastait.data import Dataset, ImageSet, load_dataset
 from fastait.eval_config import EvalArguments
 from fastait.evaluation.batches import share
-from fastait.evaluation.details import EXAMPLES, Source, write_examples, write_images, write_outcomes
+from fastait.evaluation.details import (
+    EXAMPLES,
+    EXAMPLES_FILE,
+    OUTCOMES_FILE,
+    Source,
+    write_examples,
+    write_images,
+    write_outcomes,
+)
 from fastait.evaluation.determinism import deterministic
 from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import evaluate, units
@@ -29,7 +37,7 @@ from fastait.evaluation.model_files import IMAGE_SIZE, Loaded
 from fastait.evaluation.normalization import forced
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.evaluation.progress import Effort, costs
-from fastait.evaluation.results import Evaluation, as_csv, as_json, columns_of, markdown, show
+from fastait.evaluation.results import FILE, Evaluation, as_csv, as_json, columns_of, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
 from fastait.runtime.files import write_text
@@ -367,11 +375,11 @@ class _Session:
         )
         if any(one.ascent is not None and not one.ascent.one_step for one in columns_of(arguments.names())):
             heading += f", steps of {epsilon_text(arguments.step_size)}"
-        write_text(self.out / "eval.json", as_json(found, about))
+        write_text(self.out / FILE, as_json(found, about))
         write_text(self.out / "eval.csv", as_csv(found))
         write_text(self.out / "eval.md", markdown(found, heading))
-        write_outcomes(self.out / "outcomes.safetensors", found, sources, {"classes": list(self.dataset.classes)})
-        write_examples(self.out / "examples.safetensors", found, sources)
+        write_outcomes(self.out / OUTCOMES_FILE, found, sources, {"classes": list(self.dataset.classes)})
+        write_examples(self.out / EXAMPLES_FILE, found, sources)
         if arguments.save_images:
             for path in write_images(self.out, found, sources):
                 self.report.note(f"{path} has adversarial images")

@@ -57,7 +57,7 @@ class Chart:
         x, y: what is on the axes, with units.
         lines: the series.
         percent: whether the y axis is 0 to 100.
-    from_zero: whether the y axis begins at 0.
+        from_zero: whether the y axis begins at 0.
         log_x, log_y: whether an axis is logarithmic.
         levels: horizontal lines with their names, such as chance.
         marks: vertical lines with their names, such as the budget of the training.

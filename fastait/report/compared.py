@@ -7,17 +7,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from fastait.checkpoints.folder import WEIGHTS
+from fastait.checkpoints.folder import CHECKPOINT, WEIGHTS
 from fastait.evaluation.intervals import cell
 from fastait.evaluation.outcomes import CLEAN
-from fastait.evaluation.results import QUICK, STRONG, UNION, Evaluation, rows, words
+from fastait.evaluation.results import LEADING, UNION, Evaluation, rows, words
 from fastait.report.eval_files import Measurement
-from fastait.report.papers import paper_figures, paper_system
+from fastait.report.papers import SCALE, paper_figures, paper_system
 from fastait.report.run_files import Run
 from fastait.runtime.report import AUTOATTACK_CAVEAT, epsilon_text
-
-PAPERS_STEP = 2 / 255
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +144,7 @@ def _table(found: Sequence[Entry], epsilon: float) -> Table:
     return Table(title, [(entry.name, entry.series) for entry in found], lines, list(sentences))
 
 
-_ORDER = (*STRONG, QUICK, UNION, CLEAN)
+_ORDER = (*LEADING, UNION, CLEAN)
 
 
 def _first_the_strongest(attack: str) -> int:
@@ -166,7 +163,7 @@ def _paper(entry: Entry, epsilon: float) -> dict[str, tuple[float, str]]:
         return {}
     which = {file: which for which, file in WEIGHTS.items()}.get(path.name, "last")
     system = paper_system(entry.run.config, which)
-    if system is None or abs(about.get("step_size", 0.0) - PAPERS_STEP) > 1e-6:
+    if system is None or abs(about.get("step_size", 0.0) - SCALE.step_size) > 1e-6:
         return {}
     if about.get("dataset") != entry.run.config.dataset:
         return {}

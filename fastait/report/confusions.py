@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastait.evaluation.intervals import cell
 from fastait.evaluation.outcomes import CLEAN, NO_CLASS
-from fastait.evaluation.results import QUICK, STRONG, Evaluation
+from fastait.evaluation.results import LEADING, Evaluation
 from fastait.report.compared import Entry
 from fastait.runtime.report import epsilon_text
 
@@ -58,7 +58,7 @@ def confusions(entries: Sequence[Entry]) -> list[Confusion]:
 def strongest(e: Evaluation) -> str | None:
     """The attack on all images that fewest withstand, of those whose classes are known; None if there is none."""
     known = [name for name in e.attacks() if bool((e.outcomes.classes.get(name, _NONE) != NO_CLASS).any())]
-    order = {name: place for place, name in enumerate((*STRONG, QUICK))}
+    order = {name: place for place, name in enumerate(LEADING)}
     return min(known, key=lambda name: (e.count(name), order.get(name, len(order))), default=None)
 
 

@@ -9,16 +9,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fastait.evaluation.details import titles
+from fastait.evaluation.details import EXAMPLES_FILE, OUTCOMES_FILE, titles
 from fastait.evaluation.masking import Check
 from fastait.evaluation.outcomes import CLEAN
-from fastait.evaluation.results import Evaluation, from_json
+from fastait.evaluation.results import FILE, Evaluation, from_json
 from fastait.report.gaps import Gap
 from fastait.report.run_files import is_number
+from fastait.reproduction.evaluated import BY
 from fastait.runtime.errors import InputError, first_line
-
-ATTACKED = "outcomes.safetensors"
-EXAMPLES = "examples.safetensors"
 
 AGAIN = "The same command with the same --out writes it anew."
 
@@ -71,7 +69,7 @@ class Measurement:
     @property
     def of_sweep(self) -> bool:
         """Whether it is what a comparison measured."""
-        return "by" in self.about
+        return BY in self.about
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -97,7 +95,7 @@ def read_evaluation(path: Path, name: str) -> Measurement:
     Raises:
         InputError: there is no such folder, or nothing of an evaluation in it.
     """
-    file = path / "eval.json"
+    file = path / FILE
     try:
         begun = file.is_file() or any(path.glob("progress-*.jsonl"))
     except OSError as error:
@@ -117,8 +115,8 @@ def read_evaluation(path: Path, name: str) -> Measurement:
         what = f"{file.name} cannot be read ({type(error).__name__}: {first_line(error)})"
         return Measurement(name, path, gaps=[Gap(name, what, AGAIN)])
     gaps: list[Gap] = []
-    tensors, _ = _read(path / ATTACKED, name, "no confusions, no losses along the steps", gaps)
-    images, said = ({}, {}) if "by" in about else _read(path / EXAMPLES, name, "no images", gaps)
+    tensors, _ = _read(path / OUTCOMES_FILE, name, "no confusions, no losses along the steps", gaps)
+    images, said = ({}, {}) if BY in about else _read(path / EXAMPLES_FILE, name, "no images", gaps)
     called = titles(evaluations)
     return Measurement(
         name,
@@ -133,7 +131,7 @@ def read_evaluation(path: Path, name: str) -> Measurement:
     )
 
 
-_KEPT = ("by", "dataset", "classes", "models")
+_KEPT = (BY, "dataset", "classes", "models")
 _NUMBERS = ("step_size", "input_noise")
 """What of ``eval.json`` the page says besides its outcomes."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fastait.evaluation.results import QUICK, STRONG
+from fastait.evaluation.results import LEADING
 from fastait.report.compared import Entry
 from fastait.report.confusions import strongest
 from fastait.report.eval_files import Measurement
@@ -10,7 +10,7 @@ from fastait.report.gaps import Gap, quoted
 from fastait.report.run_files import Run
 from fastait.report.signs import numbers_lack, unchecked
 
-KEPT = 4
+ADVISED = 4
 """Networks of a sweep that are advised to be measured by themselves, at most."""
 
 ASKED = "quick,fgsm,pgd20,pgd100,cw20"
@@ -85,7 +85,7 @@ def _of_sweep(measurement: Measurement) -> Iterator[Gap]:
             "Add quick or autoattack to the attacks under [evaluation].",
         )
     models = dict.fromkeys(e.model for e in measurement.evaluations)
-    paths = [path for path in map(measurement.model_path, models) if path is not None][:KEPT]
+    paths = [path for path in map(measurement.model_path, models) if path is not None][:ADVISED]
     yield Gap(
         measurement.name,
         "no masking report and no images, which a sweep does not make",
@@ -96,7 +96,7 @@ def _of_sweep(measurement: Measurement) -> Iterator[Gap]:
 
 def _weak(measurement: Measurement) -> bool:
     attacks = {attack for e in measurement.evaluations for attack in e.outcomes.correct}
-    return bool(attacks) and not attacks & {*STRONG, QUICK}
+    return bool(attacks) and not attacks.intersection(LEADING)
 
 
 def _no_classes(entry: Entry) -> bool:

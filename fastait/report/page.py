@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from fastait.report import compared, confusions, curves, missing, pictures, signs, sweeps, trained
-from fastait.report.charts import Samples
+from fastait.report.charts import COLOURS, Samples
 from fastait.report.compared import Entry
 from fastait.report.eval_files import read_evaluation
 from fastait.report.gaps import Gap, grouped
@@ -94,6 +94,7 @@ def make(
             "drawings": drawn,
             "gaps": grouped(gaps),
             "sample": Samples(),
+            "colours": COLOURS,
         }
     )
 

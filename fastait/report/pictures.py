@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
+from fastait.data.picture import change
 from fastait.report.compared import Entry
 from fastait.report.eval_files import Examples
 from fastait.runtime.report import epsilon_text
@@ -84,12 +85,11 @@ def _gallery(entry: Entry, examples: Examples) -> Gallery:
 
 def _picture(entry: Entry, examples: Examples, i: int) -> Picture:
     clean, perturbed = examples.clean[i], examples.perturbed[i]
-    change = (perturbed - clean) * (0.5 / entry.shown if entry.shown else 0.0) + 0.5
     label, before, after = (int(of[i]) for of in (examples.labels, examples.before, examples.after))
     return Picture(
         _address(clean),
         _address(perturbed),
-        _address(change),
+        _address(change(perturbed, clean, entry.shown)),
         int(examples.places[i]),
         entry.measurement.class_name(label),
         entry.measurement.class_name(before),

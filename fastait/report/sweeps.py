@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from fastait.evaluation.outcomes import CLEAN
-from fastait.evaluation.results import QUICK, STRONG
+from fastait.evaluation.results import LEADING
 from fastait.report.charts import Chart, Line, draw
 from fastait.report.compared import Entry
 from fastait.report.curves import Panel
@@ -27,7 +27,7 @@ def against_epsilon(entries: Sequence[Entry], group: int) -> list[Panel]:
         attack for entry in entries for e in entry.evaluations.values() for attack in e.outcomes.correct
     )
     found = []
-    for attack in sorted(attacks, key=lambda name: (name not in (*STRONG, QUICK),)):
+    for attack in sorted(attacks, key=lambda name: name not in LEADING):
         lines, counts = [], set()
         for entry in entries:
             points, at = [], sorted(e for e, one in entry.evaluations.items() if attack in one.outcomes.correct)

@@ -13,12 +13,9 @@ from fastait.report.repeat import command
 from fastait.report.run_files import Run, is_number
 from fastait.reproduction.grids import TITLES
 from fastait.runtime.errors import FastaitError, first_line
-from fastait.runtime.report import COLUMNS, duration, epsilon_text
+from fastait.runtime.report import COLUMNS, duration, epsilon_text, result_rows
 from fastait.training.cost import Cost, said, step_cost
 from fastait.training.prepare import method_settings
-
-WHICH = {"": "last epoch", "best": "best epoch", "ema": "averaged weights"}
-"""Of the figures of ``result.json``."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +178,10 @@ def finals(runs: Sequence[Run]) -> Finals:
     for run in runs:
         result = run.result or {}
         n = result.get("test_images")
-        for which, what in WHICH.items():
-            figures = result.get(which) if which else result
-            if not isinstance(figures, dict) or not is_number(n) or n < 1:
-                continue
-            cells = [_cell(figures.get(key), int(n)) for key in COLUMNS]
-            epoch = f" ({figures['epoch']})" if which == "best" and "epoch" in figures else ""
-            rows.append((run.name, what + epoch, str(n), cells))
+        if not result or not is_number(n) or n < 1:
+            continue
+        for whose, figures in result_rows(result).items():
+            rows.append((run.name, whose, str(n), [_cell(figures.get(key), int(n)) for key in COLUMNS]))
     return Finals(list(COLUMNS.values()), rows)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastait.evaluation.results import STRONG
 from fastait.reproduction.attempts import finished
 from fastait.reproduction.evaluated import write_evaluations
+from fastait.reproduction.grids import Cell
 from fastait.reproduction.layout import Sheet, entries, grid, records
 from fastait.reproduction.measure import check_networks, check_system
 from fastait.reproduction.plan import Plan, show_costs
@@ -84,8 +85,7 @@ class Comparison:
         written = write_sheet(NAME, sheet, self.choices.folder)
         runs = [one.run(system) for system in self.sweep.systems for one in self.choices.each_seed()]
         if there := list(filter(finished, runs)):
-            cells = self.sweep.table().cells(ALL)
-            measured = write_evaluations(crew, cells, self.choices.folder / EVALUATION)
+            measured = write_evaluations(crew, self._cells(), self.choices.folder / EVALUATION)
             written.append(self.choices.folder / PAGE)
             write_text(written[-1], page(there, measured), shared=True)
         sheet.show()
@@ -120,7 +120,7 @@ class Comparison:
     def show_plan(self) -> None:
         """Print the runs and evaluations, what is left of each, and the totals."""
         self._check()
-        show_costs(Plan(list(self.sweep.systems), self.sweep.table().cells(ALL), self.choices))
+        show_costs(Plan(list(self.sweep.systems), self._cells(), self.choices))
 
     def show_status(self) -> None:
         """Print what is done, running, waiting and failed."""
@@ -131,8 +131,11 @@ class Comparison:
         for one in self.choices.each_seed():
             for system in systems:
                 check_system(system, one)
-        cells = self.sweep.table().cells(ALL)
-        check_networks(systems, self.choices, {cell.system for cell in cells if cell.attack.startswith("feature")})
+        attacked = {cell.system for cell in self._cells() if cell.attack.startswith("feature")}
+        check_networks(systems, self.choices, attacked)
 
     def _items(self) -> list[Item]:
-        return items(self.choices, self.sweep.systems, self.sweep.table().cells(ALL))
+        return items(self.choices, self.sweep.systems, self._cells())
+
+    def _cells(self) -> list[Cell]:
+        return self.sweep.table().cells(ALL)

@@ -202,6 +202,7 @@ def interpolated_images(
     import numpy as np
     import torch
 
+    from fastait.data.picture import change
     from fastait.interpolation import adversarial_interpolation
     from fastait.runtime.report import epsilon_text
 
@@ -231,14 +232,13 @@ def interpolated_images(
         panel.set(xticks=[], yticks=[])
         for spine in panel.spines.values():
             spine.set_visible(False)
-    amplified = 0.5 / epsilon if epsilon else 0.0
     for row, pixels in enumerate((natural, *interpolated)):
         shown[row, 0].set_ylabel("natural" if row == 0 else f"L = {SHOWN_STEPS[row - 1]}")
         for column in range(len(images)):
             shown[row, column].imshow(pixels[column], interpolation="nearest")
             if row:
-                change = (pixels[column] - natural[column]) * amplified + 0.5
-                changes[row, column].imshow(change.clip(0, 1), interpolation="nearest")
+                seen = change(pixels[column], natural[column], epsilon).clip(0, 1)
+                changes[row, column].imshow(seen, interpolation="nearest")
     for panel, beside, label in zip(shown[0], changes[0], images.labels.tolist(), strict=True):
         panel.set_title(plain(dataset.classes[label]), fontsize=8)
         beside.set_title(" ", fontsize=8)  # so that both blocks' rows stay level

@@ -153,20 +153,24 @@ class Bench:
                     raise self.interrupted(stop.number)
 
             try:
-                self._evaluate(point, attacks, claim.check, effort=effort, advance=advance, tick=tick)
+                with closing(self.journal(claim.check)) as journal:
+                    self._evaluate(point, attacks, journal, effort=effort, advance=advance, tick=tick)
             finally:
                 self.report.finish()
 
-    def outcomes(self, point: Point, attacks: Sequence[str]) -> Outcomes:
-        """What is known of each image of a point that is ``complete``: nothing is attacked."""
-        return self._evaluate(point, attacks, lambda: None)
+    def journal(self, check: Callable[[], None] = lambda: None) -> FileJournal:
+        """What all workers remember, of any seed, and where this one writes; it reads them all."""
+        return FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)
 
-    def _evaluate(self, point: Point, attacks: Sequence[str], check: Callable[[], None], **options: Any) -> Outcomes:
+    def outcomes(self, point: Point, attacks: Sequence[str], journal: FileJournal) -> Outcomes:
+        """What is known of each image of a point that is ``complete``: nothing is attacked."""
+        return self._evaluate(point, attacks, journal)
+
+    def _evaluate(self, point: Point, attacks: Sequence[str], journal: FileJournal, **options: Any) -> Outcomes:
         network, images = self.network(point.system), self.images(point)
         surrogate = None if point.surrogate is None else self.network(point.surrogate)
         here = {name: self.environment[name] for name in ANYWHERE}
-        own = FileJournal(journal_folder(self.choices), self.worker.name, ANYWHERE, check)
-        with current(self.device), closing(own) as journal:
+        with current(self.device):
             return evaluate(
                 RandomSignNoise(network, point.epsilon).eval() if point.noisy else network,
                 images,

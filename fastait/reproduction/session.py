@@ -16,7 +16,7 @@ from fastait.reproduction.tables import TABLES
 from fastait.reproduction.worker import Crew, Item, items, settle
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice, one_line
-from fastait.runtime.files import write_text
+from fastait.runtime.files import make_folder, write_text
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.processes import launched
 from fastait.runtime.report import AUTOATTACK_CAVEAT, Report
@@ -160,7 +160,7 @@ def table_sheet(table: Table, name: str, crew: Crew) -> Sheet:
 
 def write_sheet(name: str, sheet: Sheet, out: Path) -> list[Path]:
     """Write a sheet as Markdown and CSV; returns the files."""
-    _make(out)
+    make_folder(out)
     files = {out / f"{name}.md": sheet.markdown(), out / f"{name}.csv": sheet.csv()}
     for path, text in files.items():
         write_text(path, text, shared=True)
@@ -178,7 +178,7 @@ def _draw(name: str, bench: Bench) -> list[Path]:
     networks = {system: bench.network(system) for system in figure.systems}
     config = choices.config(figure.systems[0])
     dataset = bench.datasets.of(config)
-    _make(choices.folder)
+    make_folder(choices.folder)
     with StopRequest() as stop, current(bench.device):
 
         def advance() -> None:
@@ -187,10 +187,3 @@ def _draw(name: str, bench: Bench) -> list[Path]:
 
         bench.report.note(f"{name}: drawing")
         return figure.draw(networks, dataset, choices.folder, config.epsilon, choices.seed, advance)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {folder} cannot be made: {error.strerror}") from None

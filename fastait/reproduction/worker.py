@@ -19,7 +19,7 @@ from fastait.reproduction.standing import Standing, journal_folder
 from fastait.reproduction.systems import Choices
 from fastait.runtime.claims import DONE, FAILED, RELEASED, Claim, Claims, Worker, last_numbers
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, NotWritten, OutOfMemory, RunError
-from fastait.runtime.files import write_text
+from fastait.runtime.files import make_folder, write_text
 from fastait.runtime.report import Report
 from fastait.runtime.signals import LOST, StopRequest
 from fastait.runtime.version import __version__
@@ -240,10 +240,7 @@ def settle(choices: Choices) -> None:
     refuse_not_shared(claims_folder(choices))
     asked = {"fastait": __version__, **choices.decides()}
     path = claims_folder(choices) / SETTINGS
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out: {path.parent} cannot be made: {error.strerror}") from None
+    make_folder(path.parent)
     saved = _settings(path)
     for name in asked.keys() & saved.keys():
         if saved[name] != asked[name]:

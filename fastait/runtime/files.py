@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from secrets import token_hex
 
-from fastait.runtime.errors import NotWritten
+from fastait.runtime.errors import InputError, NotWritten
 
 PARTIAL = ".partial"
 """What the name of a file ends with while it is written."""
@@ -59,6 +59,18 @@ def written(path: Path, data: bytes | memoryview, *, shared: bool = False) -> It
         with suppress(OSError):
             partial.unlink()
         raise NotWritten(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of ``--out``, and those above it, where they are not there yet.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {path} cannot be made: {error.strerror}") from None
 
 
 def name_folder(folder: Path, path: Path) -> bool:

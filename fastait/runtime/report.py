@@ -105,10 +105,11 @@ class Report:
 def result_rows(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """{whose weights: the figures} of ``result.json``, the last epoch's first."""
     rows: dict[str, Mapping[str, Any]] = {"last epoch": result}
-    if "best" in result:
-        rows[f"best epoch ({result['best']['epoch']})"] = result["best"]
-    if "ema" in result:
-        rows["averaged weights"] = result["ema"]
+    for key, whose in (("best", "best epoch"), ("ema", "averaged weights")):
+        figures = result.get(key)
+        if isinstance(figures, Mapping):
+            epoch = f" ({figures['epoch']})" if key == "best" and "epoch" in figures else ""
+            rows[whose + epoch] = figures
     return rows
 
 

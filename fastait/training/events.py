@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastait.attacks import ATTACKS
 from fastait.config import TrainConfig
 from fastait.data import ImageSet
+from fastait.data.picture import change
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.randomness import derive
@@ -133,8 +134,7 @@ class Events:
         attack: Any = ATTACKS[WATCHED]
         with full_precision(weight.device):
             moved = attack(model, x, y, epsilon=epsilon, step_size=epsilon / 4 or 2 / 255, generator=generator)
-        change = (moved - x) * (0.5 / epsilon if epsilon else 0.0) + 0.5
-        rows = torch.stack([x, moved, change])  # kinds, n, 3, H, W
+        rows = torch.stack([x, moved, change(moved, x, epsilon)])  # kinds, n, 3, H, W
         kinds, n, channels, height, width = rows.shape
         return rows.permute(2, 0, 3, 1, 4).reshape(channels, kinds * height, n * width).clamp(0, 1).cpu()
 

@@ -1,15 +1,11 @@
 """The page in a real browser: nothing is asked of the network or said on the console, and nothing sticks out."""
 
-import os
 import shutil
-from tempfile import mkdtemp
 
 import pytest
 from report_files import write_evaluation, write_run
 
 from fastait.report.page import make
-
-os.environ.setdefault("MPLCONFIGDIR", mkdtemp())
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,11 +1,9 @@
 """The paper's figures of a page's runs: drawn of their networks, left out with a word where that cannot be."""
 
 import io
-import os
 import shutil
 from base64 import b64decode
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 import trained
@@ -15,8 +13,6 @@ from report_files import write_run
 from fastait.report.on_request import drawings
 from fastait.report.run_files import read_run
 from fastait.reproduction import drawing, figures
-
-os.environ.setdefault("MPLCONFIGDIR", mkdtemp())
 
 
 @pytest.fixture(autouse=True)

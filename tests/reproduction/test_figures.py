@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from tempfile import mkdtemp
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,8 +25,6 @@ from fastait.reproduction import drawing, figures, front
 from fastait.reproduction.figures import FIGURES
 from fastait.runtime.errors import InputError
 from fastait.runtime.randomness import derive
-
-os.environ.setdefault("MPLCONFIGDIR", mkdtemp())  # matplotlib keeps its list of fonts there
 
 evaluation = import_module("fastait.evaluation")
 

@@ -33,7 +33,7 @@ def work(folder, items, steps, seconds, lapse):
             try:
                 with claim, checked(claim.check):
                     if not (folder / item / "result").exists():
-                        one(folder, item, claim, claims.worker.name, steps, seconds, log)
+                        one(folder, item, claim, claims.worker.name, steps, seconds, log, items[-1])
                     claim.end(DONE)
             except Lost:
                 print(json.dumps({"item": item, "number": claim.number, "lost": True}), file=log, flush=True)
@@ -42,7 +42,7 @@ def work(folder, items, steps, seconds, lapse):
             time.sleep(0.02)
 
 
-def one(folder, item, claim, name, steps, seconds, log):
+def one(folder, item, claim, name, steps, seconds, log, last):
     before = attempts(folder, item)
     begun = int((before[-1] / "step").read_bytes()) if before else 0
     own = folder / "attempts" / f"{item}@{claim.number}.{name}"
@@ -51,6 +51,9 @@ def one(folder, item, claim, name, steps, seconds, log):
         time.sleep(seconds)
         print(json.dumps({"item": item, "number": claim.number, "step": step}), file=log, flush=True)
         write_whole(own / "step", b"%d" % (step + 1))
+    while item == last and not (folder / "enough").exists():  # of what is done to the workers
+        time.sleep(0.02)
+        claim.check()
     write_whole(own / "result", f"{item}@{claim.number} by {name}".encode())
     claim.check()
     named = name_folder(own, folder / item)

@@ -227,6 +227,10 @@ def siege(folder, *, workers, items, steps, seconds, lapse, kills, stops, seed=0
     def start():
         return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
+    def wake(process):
+        process.send_signal(signal.SIGCONT)
+        stopped.remove(process)
+
     running, stopped, killed, until = [start() for _ in range(workers)], [], 0, time.monotonic() + 400
     try:
         while not all((folder / f"item-{n}" / "result").exists() for n in range(items)):
@@ -249,7 +253,7 @@ def siege(folder, *, workers, items, steps, seconds, lapse, kills, stops, seed=0
                 process.send_signal(signal.SIGSTOP)
                 stopped.append(process)
                 stops -= 1
-                threading.Timer(2.5 * lapse, process.send_signal, [signal.SIGCONT]).start()
+                threading.Timer(2.5 * lapse, wake, [process]).start()
         for process in running:
             process.send_signal(signal.SIGCONT)
             assert process.wait(30) in (0, -signal.SIGKILL), process.stderr.read().decode()

@@ -178,7 +178,7 @@ def finals(runs: Sequence[Run]) -> Finals:
     for run in runs:
         result = run.result or {}
         n = result.get("test_images")
-        if not result or not is_number(n) or n < 1:
+        if not is_number(n) or n < 1:
             continue
         for whose, figures in result_rows(result).items():
             rows.append((run.name, whose, str(n), [_cell(figures.get(key), int(n)) for key in COLUMNS]))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastait.checkpoints.folder import RunFolder
 from fastait.evaluation.results import from_json
@@ -179,7 +180,10 @@ def test_a_table_of_means(capsys, monkeypatch):
         assert shown in page
     (measured,) = Path("sweeps/mine").glob("evaluation*")
     assert page == render([Path("sweeps/mine/runs", name) for name in ("natural", "natural-seed=1")], [measured])
-    told = {one.model: one.outcomes for one in from_json(json.loads((measured / "eval.json").read_text()))}
+    about = json.loads((measured / "eval.json").read_text())
+    assert (about["torch"], about["images"], about["seed"]) == (torch.__version__, 8, [0, 1])
+    assert about["device"]
+    told = {one.model: one.outcomes for one in from_json(about)}
     for row in rows[:3]:
         each = [told[name].accuracy()[row["column"].lower()] for name in ("natural", "natural-seed=1")]
         assert [float(one) for one in row["each_seed"].split()] == pytest.approx(each, abs=2e-3)

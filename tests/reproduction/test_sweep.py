@@ -210,6 +210,18 @@ def test_nothing_is_said_against_a_table_with_autoattack(capsys, monkeypatch):
     assert "<b>&</b>" not in page
 
 
+def test_a_page_of_attacks_that_are_given_fewer_images():
+    Path("mine.toml").write_text(
+        f'{TINY}[evaluation]\nattacks = ["spsa-4x1", "fgsm"]\nepsilons = ["8/255", "16/255"]\nsamples = 8\n'
+        'black_box_samples = 2\n[product]\nmethod = ["natural"]'
+    )
+    assert main(["mine.toml"]) == 0
+    found = from_json(json.loads(Path("sweeps/mine/evaluation/eval.json").read_text()))
+    counts = [{name: one.images(name) for name in one.outcomes.correct} for one in found]
+    assert counts == [{"clean": 8, "fgsm": 8, "spsa-4x1": 2}] * 2
+    assert "n = 2" in Path("sweeps/mine/report.html").read_text()
+
+
 def test_a_dry_run_of_a_folder_of_images(image_folder, capsys, monkeypatch):
     monkeypatch.setattr("fastait.reproduction.cost.measured_rate", lambda *args: 1e9)
     settings = f'{TINY}dataset = "folder"\ndata_dir = "{image_folder}"\nbatch_size = 4\n'

@@ -39,12 +39,12 @@ from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.evaluation.progress import Effort, costs
 from fastait.evaluation.results import FILE, Evaluation, as_csv, as_json, columns_of, markdown, show
 from fastait.evaluation.robustbench import export_robustbench, robustbench_class
-from fastait.runtime.errors import FastaitError, InputError, Interrupted, SaidElsewhere
+from fastait.runtime.errors import FastaitError, InputError, Interrupted, RunError, SaidElsewhere, first_line
 from fastait.runtime.files import write_text
 from fastait.runtime.hardware import environment
 from fastait.runtime.memory import said_with
 from fastait.runtime.precision import current, resolve_device
-from fastait.runtime.processes import Ranks, join
+from fastait.runtime.processes import Ranks, join, lost_another
 from fastait.runtime.report import Report, epsilon_text
 from fastait.runtime.settings import as_path
 from fastait.runtime.signals import StopRequest
@@ -87,10 +87,17 @@ def run_evaluation(arguments: EvalArguments, *, show: bool = True) -> list[Evalu
                 raise error if ranks.first else SaidElsewhere(error.exit_code) from None
             ranks.largest(0)
             return session.run()
-        except KeyboardInterrupt:
-            if stop.number is None:
-                raise
-            raise _stopped(stop.number, out, ranks) from None
+        except (KeyboardInterrupt, RuntimeError) as error:
+            gone = lost_another(error)
+            # A process that waits for another hears its signal when that one has gone, by the same signal most often.
+            if stop.number is not None and (gone or isinstance(error, KeyboardInterrupt)):
+                raise _stopped(stop.number, out, ranks) from None
+            if gone:
+                raise RunError(
+                    f"another process of this evaluation is gone ({first_line(error)}); finished batches are kept, go "
+                    f"on with the same command and --out {out}"
+                ) from None
+            raise
         finally:
             report.finish()
 

@@ -164,6 +164,13 @@ class Ranks:
         return parallel
 
 
+def lost_another(error: BaseException) -> bool:
+    """Whether a collective came to nothing because another process has ended."""
+    if isinstance(error, FastaitError):  # it has been said already
+        return False
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
 def launched() -> bool:
     """Whether torchrun, or something that sets its variables, started this process and may start it anew."""
     return "TORCHELASTIC_RUN_ID" in os.environ or _world_size() > 1

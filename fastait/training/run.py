@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from fastait.checkpoints.classes import shown
@@ -19,7 +18,7 @@ from fastait.evaluation.model_files import load_model
 from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
 from fastait.runtime.memory import let_go, ran_out
 from fastait.runtime.precision import current
-from fastait.runtime.processes import Ranks, join, launched
+from fastait.runtime.processes import Ranks, join, launched, lost_another
 from fastait.runtime.report import Report
 from fastait.runtime.settings import as_path, check_names
 from fastait.runtime.signals import StopRequest
@@ -264,7 +263,7 @@ def _readable_errors() -> Iterator[None]:
                 "the loss does not reach all of the network's parameters, which several processes would wait for; "
                 "give those requires_grad_(False), or train by one process"
             ) from None
-        if isinstance(error, dist.DistError) or "gloo" in text.lower():
+        if lost_another(error):
             raise RunError(
                 f"another process of this run is gone ({first}); checkpoints, if there were any, are kept"
             ) from None

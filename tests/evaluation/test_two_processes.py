@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,3 +124,67 @@ def test_a_signal_to_torchrun_ends_both_and_they_go_on():
     assert set(known("out").values()) == {1}
     for name, outcome in theirs[0]["correct"].items():
         assert sum(a != b for a, b in zip(ours[0]["correct"][name], outcome, strict=True)) <= 1, name  # it is in fp32
+
+
+WAITING = """
+import os, signal, sys, time
+from pathlib import Path
+from fastait.evaluation import session
+from fastait.eval import main
+
+class Waiting(session._Session):
+    def __init__(self, arguments, out, ranks, device, report, stop):
+        self.ranks, self.out, self.report, self.stop = ranks, out, report, stop
+
+    def run(self):
+        if self.ranks.first:
+            Path("waiting").touch()
+            self.ranks.largest(0)
+        while {dies} and not Path("waiting").exists():
+            time.sleep(0.01)
+        if {dies}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            time.sleep(0.01)
+            self._stop_if_asked()
+
+session._Session = Waiting
+sys.exit(main(["model.pt", "--device", "cpu", "--out", "out"]))
+"""
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_one_that_waits_for_another_says_why_it_ends(dies):
+    """A signal, which it hears when its wait has come to nothing, or that the other one was killed."""
+    Path("model.pt").touch()
+    Path("worker.py").write_text(WAITING.format(dies=dies))
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    first, other = (
+        subprocess.Popen(
+            [sys.executable, "worker.py"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment(), **where, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    )
+    while not (dies or Path("waiting").exists()):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.01)
+    if not dies:
+        time.sleep(0.5)
+        for process in (first, other):
+            process.send_signal(signal.SIGTERM)
+    (_, said), (_, quiet) = (process.communicate(timeout=60) for process in (first, other))
+    gone = r"another process of this evaluation is gone \(.*\)" if dies else "stopped"
+    goes_on = "finished batches are kept, go on with the same command and --out out"
+    assert re.search(f"^fastait eval: error: {gone}; {goes_on}$", said, re.MULTILINE), said
+    assert "Traceback" not in said + quiet
+    assert "fastait eval" not in quiet
+    assert (first.returncode, other.returncode) == ((1, -9) if dies else (143, 143))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -36,8 +36,8 @@ KINDS = {
 class BadNumbers:
     """Finds what becomes NaN or infinite of a step's gradients and of what a checkpoint holds, tensor by tensor.
 
-    What is so from the start, a mask of attention that holds -inf for example, may be so. A tensor whose sum of absolute
-    values is no fp32 number counts as infinite. Nothing is read from the device, and nothing of this moves.
+    What is so from the start, a mask of attention that holds -inf for example, may be so. A tensor whose sum of
+    absolute values is no fp32 number counts as infinite. Nothing is read from the device, and nothing of this moves.
 
     Args:
         model: on its device.

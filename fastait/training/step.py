@@ -38,6 +38,7 @@ from fastait.training.draws import Draws
 from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
 from fastait.training.optimizer import clip_gradients, zero_gradients
 
+
 class Totals:
     """Sums over an epoch that stay on the device: reading them is the only synchronisation.
 
@@ -387,11 +388,17 @@ class TrainStep:
 
         None if none has. For all processes to call; waits for the device.
         """
-        numbers = [Number("loss"), *self.bad_numbers.numbers]
-        steps = [self.totals.bad_step(), *self.bad_numbers.first.tolist()]
-        step, place = min(zip(steps, range(len(numbers)), strict=True))
-        found = -self.ranks.largest(-(NEVER if step == NEVER else step * len(numbers) + place))[0]
-        return None if found == NEVER else (found // len(numbers), numbers[found % len(numbers)])
+        steps, numbers = self._first_steps()
+        step, place = min(zip(steps, range(len(steps)), strict=True))
+        found = -self.ranks.largest(-(NEVER if step == NEVER else step * len(steps) + place))[0]
+        return None if found == NEVER else (found // len(steps), numbers[found % len(steps)])
+
+    def bad(self) -> list[Number]:
+        """All that became NaN or infinite in this process. Waits for the device."""
+        return [number for step, number in zip(*self._first_steps(), strict=True) if step != NEVER]
+
+    def _first_steps(self) -> tuple[list[int], list[Number]]:
+        return [self.totals.bad_step(), *self.bad_numbers.first.tolist()], [Number("loss"), *self.bad_numbers.numbers]
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes, gradients aside, which every step makes anew."""

@@ -167,7 +167,7 @@ def test_another_failure_is_not_taken_for_it(monkeypatch):
         run_training(recipe("digits", **DIVERGES))
     failure = json.loads(Path("run/failure.json").read_text())
     Path("run/failure.json").write_text(json.dumps({**failure, "kind": "average", "name": "fc.bias"}))
-    with pytest.raises(RunError, match=r"the average of fc.bias became .*, but now the .* became NaN or infinite at st"):
+    with pytest.raises(RunError, match=r"the average of fc.bias became .*, but now the .* became NaN"):
         replay_failure("run")
     assert not Path("run/failure").exists()
 

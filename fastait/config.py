@@ -275,9 +275,7 @@ class TrainConfig:
         for name in ("lr", "weight_decay", "clip_grad_norm", "penalty", "awp"):
             value = getattr(self, name)
             if value is not None and LARGEST < value < math.inf:
-                raise InputError(
-                    f"{flag(name)} must be at most {LARGEST:.4g}, the largest number of fp32, got {value:g}"
-                )
+                raise InputError(f"{flag(name)} must be at most {LARGEST:.4g}, fp32's largest number, got {value:g}")
         if not 0 <= self.epsilon <= 1:
             raise InputError(f"--epsilon must be in [0, 1] for images in [0, 1] (8/255 is usual), got {self.epsilon}")
         if self.step_size is not None and not 0 < self.step_size <= 1:

@@ -9,6 +9,9 @@ from fastait.training.averaged import Averaged
 
 NEVER = torch.iinfo(torch.int64).max
 
+LEAST_SCALE = 2.0**-24
+"""fp16's smallest number: gradients that are infinite although the loss was scaled by less are so without fp16 too."""
+
 
 class Number(NamedTuple):
     """What can go wrong in a step.
@@ -43,7 +46,8 @@ class BadNumbers:
         model: on its device.
         optimizer: over the model's parameters.
         averaged: the model's averaged weights; None if there are none.
-        gradients: whether they may not be infinite: where a loss is scaled they may, and the step is left out then.
+        scale: what the loss is scaled by, float32 []; None if it is not. Where it is, infinite gradients are usual: the
+            step is left out, and the scale falls. They are bad once it has fallen below ``LEAST_SCALE``.
 
     Attributes:
         numbers: what is looked at, in the order of a step. The backward pass comes to the last layer first, and so do
@@ -52,11 +56,15 @@ class BadNumbers:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged | None, *, gradients: bool
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        averaged: Averaged | None = None,
+        scale: Tensor | None = None,
     ):
         names = {parameter: name for name, parameter in model.named_parameters()}
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        self._trained = [parameter for parameter in reversed(names) if gradients and id(parameter) in trained]
+        self._trained = [parameter for parameter in reversed(names) if id(parameter) in trained]
         self._parameters = {name: parameter.detach() for parameter, name in names.items() if _can_be_bad(parameter)}
         self._moments = [
             (name, value)
@@ -81,6 +89,7 @@ class BadNumbers:
             *(Number("average", name) for name in self._averages),
         ]
         device = next(iter(names)).device
+        self._scale = scale
         self._none = torch.zeros((), dtype=torch.float32, device=device)
         self.first = torch.full((len(self.numbers),), NEVER, dtype=torch.int64, device=device)
         self._watched = torch.cat([self._none.expand(len(self._trained)), self._sizes(self._kept())]).isfinite()
@@ -97,7 +106,8 @@ class BadNumbers:
 
     def gradients(self) -> Tensor:
         """How large the gradients are, [G], as they are now; for ``add``."""
-        return self._sizes([self._none if p.grad is None else p.grad for p in self._trained])
+        sizes = self._sizes([self._none if p.grad is None else p.grad for p in self._trained])
+        return sizes if self._scale is None else torch.where(self._scale < LEAST_SCALE, sizes, self._none)
 
     def add(self, gradients: Tensor, number: Tensor) -> None:
         """Look at what step ``number``, int64 [1], has made of everything; ``gradients`` were its own."""

@@ -200,8 +200,7 @@ class TrainStep:
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.totals = Totals(device)
         self.buffers = Buffers(model, ranks)
-        # With a scaled loss infinite gradients are usual: the step is left out then, and the scale falls.
-        self.bad_numbers = BadNumbers(model, optimizer, averaged, gradients=not precision.scaler.is_enabled())
+        self.bad_numbers = BadNumbers(model, optimizer, averaged, precision.scale)
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from torch import nn
 from fastait.data import Shard
 from fastait.runtime.processes import Ranks
 from fastait.training.averaged import Averaged
-from fastait.training.bad_numbers import NEVER, BadNumbers, Number
+from fastait.training.bad_numbers import LEAST_SCALE, NEVER, BadNumbers, Number
 from fastait.training.optimizer import make_optimizer
 
 NAN, INF = float("nan"), float("inf")
@@ -162,12 +162,27 @@ def test_a_scaled_loss_may_have_infinite_gradients():
     assert step.failure() == (4, Number("parameter", "f.bias"))
 
 
+def test_gradients_that_no_scale_makes_finite():
+    """Every step would be left out, and the loss says nothing of it."""
+    model = classifier()
+    step = make_step(model, "natural", dtype=torch.float16)
+    model.f.bias.register_hook(lambda gradient: gradient + INF)
+    before = model.f.bias.detach().clone()
+    number = 0
+    while step.failure() is None and number < 99:
+        take(step, [number])
+        number += 1
+    assert step.failure() == (number - 1, Number("gradient", "f.bias"))
+    assert step.precision.scaler.get_scale() == LEAST_SCALE / 4  # halved in that step too
+    assert torch.equal(model.f.bias, before)
+
+
 def test_many_numbers_of_fp16_are_no_infinity():
     """Their sum is more than fp16 holds."""
     model = nn.Linear(1000, 1000, dtype=torch.float16)
     nn.init.constant_(model.weight, 1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    numbers = BadNumbers(model, optimizer, None, gradients=True)
+    numbers = BadNumbers(model, optimizer)
     step = torch.tensor([3])
     numbers.add(numbers.gradients(), step)
     assert numbers.first.tolist() == [NEVER] * 4
@@ -188,7 +203,7 @@ def test_a_network_without_gradients_or_buffers():
     assert step.failure() == (1, Number("parameter", "1.weight"))
     assert Number("gradient", "1.weight") not in step.bad_numbers.numbers
     optimizer = make_optimizer("sgd", model.parameters(), lr=0.1, weight_decay=0.0)
-    assert BadNumbers(model, optimizer, None, gradients=False).gradients().shape == (0,)
+    assert BadNumbers(model, optimizer).gradients().shape == (1,)
 
 
 def test_all_processes_find_the_first_of_any(monkeypatch):
@@ -240,7 +255,7 @@ def test_nothing_is_read_from_the_device():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    numbers = BadNumbers(model, optimizer, Averaged(model, 0.9), gradients=True)
+    numbers = BadNumbers(model, optimizer, Averaged(model, 0.9))
     numbers.add(numbers.gradients(), torch.zeros(1, dtype=torch.int64, device="meta"))
     assert numbers.first.shape == (len(numbers.numbers),)
     assert numbers.first.is_meta

@@ -3,6 +3,8 @@
 import io
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from tiny_run import OF_A_FOLDER
 
 from fastait import recipe, resume_training, run_training
 from fastait.checkpoints.folder import RunFolder
-from fastait.data import BatchPlan
+from fastait.data import BatchPlan, load_dataset
 from fastait.runtime.errors import InputError, Interrupted, NotWritten, RunError, SaidElsewhere
 from fastait.runtime.processes import Ranks
 from fastait.train import main
@@ -288,3 +290,25 @@ def test_unknown_settings_are_refused(begun):
     Path("run/failure.json").write_text(json.dumps(begun))
     with pytest.raises(InputError, match="a run goes on with its own settings, but the command changes lr"):
         replay_failure("run", lr=0.5)
+
+
+@pytest.mark.slow
+def test_two_processes():
+    """One speaks and writes; what it keeps is the batch of both."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    argv = ["--dataset", "folder", "--data-dir", "images", "--image-size", "8", "--batch-size", "8", "--lr", "1e12"]
+    command = [*torchrun, "-m", "fastait.train"]
+    argv = [*argv, "--device", "cpu", "--epochs", "9", "--eval-samples", "4", "--checkpoint-seconds", "0"]
+    first = subprocess.run([*command, *argv, "--out", "run"], capture_output=True, text=True)
+    assert first.returncode != 0
+    assert first.stderr.count("fastait train --resume run --replay-failure shows that step") == 1
+    again = subprocess.run([*command, "--resume", "run", "--replay-failure"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("as before; run/failure has its batch") == 1
+    batch = load_file("run/failure/batch.safetensors")
+    step = json.loads(Path("run/failure.json").read_text())["step"] - 1
+    data = load_dataset("folder", Path("images"), 8)
+    places = BatchPlan(0, 16, 8, 0, False).batch(step).index
+    assert torch.equal(batch["places"], places)
+    assert torch.equal(batch["images"], data.train.at(places).images)
+    assert torch.equal(batch["labels"], data.train.at(places).labels)

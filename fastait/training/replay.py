@@ -13,7 +13,7 @@ from fastait.checkpoints import checkpoint
 from fastait.checkpoints.folder import CHECKPOINT, RunFolder
 from fastait.config import TrainConfig
 from fastait.data import Shard
-from fastait.runtime.errors import FastaitError, InputError, Interrupted, NotWritten, RunError, SaidElsewhere
+from fastait.runtime.errors import InputError, Interrupted, NotWritten, RunError, SaidElsewhere
 from fastait.runtime.files import write_whole
 from fastait.runtime.processes import Ranks, join
 from fastait.runtime.report import Report
@@ -84,27 +84,20 @@ def replay_failure(path: Path | str, *, show: bool = False, **changes: Any) -> P
 
 
 def _replayed(loop: Loop, failure: Failure, stop: StopRequest) -> Path:
-    last = failure.step - 1
-    if last >= loop.config.epochs * loop.prepared.plan.steps_per_epoch:
-        raise InputError(f"{loop.folder.failure_file} is damaged: the run has no step {failure.step}")
+    """Take the steps; returns the folder that holds what the last of them began with."""
+    ranks, last = loop.ranks, failure.step - 1
+    ranks.refuse(
+        last >= loop.config.epochs * loop.prepared.plan.steps_per_epoch,
+        f"{loop.folder.failure_file} is damaged: the run has no step {failure.step}",
+    )
     loop.report.note(f"replaying steps {loop.step + 1} to {failure.step} of {loop.folder.path}")
     loop.report.start("replaying", failure.step, loop.step)
     loop.prepared.model.train()
-    _take(loop, last, stop)
-    before = checkpoint.packed(loop.state())
-    (batch,) = loop.batches(failure.step)
-    loop.take(*batch)
-    found = loop.failure()
-    if found != failure:
-        raise _another(loop, failure, found)
-    whole = _whole(loop, last, *batch)
-    return loop.ranks.from_first(lambda: _keep(loop, failure, whole, before))
-
-
-def _take(loop: Loop, last: int, stop: StopRequest) -> None:
-    """The steps before ``last``."""
-    decisions = Decisions(loop.ranks, loop.step)
-    for batch in loop.batches(last):
+    decisions = Decisions(ranks, loop.step)
+    for batch in loop.batches(failure.step):
+        if loop.step == last:  # a loader may fill the same memory again
+            whole, state = _whole(loop, *batch), loop.state()
+            before = checkpoint.packed(state) if ranks.first else b""
         loop.take(*batch)
         if not decisions.due(loop.step):
             continue
@@ -112,14 +105,16 @@ def _take(loop: Loop, last: int, stop: StopRequest) -> None:
         (number,) = decisions.largest(loop.step, stop.number or 0)
         if number:
             loop.report.finish()
-            if not loop.ranks.first:
+            if not ranks.first:
                 raise SaidElsewhere(128 + number)
             raise Interrupted("stopped; the replay has written nothing", number)
+    found = loop.failure()
+    if found != failure:
+        raise _another(loop, failure, found) if ranks.first else SaidElsewhere(RunError.exit_code)
+    return ranks.from_first(lambda: _keep(loop, failure, whole, before))
 
 
-def _another(loop: Loop, failure: Failure, found: Failure | None) -> FastaitError:
-    if not loop.ranks.first:
-        return SaidElsewhere(RunError.exit_code)
+def _another(loop: Loop, failure: Failure, found: Failure | None) -> RunError:
     return RunError(
         f"the replay does not fail as the run did: {failure}, but now "
         + (f"{found}" if found is not None else "nothing does")
@@ -128,9 +123,9 @@ def _another(loop: Loop, failure: Failure, found: Failure | None) -> FastaitErro
     )
 
 
-def _whole(loop: Loop, step: int, images: Tensor, labels: Tensor, unlabeled: tuple[Any, ...]) -> dict[str, Tensor]:
-    """The batch of all processes, on the CPU. For all of them to call."""
-    plan = loop.prepared.plan
+def _whole(loop: Loop, images: Tensor, labels: Tensor, unlabeled: tuple[Any, ...]) -> dict[str, Tensor]:
+    """The current step's batch of all processes, on the CPU. For all of them to call."""
+    plan, step = loop.prepared.plan, loop.step
     parts = {"images": (plan, images), "labels": (plan, labels), "places": (plan, plan.batch(step).index)}
     if loop.prepared.unlabeled is not None:
         parts["unlabeled"] = loop.prepared.unlabeled[1], unlabeled[0]

@@ -275,15 +275,15 @@ def test_the_batch_of_all_processes(monkeypatch, size, ranks):
     assert torch.equal(torch.stack(parts).sum(0, dtype=torch.uint8), images)
 
 
-def test_the_others_of_several_processes_end_in_silence(begun):
-    Path("run/failure.json").write_text(json.dumps(begun))
-
-    class Other:
-        ranks = Ranks(rank=1, size=2)
-
-    error = replay._another(Other, Failure(**begun), None)
-    assert isinstance(error, SaidElsewhere)
-    assert error.exit_code == RunError.exit_code
+def test_the_others_of_several_processes_end_in_silence(monkeypatch):
+    with monkeypatch.context() as patch:
+        bad_after(patch, 4, lambda averaged: averaged.state_dict()["fc.bias"].fill_(torch.nan))
+        with pytest.raises(RunError):
+            run_training(recipe("digits", **RUN, ema=0.9))
+    monkeypatch.setattr(Ranks, "first", property(lambda ranks: False))
+    with pytest.raises(SaidElsewhere) as error:
+        replay_failure("run")
+    assert error.value.exit_code == RunError.exit_code
 
 
 def test_unknown_settings_are_refused(begun):

@@ -33,6 +33,9 @@ BESIDE = (CLASSES, NORMALIZATION)
 """Keys of ``config.json`` that are no settings: the names of the classes that the run tells apart, in order, and what
 its network does to images in [0, 1] first, mean and standard deviation per channel, null if that is not known."""
 
+LARGEST = 3.4028234663852886e38
+"""Of fp32, in which a step computes with what it is told."""
+
 OPTIMIZERS = ("sgd", "adamw", "apex")
 SCHEDULES = ("step", "cosine", "one-cycle", "linear")
 CUDA_GRAPH = ("auto", "on", "off")
@@ -52,7 +55,15 @@ GROUPS = {
         *("optimizer", "nesterov", "weight_decay", "clip_grad_norm", "label_smoothing", "ema", "seed"),
     ),
     "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
-    "Output": ("out", "resume", "eval_samples", "checkpoint_seconds", "keep_checkpoints", "tensorboard"),
+    "Output": (
+        "out",
+        "resume",
+        "replay_failure",
+        "eval_samples",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "tensorboard",
+    ),
 }
 """Under which heading the help page of training has each setting."""
 
@@ -261,6 +272,10 @@ class TrainConfig:
         for name in ("lr", "weight_decay", "checkpoint_seconds"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise InputError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "clip_grad_norm", "penalty", "awp"):
+            value = getattr(self, name)
+            if value is not None and LARGEST < value < math.inf:
+                raise InputError(f"{flag(name)} must be at most {LARGEST:.4g}, fp32's largest number, got {value:g}")
         if not 0 <= self.epsilon <= 1:
             raise InputError(f"--epsilon must be in [0, 1] for images in [0, 1] (8/255 is usual), got {self.epsilon}")
         if self.step_size is not None and not 0 < self.step_size <= 1:

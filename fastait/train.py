@@ -8,6 +8,7 @@ from pathlib import Path
 from fastait.config import GROUPS, TrainConfig
 from fastait.recipes import recipe
 from fastait.runtime import cli
+from fastait.runtime.errors import InputError
 
 COMMAND = "fastait train"
 SUMMARY = (
@@ -24,6 +25,10 @@ class TrainArguments(TrainConfig):
     """Go on with the run in this folder, with its own settings, from its last checkpoint. What says where things lie or
     how they are loaded and run may be changed; with --out, it goes on in a new folder."""
 
+    replay_failure: bool = False
+    """With --resume: instead of going on, take the steps from the last checkpoint to the one whose numbers went wrong
+    once more, and keep its batch and the state before it in RUN/failure for study."""
+
     def config(self) -> TrainConfig:
         """The settings alone."""
         return TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
@@ -39,13 +44,15 @@ def parsed(argv: list[str]) -> tuple[TrainArguments, TrainArguments]:
     # The recipe, the method and the schedule decide the defaults of the other flags, so they are parsed first.
     first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY, GROUPS)
     if first.resume is None:
+        if first.replay_failure:
+            raise InputError("--replay-failure needs the run whose step failed: --resume RUN")
         schedule = {} if first.schedule == TrainArguments().schedule else {"schedule": first.schedule}
         settings = recipe(first.recipe, method=first.method, **schedule)
     else:
         from fastait.checkpoints.folder import RunFolder
 
         settings = replace(RunFolder.existing(first.resume).config(), out=None)
-    defaults = TrainArguments(**vars(settings), resume=first.resume)
+    defaults = TrainArguments(**vars(settings), resume=first.resume, replay_failure=first.replay_failure)
     return cli.parse(COMMAND, defaults, argv, SUMMARY, GROUPS), defaults
 
 
@@ -65,12 +72,17 @@ def _main(argv: list[str]) -> None:
 
         run_training(config, show=True)
     else:
-        from fastait.training.run import resume_training
-
         changes = {name: value for name, value in vars(config).items() if getattr(defaults, name) != value}
         if "--model" in {word.partition("=")[0] for word in argv}:  # a function of their own: only if they name it
             changes["model"] = config.model
-        resume_training(arguments.resume, show=True, **changes)
+        if arguments.replay_failure:
+            from fastait.training.replay import replay_failure
+
+            replay_failure(arguments.resume, show=True, **changes)
+        else:
+            from fastait.training.run import resume_training
+
+            resume_training(arguments.resume, show=True, **changes)
 
 
 if __name__ == "__main__":

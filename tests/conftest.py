@@ -40,7 +40,7 @@ OLDEST = (
     ),
     *("training/test_callers_world.py", "training/test_cost.py", "training/test_draws.py", "training/test_memory.py"),
     *("training/test_networks.py", "training/test_run.py", "training/test_adamw_and_clipping.py"),
-    *("training/test_averaged.py", "training/test_awp.py", "methods/test_alignment.py"),
+    *("training/test_averaged.py", "training/test_awp.py", "training/test_bad_numbers.py", "methods/test_alignment.py"),
 )
 """What the mark ``oldest`` selects: what leans on the versions of torch, triton and numpy, which imports do not."""
 

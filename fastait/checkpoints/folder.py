@@ -31,7 +31,8 @@ before its training collapsed."""
 
 
 class RunFolder:
-    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, files of ``WEIGHTS`` and ``result.json`` of one run.
+    """``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, files of ``WEIGHTS`` and ``result.json`` of one run, and
+    ``failure.json`` where a step of it failed.
 
     Args:
         path: the folder.
@@ -46,6 +47,7 @@ class RunFolder:
         self.checkpoint_file = path / CHECKPOINT
         self.weights_file = path / WEIGHTS["last"]
         self.result_file = path / "result.json"
+        self.failure_file = path / "failure.json"
         self._lock: io.IOBase | None = None
 
     @classmethod
@@ -252,6 +254,22 @@ class RunFolder:
             return json.loads(self.result_file.read_bytes()) if self.result_file.exists() else None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
+
+    def save_failure(self, failure: dict[str, Any]) -> None:
+        """Which step failed, and in what."""
+        if self.writes:
+            write_whole(self.failure_file, _json(failure))
+
+    def failure(self) -> Any:
+        """What ``save_failure`` has written last, unchecked; None if no step has failed.
+
+        Raises:
+            InputError: ``failure.json`` is damaged or cannot be read.
+        """
+        try:
+            return json.loads(self.failure_file.read_bytes()) if self.failure_file.exists() else None
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{self.failure_file} is damaged: {error}; go on by --resume alone") from None
 
     def weights(self) -> dict[str, Tensor]:
         """The finished run's state dict.

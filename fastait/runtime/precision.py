@@ -87,9 +87,14 @@ class Precision:
         if self.scaler.is_enabled():
             self.scaler._per_optimizer_states.clear()
 
+    @property
+    def scale(self) -> torch.Tensor | None:
+        """By what the loss is multiplied, float32 [], in place; None where it is not."""
+        return self.scaler._scale if self.scaler.is_enabled() else None
+
     def tensors(self) -> list[torch.Tensor]:
         """What a step changes of it."""
-        return [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []  # type: ignore
+        return [] if self.scale is None else [self.scale, self.scaler._growth_tracker]  # type: ignore
 
 
 def _fp32_name(device: torch.device) -> str:

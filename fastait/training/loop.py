@@ -19,16 +19,17 @@ from fastait.runtime.hardware import differences, environment
 from fastait.runtime.memory import release, said_with
 from fastait.runtime.report import Report
 from fastait.runtime.signals import StopRequest
+from fastait.training.attack_gradients import gradient_shares, without_gradients
 from fastait.training.averaged import Averaged
 from fastait.training.cost import Cost, said, step_cost
 from fastait.training.events import Events
+from fastait.training.failure import Failure, failed
 from fastait.training.headline import headline
-from fastait.training.networks import finite
 from fastait.training.optimizer import restore_optimizer, set_lr
 from fastait.training.pace import Backlog, Decisions
 from fastait.training.prepare import Prepared
 from fastait.training.schedule import learning_rate
-from fastait.training.step import NEVER, TrainStep
+from fastait.training.step import TrainStep
 from fastait.training.watch import Watch, few, holding
 
 SAVING = 0.01
@@ -36,13 +37,6 @@ SAVING = 0.01
 
 READ_SECONDS = 0.5
 """How often the running totals are read from the device."""
-
-
-def gradient_shares(totals: dict[str, float | int]) -> dict[str, float]:
-    """Zero and NaN input gradients of the attack in percent; nothing for a method that computes none."""
-    if not totals["gradients"]:
-        return {}
-    return {name: round(100 * totals[name] / totals["gradients"], 4) for name in ("zero_gradients", "nan_gradients")}
 
 
 def _rate(speed: float) -> str:
@@ -58,8 +52,9 @@ class Loop:
         self.config = prepared.config
         self.report = report
         self.ranks = prepared.ranks
-        self.finite = finite(prepared.model)  # not all need be: a mask of attention holds -inf
         self.step = 0
+        self.rate: float | None = None
+        self.backlog = Backlog(prepared.device)
         self.history: list[dict[str, Any]] = []
         self.averaged = None if self.config.ema is None else Averaged(prepared.model, self.config.ema)
         self.train_step = TrainStep(
@@ -145,41 +140,38 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint, unless the run has gone wrong since the last one. For all processes to call."""
         self._check_finite()
-        if not finite(self.prepared.model) >= self.finite:
-            raise self._not_finite("the weights are", self.step - 1)
         began = time.monotonic()
-        totals = self.totals.state(self.ranks)
-        self.folder.save_checkpoint(
-            {
-                "config": self.config.to_json(),
-                CLASSES: list(self.prepared.dataset.classes),
-                NORMALIZATION: self.prepared.about.normalization,
-                "data": self._data(),
-                "step": self.step,
-                "model": self.prepared.model.state_dict(),
-                "optimizer": self.prepared.optimizer.state_dict(),
-                "scaler": self.prepared.precision.scaler.state_dict(),
-                "history": self.history,
-                "watch": self.watch.state(),
-                "averaged": None if self.averaged is None else self.averaged.state_dict(),
-                "totals": totals,
-                "seconds": self._seconds(),
-                "training_seconds": self.training_seconds,
-                "epoch_seconds": self.epoch_seconds_before + began - self.epoch_started,
-                "environment": self.environment,
-            },
-            self.config.keep_checkpoints,
-        )
+        self.folder.save_checkpoint(self.state(), self.config.keep_checkpoints)
         self.last_save = time.monotonic()
         self.save_seconds = self.last_save - began
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds; the tensors are the run's own. For all processes to call."""
+        return {
+            "config": self.config.to_json(),
+            CLASSES: list(self.prepared.dataset.classes),
+            NORMALIZATION: self.prepared.about.normalization,
+            "data": self._data(),
+            "step": self.step,
+            "model": self.prepared.model.state_dict(),
+            "optimizer": self.prepared.optimizer.state_dict(),
+            "scaler": self.prepared.precision.scaler.state_dict(),
+            "history": self.history,
+            "watch": self.watch.state(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "totals": self.totals.state(self.ranks),
+            "seconds": self._seconds(),
+            "training_seconds": self.training_seconds,
+            "epoch_seconds": self.epoch_seconds_before + time.monotonic() - self.epoch_started,
+            "environment": self.environment,
+        }
 
     def train(self, stop: StopRequest) -> None:
         """From the current step to the last."""
         config, prepared, ranks = self.config, self.prepared, self.ranks
         per_epoch = prepared.plan.steps_per_epoch
         last = config.epochs * per_epoch
-        rate = None
-        backlog, decisions = Backlog(prepared.device), Decisions(ranks, self.step)
+        decisions = Decisions(ranks, self.step)
         self.folder.write_metrics(self.history)
         self.events.begin(self.history)
         self.report.note(headline(prepared, self.environment, self.step, self.folder.path))
@@ -189,12 +181,8 @@ class Loop:
             self.report.note(said(self._cost()))
         self.report.start("training", last, self.step)
         prepared.model.train()
-        for images, labels, unlabeled in self._batches(last):
-            if rate != (rate := learning_rate(config, self.step, per_epoch)):
-                set_lr(prepared.optimizer, rate)
-            self.train_step(images, labels, self.step, prepared.plan.shard(self.step), *unlabeled)
-            backlog.add()
-            self.step += 1
+        for batch in self.batches(last):
+            self.take(*batch)
             if self.step % per_epoch == 0:
                 self._end_epoch()
             if self.step == last:
@@ -218,7 +206,18 @@ class Loop:
                 self.save()
                 raise self._interrupted(number)
 
-    def _batches(self, last: int) -> Iterator[tuple[Tensor, Tensor, tuple[Any, ...]]]:
+    def take(self, images: Tensor, labels: Tensor, unlabeled: tuple[Any, ...]) -> None:
+        """The current step, on a batch of ``batches``."""
+        plan = self.prepared.plan
+        rate = learning_rate(self.config, self.step, plan.steps_per_epoch)
+        if rate != self.rate:
+            set_lr(self.prepared.optimizer, rate)
+            self.rate = rate
+        self.train_step(images, labels, self.step, plan.shard(self.step), *unlabeled)
+        self.backlog.add()
+        self.step += 1
+
+    def batches(self, last: int) -> Iterator[tuple[Tensor, Tensor, tuple[Any, ...]]]:
         """Images and classes of the steps from here to ``last``, and what the step takes of images without classes."""
         labeled = self.prepared.loader.batches(self.step, last)
         if self.prepared.unlabeled is None:
@@ -351,6 +350,8 @@ class Loop:
         )
         line += self.watch.said(record)
         self.report.note(line)
+        if warning := without_gradients(totals, epoch):
+            self.report.note(warning)
         self.totals.reset()
         self.epoch_seconds_before = 0.0
         self.epoch_started = time.monotonic()
@@ -368,21 +369,17 @@ class Loop:
                 f"  {_rate(speed)}",
             )
 
-    def _check_finite(self) -> None:
-        bad = -self.ranks.largest(-self.totals.bad_step())[0]
-        if bad != NEVER:
-            raise self._not_finite("the loss became", bad)
+    def failure(self) -> Failure | None:
+        """The first step in which a number went wrong, if one did. For all processes to call; waits for the device."""
+        found = self.train_step.failure()
+        return None if found is None else Failure.of(*found, self.prepared.plan.steps_per_epoch)
 
-    def _not_finite(self, what: str, step: int) -> FastaitError:
-        if not self.ranks.first:
-            return SaidElsewhere(RunError.exit_code)
-        epoch = step // self.prepared.plan.steps_per_epoch + 1
-        kept = self.folder.checkpoint_file
-        return RunError(
-            f"{what} NaN or infinite at step {step + 1} (epoch {epoch}); "
-            + (f"the last good checkpoint is kept in {kept}" if kept.exists() else "there is no checkpoint before it")
-            + f"; a smaller --lr than {self.config.lr:g} may help"
-        )
+    def _check_finite(self) -> None:
+        failure = self.failure()
+        if failure is not None and not self.ranks.first:
+            raise SaidElsewhere(RunError.exit_code)
+        if failure is not None:
+            raise failed(failure, self.folder, self.config.lr)
 
     def _interrupted(self, number: int) -> FastaitError:
         if not self.ranks.first:

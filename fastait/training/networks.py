@@ -63,11 +63,6 @@ def black(size: int) -> Tensor:
     return torch.zeros(PROBED, 3, size, size, dtype=torch.float32)
 
 
-def finite(model: nn.Module) -> set[str]:
-    """The names of those of a network's weights that are finite. Waits for the device."""
-    return {name for name, value in model.state_dict().items() if bool(value.isfinite().all())}
-
-
 def _load(model: nn.Module, config: TrainConfig, classes: tuple[str, ...], note: Callable[[str], None]) -> None:
     """Give ``model`` the weights in ``--init-from``."""
     where = f"--init-from {config.init_from}"

@@ -84,7 +84,7 @@ def zero_gradients(optimizer: torch.optim.Optimizer) -> None:
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
     """Scale all gradients together down to the 2-norm ``norm`` where theirs is longer; nothing is read from the device.
 
-    A gradient that is not finite makes all of them so, or zero: the loss is not finite then either, which is seen.
+    A gradient that is not finite makes all of them so, or zero: ``BadNumbers`` looks at them before.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(parameters, norm, error_if_nonfinite=False)

@@ -65,7 +65,7 @@ def run_training(config: TrainConfig, *, show: bool = False) -> TrainResult:
     config = config.resolved()
     if launched() and config.out is None:
         raise InputError("torchrun may start this run anew, so it must be told its folder: --out RUN")
-    with _alone(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
+    with alone(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
         report = Report(show and ranks.first)
         out = config.out or _dated_folder(config)
         if ranks.from_first(lambda: launched() and RunFolder.begun(out)):
@@ -99,11 +99,11 @@ def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> 
     path = as_path("path", path)
     check_names(changes, (field.name for field in fields(TrainConfig)))
     saved = RunFolder.existing(path).config()
-    config, allow_own = _changed(path, saved, changes), "model" in changes
+    config, allow_own = changed(path, saved, changes), "model" in changes
     out = config.out if changes.pop("out", None) is not None else None
     if out is not None and out.resolve() == path.resolve():
         out = None
-    with _alone(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
+    with alone(), join(config.device, capture=config.cuda_graph == "on") as (ranks, device):
         report = Report(show and ranks.first)
 
         def begun_by_an_earlier_start() -> bool:
@@ -115,7 +115,7 @@ def resume_training(path: Path | str, *, show: bool = False, **changes: Any) -> 
 
         if ranks.from_first(begun_by_an_earlier_start):
             path, out = cast(Path, out), None
-        return _resume(path, ranks, device, report, lambda saved: _changed(path, saved, changes), out, allow_own)
+        return _resume(path, ranks, device, report, lambda saved: changed(path, saved, changes), out, allow_own)
 
 
 def _resume(
@@ -128,7 +128,6 @@ def _resume(
     allow_own: bool = False,
 ) -> TrainResult:
     """Go on with the run in ``path``, with what ``change`` makes of its settings, in ``out`` or where it lies."""
-    threads = torch.get_num_threads()
     source = RunFolder(path)
     with RunFolder(out or path, writes=ranks.first) as folder:
 
@@ -168,22 +167,45 @@ def _resume(
             report.result(finished, str(folder.path))
             network = load_model(source.path, model=config.model if allow_own else None)[0]
             return TrainResult(folder.path, network, finished)
-        if checkpoint is None:
-            prepared = Prepared(config, report, ranks, device, allow_own=allow_own)
-            _refuse_other_classes(source, prepared.dataset.classes)
-            return _go_on(folder, prepared, report, None, settle)
-        # The bits are those of as many threads as then; where fewer cores are left, speed goes first.
-        torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
-        try:
-            # The checkpoint's weights replace those that the run began with, which need not be there any more.
-            prepared = Prepared(config, report, ranks, device, allow_own=allow_own, begun=True)
-            refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
+        with prepared_for(source, config, checkpoint, report, ranks, device, allow_own=allow_own) as prepared:
             return _go_on(folder, prepared, report, checkpoint, settle)
-        finally:
-            torch.set_num_threads(threads)
 
 
-def _changed(path: Path, saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+@contextmanager
+def prepared_for(
+    source: RunFolder,
+    config: TrainConfig,
+    checkpoint: dict[str, Any] | None,
+    report: Report,
+    ranks: Ranks,
+    device: str,
+    *,
+    allow_own: bool,
+) -> Iterator[Prepared]:
+    """What the run in ``source`` needs to go on from ``checkpoint``, or to begin if it had not come to one.
+
+    Within, torch has as many threads as then, for their bits; where fewer cores are left, speed goes first.
+
+    Raises:
+        InputError: something that it needs is not what it was.
+    """
+    if checkpoint is None:
+        prepared = Prepared(config, report, ranks, device, allow_own=allow_own)
+        _refuse_other_classes(source, prepared.dataset.classes)
+        yield prepared
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
+    try:
+        # The checkpoint's weights replace those that the run began with, which need not be there any more.
+        prepared = Prepared(config, report, ranks, device, allow_own=allow_own, begun=True)
+        refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
+        yield prepared
+    finally:
+        torch.set_num_threads(threads)
+
+
+def changed(path: Path, saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The settings of the run in ``path`` with ``changes``.
 
     Raises:
@@ -210,9 +232,9 @@ def _as_asked(path: Path, saved: TrainConfig, asked: TrainConfig) -> TrainConfig
 
 
 def _refuse_other_config(folder: RunFolder, other: Path | str, saved: dict[str, Any], config: TrainConfig) -> None:
-    changed = _deciding(saved, config.to_json())
-    if changed:
-        raise InputError(f"{folder.config_file} is not what {other} was made with: {', '.join(changed)}")
+    other_settings = _deciding(saved, config.to_json())
+    if other_settings:
+        raise InputError(f"{folder.config_file} is not what {other} was made with: {', '.join(other_settings)}")
 
 
 def _refuse_other_classes(folder: RunFolder, found: tuple[str, ...]) -> None:
@@ -232,9 +254,9 @@ def _deciding(saved: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def _say_changes(what: str, before: dict[str, Any], config: TrainConfig, report: Report) -> None:
     told = [name for name in PLACES if name not in ("out", "init_from")]
-    changed = {name: value for name, value in config.to_json().items() if name in told and before.get(name) != value}
-    if changed:
-        report.note(f"the run {what} " + ", ".join(f"{n} {v} (was {before.get(n)})" for n, v in changed.items()))
+    new = {name: value for name, value in config.to_json().items() if name in told and before.get(name) != value}
+    if new:
+        report.note(f"the run {what} " + ", ".join(f"{n} {v} (was {before.get(n)})" for n, v in new.items()))
 
 
 def _listed(settings: dict[str, Any]) -> str:
@@ -286,6 +308,21 @@ def _go_on(
     settle: Callable[[], None],
 ) -> TrainResult:
     """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
+    with restored(folder, prepared, report, checkpoint) as (loop, stop):
+        prepared.ranks.from_first(settle)
+        loop.train(stop)
+        result = loop.evaluate(stop)
+    report.result(result, str(folder.path))
+    network = contiguous(prepared.model)
+    network.eval()
+    return TrainResult(folder.path, network, result)
+
+
+@contextmanager
+def restored(
+    folder: RunFolder, prepared: Prepared, report: Report, checkpoint: dict[str, Any] | None
+) -> Iterator[tuple[Loop, StopRequest]]:
+    """The loop of a run where ``checkpoint`` has it, and what says whether a signal has asked for its end."""
     try:
         with (
             current(prepared.device),
@@ -295,19 +332,13 @@ def _go_on(
         ):
             if checkpoint is not None:
                 loop.restore(checkpoint)
-            prepared.ranks.from_first(settle)
-            loop.train(stop)
-            result = loop.evaluate(stop)
+            yield loop, stop
     finally:
         report.finish()
-    report.result(result, str(folder.path))
-    network = contiguous(prepared.model)
-    network.eval()
-    return TrainResult(folder.path, network, result)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Errors as one line, and no default device of the caller's: a run names its devices."""
     here = torch.empty(0).device.type == "cpu"  # get_default_device sees no context before torch 2.8
     with _readable_errors(), nullcontext() if here else torch.device("cpu"):

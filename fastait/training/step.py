@@ -30,14 +30,13 @@ from fastait.runtime.processes import Ranks
 from fastait.runtime.randomness import derive
 from fastait.training.averaged import Averaged
 from fastait.training.awp import kept_buffers, perturbed, perturbed_parameters
+from fastait.training.bad_numbers import NEVER, BadNumbers, Number
 from fastait.training.buffers import Buffers, in_their_places
 from fastait.training.compiled import Compiled
 from fastait.training.convolutions import timed_convolutions
 from fastait.training.draws import Draws
 from fastait.training.graph import DISTRIBUTED_WARMUP, WARMUP, CaptureError, Graph
 from fastait.training.optimizer import clip_gradients, zero_gradients
-
-NEVER = torch.iinfo(torch.int64).max
 
 
 class Totals:
@@ -201,6 +200,7 @@ class TrainStep:
         self.number = torch.zeros(1, dtype=torch.int64, device=device)
         self.totals = Totals(device)
         self.buffers = Buffers(model, ranks)
+        self.bad_numbers = BadNumbers(model, optimizer, averaged, precision.scale)
 
     def __call__(
         self,
@@ -330,6 +330,7 @@ class TrainStep:
             logits, losses, shared = self._losses(moved, samples, own)
             scaler.scale(shared).backward()
         self.buffers.agree(shards[0].size / shards[0].batch)
+        gradients = self.bad_numbers.gradients()  # a clipping would make all of them bad
         if self.clip_norm is not None:
             scaler.unscale_(self.optimizer)
             clip_gradients(self.optimizer, self.clip_norm)
@@ -337,6 +338,7 @@ class TrainStep:
         scaler.update()
         if self.averaged is not None:
             self.averaged.add(self.number)
+        self.bad_numbers.add(gradients, self.number)
         if shards[0].size:
             self.totals.add(losses.detach(), logits[-1].detach(), y, self.number)
 
@@ -380,13 +382,31 @@ class TrainStep:
         ]
         return partner, mixings
 
+    def failure(self) -> tuple[int, Number] | None:
+        """The first step in which a number of any process became NaN or infinite, and which did so first in it.
+
+        None if none has. For all processes to call; waits for the device.
+        """
+        steps, numbers = self._first_steps()
+        step, place = min(zip(steps, range(len(steps)), strict=True))
+        found = -self.ranks.largest(-(NEVER if step == NEVER else step * len(steps) + place))[0]
+        return None if found == NEVER else (found // len(steps), numbers[found % len(steps)])
+
+    def bad(self) -> list[Number]:
+        """All that became NaN or infinite in this process. Waits for the device."""
+        return [number for step, number in zip(*self._first_steps(), strict=True) if step != NEVER]
+
+    def _first_steps(self) -> tuple[list[int], list[Number]]:
+        return [self.totals.bad_step(), *self.bad_numbers.first.tolist()], [Number("loss"), *self.bad_numbers.numbers]
+
     def state(self) -> list[Tensor]:
         """Every tensor that a step changes, gradients aside, which every step makes anew."""
         momentum = [value for state in self.optimizer.state.values() for value in state.values()]
         model = [*self.model.parameters(), *self.model.buffers()]
         drawn = [noise.offset for noise in (*self.starts, self.partner_noise)]
         averaged = [] if self.averaged is None else self.averaged.tensors()
-        return [*model, *momentum, *averaged, *self.precision.tensors(), *drawn, *self.totals.tensors()]
+        counts = [*self.totals.tensors(), self.bad_numbers.first]
+        return [*model, *momentum, *averaged, *self.precision.tensors(), *drawn, *counts]
 
 
 def _own_features(model: nn.Module) -> Features:

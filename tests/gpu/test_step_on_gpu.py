@@ -19,6 +19,7 @@ from fastait.methods import METHODS, Settings
 from fastait.models import WideResNet
 from fastait.runtime.errors import Interrupted
 from fastait.runtime.precision import Precision, native_half
+from fastait.training.bad_numbers import Number
 from fastait.training.optimizer import make_optimizer, set_lr
 from fastait.training.step import NEVER, TrainStep
 
@@ -89,6 +90,21 @@ def test_capture_equals_eager(method, precision):
     assert notes == []
     assert graphed.graphs
     assert graphed.totals.bad_step() == NEVER
+
+
+def test_a_captured_step_finds_what_goes_wrong():
+    """BN's statistics, of which the loss says nothing; a replay does so without waiting for the GPU."""
+    network = model()
+    step = make_step(network, "natural", graph=True)
+    for number in range(4):
+        images, y = batch(number)
+        if number == 2:
+            assert step.failure() is None
+            network.bn1.running_var.fill_(torch.inf)
+        with nothing_waits() if number else nullcontext():
+            step(images, y, number)
+    assert step.graphs
+    assert step.failure() == (2, Number("buffer", "bn1.running_var"))
 
 
 def test_a_network_that_draws_is_captured():

@@ -210,7 +210,7 @@ def test_nan_in_the_last_step_before_a_checkpoint(monkeypatch):
             self.param_groups[0]["params"][0].fill_(torch.nan)
 
     monkeypatch.setattr(torch.optim.SGD, "step", poison)
-    with pytest.raises(RunError, match="the weights are NaN or infinite at step 1 "):
+    with pytest.raises(RunError, match=r"the parameter conv1.weight became NaN or infinite at step 1 "):
         run_training(tiny(checkpoint_seconds=0))
     assert not Path("run/checkpoint.pt").exists()
 

@@ -1,0 +1,297 @@
+"""Real processes, struck by faults at points that are counted, which must then go on as if nothing had been.
+
+After each fault the same command, or ``--resume``, is run again: weights, outcomes and metrics must be those of an
+undisturbed run to the bit, no file may be torn, none that is temporary may stay, and whoever could speak must have said
+one line and ended with the exit code that fits.
+"""
+
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+from fault_cases import Case, cases
+from fault_commands import COMMANDS, write_images
+from fault_launcher import HANGS
+from PIL import Image
+from safetensors.torch import load
+
+from fastait.checkpoints import checkpoint
+from fastait.runtime.files import PARTIAL
+
+LAUNCHER = Path(__file__).with_name("fault_launcher.py")
+AT_A_TIME = 2
+SAID = re.compile(r"^fastait( \w+)?: (error: |interrupted)", re.MULTILINE)
+BABBLE = ("Traceback", "terminate called", "Fatal Python error", "core dumped", "Exception ignored")
+
+
+class Server:
+    """A process that forks commands; one at a time."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, str(LAUNCHER), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, request):
+        """The exit codes of its processes, minus the number for a signal."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())["codes"]
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def alone(request):
+    """As ``Server.run``, by a process that a shell would start."""
+    done = subprocess.run(
+        [sys.executable, str(LAUNCHER), "alone", json.dumps(request)],
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return [done.returncode]
+
+
+def can_mount(folder):
+    """Whether a file system of a size of its own can be had here."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode == 0:
+        subprocess.run(["umount", str(folder)], check=True)
+    return done.returncode == 0
+
+
+class Harness:
+    """Strikes commands in a folder of its own.
+
+    Attributes:
+        counts: {command: {point: how often}}, of undisturbed ones.
+        sizes: {command: bytes of what it left}.
+    """
+
+    def __init__(self, folder, servers):
+        self.folder = folder
+        self.counts, self.sizes, self._made, self._names = {}, {}, {}, {}
+        self._servers = SimpleQueue()
+        for server in servers:
+            self._servers.put(server)
+        write_images(folder / "images")
+
+    def run(self, command, folder, argv, log, fault=None, real=False):
+        """(exit codes, what each process wrote to stderr)."""
+        request = {"module": command.module, "argv": list(argv), "folder": str(folder), "ranks": command.ranks}
+        request |= {"log": str(log), "fault": dict(fault or {})}
+        if real:
+            codes = alone(request)
+        else:
+            server = self._servers.get()
+            try:
+                codes = server.run(request)
+            finally:
+                self._servers.put(server)
+        return codes, [Path(f"{log}.{rank}.err").read_text(errors="replace") for rank in range(command.ranks)]
+
+    def undisturbed(self, command):
+        """Run ``command`` for what others are compared with; a line if it fails."""
+        folder, log = self.folder / "undisturbed" / command.name, self.folder / f"{command.name}.log"
+        folder.mkdir(parents=True)
+        (folder.parent / "images").exists() or os.symlink(self.folder / "images", folder.parent / "images")
+        (folder.parent / "trained").exists() or os.symlink(
+            self.folder / "undisturbed/training", folder.parent / "trained"
+        )
+        codes, said = self.run(command, folder, command.argv, log)
+        if set(codes) != {0}:
+            return f"{command.name}, undisturbed: exit codes {codes}: {_last(said)}"
+        self.counts[command.name] = json.loads(Path(f"{log}.0.points").read_text())
+        self.sizes[command.name] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        self._made[command.name], self._names[command.name] = command.made(folder), command.names(folder)
+        return None
+
+    def strike(self, case, number):
+        """What is wrong after a fault, a line each."""
+        home = self.folder / f"{number}"
+        folder = home / "here"
+        folder.mkdir(parents=True)
+        os.symlink(self.folder / "images", home / "images")
+        os.symlink(self.folder / "undisturbed/training", home / "trained")
+        if case.disk is not None:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={case.disk}", "none", str(folder)], check=True)
+        try:
+            wrong = list(self._struck(case, folder, home))
+        finally:
+            if case.disk is not None:
+                subprocess.run(["umount", "-l", str(folder)], check=True)
+        if not wrong:
+            shutil.rmtree(home)
+        return [f"{case.name}: {line} [{home}]" for line in wrong]
+
+    def _struck(self, case, folder, home):
+        command = case.command
+        codes, said = self.run(command, folder, command.argv, home / "struck", case.fault, case.alone)
+        yield from _fits(case, codes, said)
+        yield from torn(folder)
+        if case.read_only:
+            _remount(folder, "ro")
+            codes, said = self.run(command, folder, command.going_on(folder), home / "read-only")
+            if not (
+                set(codes) & {1, 2} or (set(codes) == {0} and case.command.made(folder) == self._made[command.name])
+            ):
+                yield f"exit codes {codes} where nothing can be written: {_last(said)}"
+            yield from _one_line(said, set(codes) != {0})
+        if case.disk is not None:
+            _remount(folder, "rw,size=256m")
+        codes, said = self.run(command, folder, command.going_on(folder), home / "going-on")
+        if set(codes) != {0}:
+            yield f"going on, exit codes {codes}: {_last(said)}"
+            return
+        yield from (f"going on, {word} was said" for word in BABBLE if word in "".join(said))
+        yield from torn(folder)
+        made, whole = command.made(folder), self._made[command.name]
+        yield from (f"{name} is missing" for name in sorted(whole.keys() - made.keys()))
+        yield from (f"{name} differs" for name in sorted(whole.keys() & made.keys()) if whole[name] != made[name])
+        left = sorted(str(path.relative_to(folder)) for path in folder.rglob(f"*{PARTIAL}"))
+        yield from (f"{name} was left" for name in left)
+        others = command.names(folder) ^ self._names[command.name]
+        yield from (f"{name} is there or not, unlike undisturbed" for name in sorted(others - set(left)))
+
+
+def _remount(folder, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def _fits(case, codes, said):
+    """What is wrong with how the processes of a fault ended and with what they said."""
+    kind, own = case.fault.get("kind"), case.fault.get("rank", 0)
+    number = case.fault.get("signal")
+    yield from ("it hangs" for code in codes if code == HANGS)
+    if kind == "clock":
+        if set(codes) != {0}:
+            yield f"exit codes {codes}: {_last(said)}"
+    elif number == signal.SIGKILL:
+        if codes[own] != -number:
+            yield f"exit codes {codes}: it was to be killed"
+        elif {code for rank, code in enumerate(codes) if rank != own} - {0, 1}:
+            yield f"exit codes {codes} of the other processes"
+    elif kind == "signal":
+        ended = codes[own]
+        if ended not in (0, -number, 128 + number):
+            yield f"exit codes {codes}: {_last(said)}"
+        yield from _one_line(said, bool(set(codes) - {0, -number}))
+        return
+    elif kind == "file size" or case.disk is not None or kind in ("gone", "memory", "worker"):
+        if not {0, 1, 2} >= set(codes):
+            yield f"exit codes {codes}: {_last(said)}"
+        if kind in ("gone", "worker") and set(codes) == {0}:
+            yield "it ended as if nothing had been"
+    yield from _one_line(said, bool(set(codes) - {0, -signal.SIGKILL}))
+
+
+def _one_line(said, expected):
+    """What is wrong with the words of processes of which one at least should have said why it ended."""
+    for words in said:
+        yield from (f"{word!r} was said: {words[-1500:]}" for word in BABBLE if word in words)
+    lines = [len(SAID.findall(words)) for words in said]
+    if max(lines) > 1 or (expected and not max(lines)):
+        yield f"lines {lines} that say why it ended: {_last(said)}"
+
+
+def _last(said):
+    return " | ".join(words.strip().splitlines()[-1] for words in said if words.strip())
+
+
+def torn(folder):
+    """Which files that have their names cannot be read."""
+    for path in sorted(folder.rglob("*")):
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.name == "metrics.jsonl":
+                [json.loads(line) for line in path.read_text().splitlines()]
+            elif path.suffix == ".safetensors":
+                load(path.read_bytes())
+            elif path.suffix == ".png":
+                Image.open(io.BytesIO(path.read_bytes())).load()
+            elif path.suffix == ".pt" and checkpoint.unpacked(path.read_bytes()) is None:
+                raise ValueError("no checkpoint")
+        except (OSError, ValueError, SyntaxError) as error:
+            yield f"{path.relative_to(folder)} is torn: {error}"
+        except Exception as error:  # safetensors' own
+            yield f"{path.relative_to(folder)} is torn: {error}"
+
+
+def main(short, folder, only=None):
+    """Strike all there is, or what ``only``, a function of a ``Case``, selects.
+
+    Returns:
+        {"counts": {kind: faults that were survived}, "failures": lines, "notes": {what: said}}.
+    """
+    folder = folder.resolve()
+    began = time.monotonic()
+    failures, notes, survived = [], {}, Counter()
+    mounts = can_mount(folder / "mounted")
+    if not mounts:
+        notes["left out"] = "a full disk and a read-only folder: no file system can be mounted here"
+    commands = [c for c in COMMANDS if _possible(c, notes) and (not short or c.name in ("training", "data"))]
+    servers = [Server() for _ in range(1 if short else AT_A_TIME)]
+    try:
+        harness = Harness(folder, servers)
+        with ThreadPoolExecutor(len(servers)) as pool:
+            failures += filter(None, map(harness.undisturbed, commands[:1]))
+            failures += filter(None, pool.map(harness.undisturbed, commands[1:]))
+            chosen = [c for c in cases(harness.counts, harness.sizes) if mounts or c.disk is None]
+            chosen = [c for c in chosen if (only or (few if short else bool))(c)]
+            for number, (case, wrong) in enumerate(zip(chosen, pool.map(harness.strike, chosen, range(len(chosen))))):
+                failures += wrong
+                survived[case.kind] += not wrong
+                if not short and number % 20 == 19:
+                    print(f"{number + 1} of {len(chosen)} faults, {len(failures)} failures", flush=True)
+    finally:
+        for server in servers:
+            server.close()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    notes |= {"seconds": round(time.monotonic() - began), "CPU seconds": round(usage.ru_utime + usage.ru_stime)}
+    return {"counts": dict(sorted(survived.items())), "failures": failures, "notes": notes}
+
+
+def _possible(command, notes):
+    if "--dali" in command.argv:
+        try:
+            import nvidia.dali  # noqa: F401
+        except ImportError as error:
+            notes["left out: DALI"] = str(error)
+            return False
+    return True
+
+
+FEW = ()
+
+
+def few(case: Case) -> bool:
+    """Whether a fault is of the short form."""
+    return case.name in FEW
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    words = sys.argv[2:]
+    told = main(False, out, (lambda case: any(word in case.name for word in words)) if words else None)
+    print(json.dumps(told, indent=1))

@@ -58,6 +58,8 @@ def written(path: Path, data: bytes | memoryview, *, shared: bool = False) -> It
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
+        if error.errno == errno.ENOENT and not path.parent.exists():
+            raise NotWritten(f"{path} could not be written: the folder {path.parent} is not there any more") from None
         raise NotWritten(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
 
 

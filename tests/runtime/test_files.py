@@ -18,6 +18,13 @@ def test_write_whole_keeps_what_was_there(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_that_vanishes(tmp_path):
+    """Nothing is unharmed then."""
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match=r"run/file could not be written: the folder .*/run is not there any more$"):
+        write_whole(folder / "file", b"new")
+
+
 def test_files_that_several_processes_write(tmp_path, monkeypatch):
     """Each writes to a name of its own first; the last one wins."""
     path, partial, fsync = tmp_path / "file", [], os.fsync

@@ -69,8 +69,10 @@ _train = Command("training", "fastait.train", (*SET, *RUN, *MADRY), "run", lasti
 _eval = Command(
     "evaluation",
     "fastait.eval",
-    ("../trained/run", "--data-dir", "../images", "--cache-dir", "cache", "--device", "cpu", "--batch-size", "4")
-    + ("--attacks", "pgd2-min2,autoattack", "--epsilon", "2/255", "--save-images", "--out", "out"),
+    (
+        *("../trained/run", "--data-dir", "../images", "--cache-dir", "cache", "--device", "cpu", "--batch-size", "4"),
+        *("--attacks", "pgd2-min2,autoattack", "--epsilon", "2/255", "--save-images", "--out", "out"),
+    ),
     "out",
     lasting=("out/*.csv", "out/*.md", "out/*.safetensors"),
 )

@@ -259,7 +259,8 @@ def main(short, folder, only=None):
             failures += filter(None, pool.map(harness.undisturbed, commands[1:]))
             chosen = [c for c in cases(harness.counts, harness.sizes) if mounts or c.disk is None]
             chosen = [c for c in chosen if (only or (few if short else bool))(c)]
-            for number, (case, wrong) in enumerate(zip(chosen, pool.map(harness.strike, chosen, range(len(chosen))))):
+            found = pool.map(harness.strike, chosen, range(len(chosen)))
+            for number, (case, wrong) in enumerate(zip(chosen, found, strict=True)):
                 failures += wrong
                 survived[case.kind] += not wrong
                 if not short and number % 20 == 19:

@@ -1,9 +1,10 @@
-"""Which faults strike which command, and what must be seen of each."""
+"""Which faults strike which command, and where."""
 
 import random
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fault_commands import COMMANDS, Command
 from fault_points import ANY, IMPORT, NAMED, PASS, WRITING
@@ -29,7 +30,43 @@ SIGNALLED = {
     "evaluation": 3,
     "evaluation, two processes": 2,
 }
-"""At how many moments each signal comes, twelve in all; ``reproduce`` and ``data`` get one of two kinds each."""
+"""At how many moments each signal comes, twelve in all, to one process alone."""
+
+SIGNALLED_ONCE = (("reproduce", signal.SIGTERM), ("reproduce", signal.SIGUSR1), ("data", signal.SIGINT))
+
+WORKERS = {"training, worker": 3, "training, two processes": 4, "evaluation, two processes": 3}
+"""How many are killed."""
+
+FULL = (
+    *(("training", 0.3), ("training", 0.7), ("training, two processes", 0.6), ("training, DALI", 0.9)),
+    *(("evaluation", 0.4), ("evaluation", 0.8), ("data", 0.1), ("data", 0.6), ("reproduce", 0.6)),
+)
+"""Disks that have room for this share of what a command writes."""
+
+LARGEST_FILE = (("training", 2000), ("training", 200_000), ("evaluation", 9000), ("data", 3000))
+"""In bytes, where there is a limit."""
+
+READ_ONLY = ("training", "training, two processes", "evaluation", "data", "reproduce")
+VANISHING = {
+    "training": "run",
+    "training, worker": "run",
+    "training, two processes": "run",
+    "evaluation": "out",
+    "evaluation, two processes": "out",
+    "reproduce": "reproduction/small",
+}
+CLOCKS = READ_ONLY
+
+MEMORY = (
+    *(("training", 0), ("training", 1 << 20), ("training, worker", 0), ("training, two processes", 0)),
+    *(("evaluation", 0), ("evaluation", 1 << 20), ("reproduce", 0)),
+)
+"""Bytes that there are, from some moment on, beside those that the process has."""
+
+IMPORTED = {"train": 300, "eval": 500, "data": 700, "reproduce": 400}
+"""The import at which people lose patience with a command."""
+
+ALONE = ("training", "training, worker", "evaluation", "data")
 
 
 @dataclass(frozen=True)
@@ -42,12 +79,12 @@ class Case:
         fault: as ``fault_launcher`` reads it: its kind, point, number and what else it takes.
         alone: whether the process imports everything itself, as ``python -m`` does.
         disk: bytes of a file system of its own; None for the common one.
-        read_only: whether it is killed, and the command then told to go on where nothing can be written.
+        read_only: whether it is told to go on where nothing can be written, before it may.
     """
 
     kind: str
     command: Command
-    fault: Mapping[str, object] = field(default_factory=dict)
+    fault: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     disk: int | None = None
     read_only: bool = False
@@ -55,101 +92,104 @@ class Case:
     @property
     def name(self) -> str:
         """For people, and told from all others."""
-        what = {name: value for name, value in self.fault.items() if name not in ("kind", "path")}
-        said = ", ".join(f"{name} {value}" for name, value in what.items())
-        disk = "" if self.disk is None else f", {self.disk} bytes"
-        return f"{self.kind}: {self.command.name} ({said}{disk}){' alone' if self.alone else ''}"
+        what = [f"{name} {value}" for name, value in self.fault.items() if name not in ("kind", "path")]
+        if self.disk is not None:
+            what.append(f"{self.disk} bytes")
+        return f"{self.kind}: {self.command.name} ({', '.join(what)})"
 
 
-def cases(counts: Mapping[str, Mapping[str, int]], sizes: Mapping[str, int]) -> Iterator[Case]:
-    """All of the long form.
+@dataclass(frozen=True)
+class Known:
+    """What undisturbed commands came to.
 
-    Args:
-        counts: {command: {point: how often the undisturbed command came to it}}.
+    Attributes:
+        counts: {command: {point: how often}}.
         sizes: {command: bytes of what it left}.
     """
-    commands = {command.name: command for command in COMMANDS if command.name in counts}
 
-    def at(name: str, point: str, salt: object, **more: object) -> dict[str, object]:
-        number = random.Random(f"{name} {point} {salt}").randint(1, counts[name][point])
-        return {"point": point, "number": number, **more}
+    counts: Mapping[str, Mapping[str, int]]
+    sizes: Mapping[str, int]
 
-    kill = {"kind": "signal", "signal": int(signal.SIGKILL)}
-    for name, command in commands.items():
-        for i in range(MOMENTS[name]):
-            yield Case("SIGKILL at a random moment", command, at(name, ANY, i, **kill))
+    def at(self, command: Command, point: str, salt: object, **fault: object) -> dict[str, object]:
+        """A fault at a point of this kind, which the salt chooses."""
+        chosen = random.Random(f"{command.name} {point} {salt}")
+        return {**fault, "point": point, "number": chosen.randint(1, self.counts[command.name][point])}
+
+
+def cases(known: Known) -> Iterator[Case]:
+    """All faults of those commands that something is known of."""
+    commands = {command.name: command for command in COMMANDS if command.name in known.counts}
+    for family in (_kills, _signals, _limits, _surroundings, _alone):
+        yield from family(commands, known)
+
+
+def _signal(number: int, /, **more: object) -> dict[str, object]:
+    return {"kind": "signal", "signal": int(number), **more}
+
+
+KILL = _signal(signal.SIGKILL)
+
+
+def _of(commands: Mapping[str, Command], table: Any) -> Iterator[tuple[Command, Any]]:
+    """(command, what a table says of it), of those that are there."""
+    for name, value in table.items() if isinstance(table, dict) else table:
+        if name in commands:
+            yield commands[name], value
+
+
+def _kills(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
+    for command, many in _of(commands, MOMENTS):
+        for i in range(many):
+            yield Case("SIGKILL at a random moment", command, known.at(command, ANY, i, **KILL))
         for point in WRITING:
-            if counts[name].get(point):
-                yield Case(f"SIGKILL {_when(point)}", command, at(name, point, "kill", **kill))
+            if known.counts[command.name].get(point):
+                yield Case(f"SIGKILL {point}", command, known.at(command, point, "kill", **KILL))
+    for command, many in _of(commands, WORKERS):
+        for i in range(many):
+            if command.ranks > 1:
+                fault = known.at(command, PASS, ("worker", i), **KILL, rank=i % 2)
+            else:  # in its steps, since there are none afterwards
+                fault = {"kind": "worker", "point": NAMED, "number": 5 + i}
+            yield Case("a worker killed", command, fault)
+
+
+def _signals(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
     for number in SIGNALS:
-        for name in commands.keys() & SIGNALLED.keys():
-            for i in range(SIGNALLED[name]):
-                rank = i % commands[name].ranks
-                where = at(name, PASS, (number, i), kind="signal", signal=int(number), rank=rank)
-                yield Case(number.name, commands[name], where)
-    for name, number in (("reproduce", signal.SIGTERM), ("data", signal.SIGINT), ("reproduce", signal.SIGUSR1)):
-        if name in commands:
-            yield Case(number.name, commands[name], at(name, ANY, int(number), kind="signal", signal=int(number)))
-    for name, many in (("training, worker", 3), ("training, two processes", 4), ("evaluation, two processes", 3)):
-        for i in range(many if name in commands else 0):
-            if "two" in name:
-                where = at(name, PASS, ("worker", i), **kill, rank=i % 2)
-            else:  # in its steps: afterwards there are no workers
-                where = {"kind": "worker", "point": NAMED, "number": 5 + i}
-            yield Case("a worker killed", commands[name], where)
-    for name, share in (
-        *(("training", 0.3), ("training", 0.7), ("training, two processes", 0.6), ("training, DALI", 0.9)),
-        *(("evaluation", 0.4), ("evaluation", 0.8), ("data", 0.1), ("data", 0.6), ("reproduce", 0.6)),
-    ):
-        if name in commands:
-            yield Case("a full disk", commands[name], disk=int(share * sizes[name]))
-    for name, most in (("training", 2000), ("training", 200_000), ("evaluation", 9000), ("data", 3000)):
-        if name in commands:
-            yield Case("a file-size limit", commands[name], {"kind": "file size", "bytes": most})
-    for name in ("training", "training, two processes", "evaluation", "data", "reproduce"):
-        if name in commands:
-            yield Case("a read-only folder", commands[name], at(name, ANY, "ro", **kill), disk=1 << 28, read_only=True)
-    for name, path in (
-        *(("training", "run"), ("training, worker", "run"), ("training, two processes", "run")),
-        *(("evaluation", "out"), ("evaluation, two processes", "out"), ("reproduce", "reproduction/small")),
-    ):
-        if name in commands:
-            number = counts[name][NAMED] * 2 // 3
-            yield Case(
-                "a folder that vanishes",
-                commands[name],
-                {"kind": "gone", "path": path, "point": NAMED, "number": number},
-            )
-    for name in ("training", "training, two processes", "evaluation", "data", "reproduce"):
-        if name in commands:
-            yield Case("a clock that jumps", commands[name], at(name, ANY, "clock", kind="clock"))
-    for name, more in (
-        ("training", 0),
-        ("training", 1 << 20),
-        ("training, worker", 0),
-        ("evaluation", 0),
-        ("evaluation", 1 << 20),
-        ("reproduce", 0),
-    ):
-        if name in commands:
-            yield Case("a memory limit", commands[name], at(name, PASS, ("memory", more), kind="memory", bytes=more))
-    for name, number in (
-        ("training", signal.SIGINT),
-        ("evaluation", signal.SIGINT),
-        ("data", signal.SIGINT),
-        ("reproduce", signal.SIGINT),
-    ):
-        if name in commands:
-            yield Case(
-                "Ctrl-C while it imports",
-                commands[name],
-                {"kind": "signal", "signal": int(number), "point": IMPORT, "number": 300},
-                alone=True,
-            )
-    for name in ("training", "evaluation", "data"):
-        if name in commands:
-            yield Case("SIGKILL of a process by itself", commands[name], at(name, ANY, "alone", **kill), alone=True)
+        for command, many in _of(commands, SIGNALLED):
+            for i in range(many):
+                fault = known.at(command, PASS, (number, i), **_signal(number, rank=i % command.ranks))
+                yield Case(number.name, command, fault)
+    for command, number in _of(commands, SIGNALLED_ONCE):
+        yield Case(number.name, command, known.at(command, ANY, number, **_signal(number)))
 
 
-def _when(point: str) -> str:
-    return point if point.startswith(("before", "between")) else f"at {point}" if point == PASS else point
+def _limits(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
+    for command, share in _of(commands, FULL):
+        yield Case("a full disk", command, disk=int(share * known.sizes[command.name]))
+    for command, most in _of(commands, LARGEST_FILE):
+        yield Case("a file-size limit", command, {"kind": "file size", "bytes": most})
+    for command, more in _of(commands, MEMORY):
+        yield Case("a memory limit", command, known.at(command, PASS, more, kind="memory", bytes=more))
+
+
+def _surroundings(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
+    for command, _ in _of(commands, dict.fromkeys(READ_ONLY)):
+        fault = known.at(command, ANY, "read-only", **KILL)
+        yield Case("a read-only folder", command, fault, disk=1 << 28, read_only=True)
+    for command, path in _of(commands, VANISHING):
+        fault = {"kind": "gone", "path": path, "point": NAMED, "number": known.counts[command.name][NAMED] * 2 // 3}
+        yield Case("a folder that vanishes", command, fault)
+    for command, _ in _of(commands, dict.fromkeys(CLOCKS)):
+        yield Case("a clock that jumps", command, known.at(command, ANY, "clock", kind="clock"))
+
+
+def _alone(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
+    of_modules = {"train": "training", "eval": "evaluation", "data": "data", "reproduce": "reproduce"}
+    for name, number in IMPORTED.items():
+        for command, _ in _of(commands, {of_modules[name]: None}):
+            typed = replace(command, module="fastait", argv=(name, *command.argv))
+            fault = _signal(signal.SIGINT, point=IMPORT, number=number)
+            yield Case("Ctrl-C while it is imported", typed, fault, alone=True)
+    for command, _ in _of(commands, dict.fromkeys(ALONE)):
+        fault = known.at(command, ANY, "alone", **KILL)
+        yield Case("SIGKILL of a process that nothing was imported for", command, fault, alone=True)

@@ -61,7 +61,7 @@ def _timeless(values):
 
 
 SET = ("--dataset", "folder", "--data-dir", "../images", "--cache-dir", "cache", "--image-size", "8")
-RUN = ("--device", "cpu", "--epochs", "3", "--batch-size", "8", "--eval-samples", "4", "--ema", "0.9")
+RUN = ("--device", "cpu", "--epochs", "2", "--batch-size", "8", "--eval-samples", "4", "--ema", "0.9")
 RUN += ("--crop-padding", "1", "--flip", "--val-fraction", "0.25", "--checkpoint-seconds", "0", "--out", "run")
 MADRY = ("--method", "madry", "--attack-steps", "1")
 

@@ -1,7 +1,8 @@
 """Starts commands that are to be struck by a fault: a process that has imported everything once and forks, by request.
 
-``python fault_launcher.py serve`` reads a request a line, as JSON, and answers each by the exit codes of its processes.
-``python fault_launcher.py alone REQUEST`` is one such process that imports everything itself, as ``python -m`` does.
+``python fault_launcher.py serve MODULE...`` imports the modules, reads a request a line, as JSON, and answers each by
+the exit codes of its processes. ``python fault_launcher.py alone REQUEST`` is one such process that imports everything
+itself, as ``python -m`` does.
 """
 
 import gc
@@ -24,16 +25,6 @@ SECONDS = 120
 """After which a process is taken to hang."""
 
 HANGS = "hangs"
-
-PRELOADED = ("fastait.train", "fastait.eval", "fastait.data.__main__", "fastait.reproduce", "fastait.training.run")
-PRELOADED += (
-    "fastait.evaluation.session",
-    "fastait.reproduction.session",
-    "torch._dynamo",
-    "rich.live",
-    "matplotlib.figure",
-)
-PRELOADED += ("matplotlib.backends.backend_agg",)
 
 
 def shorten():
@@ -148,9 +139,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def serve():
+def serve(modules):
     """Until stdin ends. No thread is started before a child is forked, nor anything computed."""
-    for name in PRELOADED:
+    for name in modules:
         importlib.import_module(name)
     shorten()
     gc.freeze()
@@ -177,6 +168,6 @@ def alone(request):
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve()
+        serve(sys.argv[2:])
     else:
         alone(json.loads(sys.argv[2]))

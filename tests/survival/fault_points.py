@@ -46,10 +46,15 @@ class Points:
         self._process = os.getpid()  # loaders' workers inherit all this, and count nothing
 
     def watch(self):
-        """From now on, for the rest of this process."""
+        """From now on."""
         sys.addaudithook(self._heard)
         self._open, self._fsync = builtins.open, os.fsync
         builtins.open, os.fsync = self._opened, self._synced
+
+    def stop(self):
+        """Count no more."""
+        builtins.open, os.fsync = self._open, self._fsync
+        self._process = None
 
     def watch_passes(self):
         """Apart from ``watch``, since it imports torch."""
@@ -69,7 +74,7 @@ class Points:
 
     def _ours(self, path):
         try:
-            return os.path.abspath(os.fsdecode(path)).startswith(self.folder)
+            return (os.path.abspath(os.fsdecode(path)) + os.sep).startswith(self.folder)
         except TypeError:  # a descriptor
             return False
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from fault_cases import Case, cases
+from fault_cases import Known, cases
 from fault_commands import COMMANDS, write_images
 from fault_launcher import HANGS
 from PIL import Image
@@ -29,6 +29,24 @@ from safetensors.torch import load
 from fastait.checkpoints import checkpoint
 from fastait.runtime.files import PARTIAL
 
+SHORT = (
+    ("SIGKILL at a random moment", "training"),
+    ("SIGTERM", "training"),
+    ("SIGKILL mid-write", "data"),
+    ("SIGKILL between write and rename", "data"),
+    ("SIGKILL between rename and folder sync", "data"),
+    ("a file-size limit", "data"),
+    ("a clock that jumps", "data"),
+)
+"""(kind, command) of the faults of the short form."""
+
+PRELOADED = ("fastait.train", "fastait.training.run", "fastait.data.__main__", "torch._dynamo", "rich.live")
+PRELOADED_LONG = (
+    *(*PRELOADED, "fastait.eval", "fastait.evaluation.session", "fastait.reproduce", "fastait.reproduction.session"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg"),
+)
+"""What is imported once; what is not in it is imported by each command for itself."""
+
 LAUNCHER = Path(__file__).with_name("fault_launcher.py")
 AT_A_TIME = 2
 SAID = re.compile(r"^fastait( \w+)?: (error: |interrupted)", re.MULTILINE)
@@ -36,11 +54,11 @@ BABBLE = ("Traceback", "terminate called", "Fatal Python error", "core dumped", 
 
 
 class Server:
-    """A process that forks commands; one at a time."""
+    """A process that has imported modules and forks commands; one at a time."""
 
-    def __init__(self):
+    def __init__(self, modules):
         self._process = subprocess.Popen(
-            [sys.executable, str(LAUNCHER), "serve"],
+            [sys.executable, str(LAUNCHER), "serve", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -72,6 +90,8 @@ def alone(request):
 def can_mount(folder):
     """Whether a file system of a size of its own can be had here."""
     folder.mkdir(parents=True)
+    if shutil.which("mount") is None:
+        return False
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
     )
@@ -147,7 +167,7 @@ class Harness:
     def _struck(self, case, folder, home):
         command = case.command
         codes, said = self.run(command, folder, command.argv, home / "struck", case.fault, case.alone)
-        yield from _fits(case, codes, said)
+        yield from fits(case, codes, said)
         yield from torn(folder)
         if case.read_only:
             _remount(folder, "ro")
@@ -178,7 +198,7 @@ def _remount(folder, options):
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-def _fits(case, codes, said):
+def fits(case, codes, said):
     """What is wrong with how the processes of a fault ended and with what they said."""
     kind, own = case.fault.get("kind"), case.fault.get("rank", 0)
     number = case.fault.get("signal")
@@ -239,7 +259,7 @@ def torn(folder):
 
 
 def main(short, folder, only=None):
-    """Strike all there is, or what ``only``, a function of a ``Case``, selects.
+    """Strike all there is, or those that ``only``, a function of a ``Case``, selects.
 
     Returns:
         {"counts": {kind: faults that were survived}, "failures": lines, "notes": {what: said}}.
@@ -251,14 +271,15 @@ def main(short, folder, only=None):
     if not mounts:
         notes["left out"] = "a full disk and a read-only folder: no file system can be mounted here"
     commands = [c for c in COMMANDS if _possible(c, notes) and (not short or c.name in ("training", "data"))]
-    servers = [Server() for _ in range(1 if short else AT_A_TIME)]
+    servers = [Server(PRELOADED)] if short else [Server(PRELOADED_LONG) for _ in range(AT_A_TIME)]
     try:
         harness = Harness(folder, servers)
         with ThreadPoolExecutor(len(servers)) as pool:
             failures += filter(None, map(harness.undisturbed, commands[:1]))
             failures += filter(None, pool.map(harness.undisturbed, commands[1:]))
-            chosen = [c for c in cases(harness.counts, harness.sizes) if mounts or c.disk is None]
-            chosen = [c for c in chosen if (only or (few if short else bool))(c)]
+            known = Known(harness.counts, harness.sizes)
+            chosen = few(known) if short else filter(only, cases(known))
+            chosen = [case for case in chosen if mounts or case.disk is None]
             found = pool.map(harness.strike, chosen, range(len(chosen)))
             for number, (case, wrong) in enumerate(zip(chosen, found, strict=True)):
                 failures += wrong
@@ -283,12 +304,10 @@ def _possible(command, notes):
     return True
 
 
-FEW = ()
-
-
-def few(case: Case) -> bool:
-    """Whether a fault is of the short form."""
-    return case.name in FEW
+def few(known):
+    """The faults of the short form: of each (kind, command) of ``SHORT`` the first."""
+    first = {(case.kind, case.command.name): case for case in reversed(list(cases(known)))}
+    return [first[key] for key in SHORT]
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ class Harness:
         codes, said = self.run(command, folder, command.argv, home / "struck", case.fault, case.alone)
         yield from fits(case, codes, said)
         yield from torn(folder)
+        yield from _kept(case, folder, codes, said)
         if case.read_only:
             _remount(folder, "ro")
             codes, said = self.run(command, folder, command.going_on(folder), home / "read-only")
@@ -223,6 +224,18 @@ def fits(case, codes, said):
         if kind in ("gone", "worker") and set(codes) == {0}:
             yield "it ended as if nothing had been"
     yield from _one_line(said, bool(set(codes) - {0, -signal.SIGKILL}))
+
+
+def _kept(case, folder, codes, said):
+    """What is wrong with what a signal has left: a run that has begun is saved where it says that it was."""
+    number, out = case.fault.get("signal", signal.SIGKILL), folder / case.command.out
+    begun = (out / "config.json").exists() or list(out.glob("progress-*.jsonl"))
+    if number != signal.SIGKILL and begun and -number in codes:
+        yield f"it died of signal {number} without a word, and had begun"
+    for step in re.findall(r"stopped at step (\d+) and saved", "".join(said)):
+        saved = checkpoint.unpacked((out / "checkpoint.pt").read_bytes())
+        if saved is None or saved["step"] != int(step):
+            yield f"stopped at step {step}, and the checkpoint is of another"
 
 
 def _one_line(said, expected):

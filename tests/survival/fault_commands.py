@@ -49,9 +49,11 @@ class Command:
         return found
 
     def names(self, folder):
-        """The names of all files that a finished one leaves."""
+        """The names of all files that a finished one leaves, save those that there are as many of as there were starts,
+        and earlier checkpoints, which there may be none of yet."""
         files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        return {str(path) for path in files if not set(path.parts) & {"adversarial", "claims", "outcomes"}}
+        by_starts = {"adversarial", "claims", "outcomes", "checkpoint-1.pt"}
+        return {str(path) for path in files if not set(path.parts) & by_starts}
 
 
 def _timeless(values):

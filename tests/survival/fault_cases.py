@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fault_commands import COMMANDS, Command
-from fault_points import ANY, IMPORT, NAMED, PASS, WRITING
+from fault_points import ANY, IMPORT, NAMED, PASS, STEP, WRITING
 
 MOMENTS = {
     "training": 7,
@@ -115,6 +115,10 @@ class Known:
         chosen = random.Random(f"{command.name} {point} {salt}")
         return {**fault, "point": point, "number": chosen.randint(1, self.counts[command.name][point])}
 
+    def while_it_trains(self, command: Command, often: int, otherwise: str) -> str:
+        """The kind of point of every second fault, the first one among them, of a training."""
+        return STEP if self.counts[command.name].get(STEP) and often % 2 == 0 else otherwise
+
 
 def cases(known: Known) -> Iterator[Case]:
     """All faults of those commands that something is known of."""
@@ -140,14 +144,16 @@ def _of(commands: Mapping[str, Command], table: Any) -> Iterator[tuple[Command, 
 def _kills(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
     for command, many in _of(commands, MOMENTS):
         for i in range(many):
-            yield Case("SIGKILL at a random moment", command, known.at(command, ANY, i, **KILL))
+            point = known.while_it_trains(command, i, ANY)
+            yield Case("SIGKILL at a random moment", command, known.at(command, point, i, **KILL))
         for point in WRITING:
             if known.counts[command.name].get(point):
                 yield Case(f"SIGKILL {point}", command, known.at(command, point, "kill", **KILL))
     for command, many in _of(commands, WORKERS):
         for i in range(many):
             if command.ranks > 1:
-                fault = known.at(command, PASS, ("worker", i), **KILL, rank=i % 2)
+                point = known.while_it_trains(command, i // 2, PASS)
+                fault = known.at(command, point, ("worker", i), **KILL, rank=i % 2)
             else:  # in its steps, since there are none afterwards
                 fault = {"kind": "worker", "point": NAMED, "number": 5 + i}
             yield Case("a worker killed", command, fault)
@@ -157,7 +163,9 @@ def _signals(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
     for number in SIGNALS:
         for command, many in _of(commands, SIGNALLED):
             for i in range(many):
-                fault = known.at(command, PASS, (number, i), **_signal(number, rank=i % command.ranks))
+                point = known.while_it_trains(command, i, PASS)
+                rank = (i + number) % command.ranks
+                fault = known.at(command, point, (int(number), i), **_signal(number, rank=rank))
                 yield Case(number.name, command, fault)
     for command, number in _of(commands, SIGNALLED_ONCE):
         yield Case(number.name, command, known.at(command, ANY, number, **_signal(number)))
@@ -168,8 +176,9 @@ def _limits(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
         yield Case("a full disk", command, disk=int(share * known.sizes[command.name]))
     for command, most in _of(commands, LARGEST_FILE):
         yield Case("a file-size limit", command, {"kind": "file size", "bytes": most})
-    for command, more in _of(commands, MEMORY):
-        yield Case("a memory limit", command, known.at(command, PASS, more, kind="memory", bytes=more))
+    for i, (command, more) in enumerate(_of(commands, MEMORY)):
+        point = known.while_it_trains(command, i, PASS)
+        yield Case("a memory limit", command, known.at(command, point, more, kind="memory", bytes=more))
 
 
 def _surroundings(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:

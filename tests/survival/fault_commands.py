@@ -44,8 +44,9 @@ class Command:
                 found[str(path.relative_to(folder))] = path.read_bytes()
         for name in ("metrics.jsonl", "result.json", "eval.json"):
             for path in folder.glob(f"**/{name}"):
-                values = [json.loads(line) for line in path.read_text().splitlines()] if "jsonl" in name else None
-                found[str(path.relative_to(folder))] = _timeless(values or json.loads(path.read_text()))
+                text = path.read_text()
+                values = list(map(json.loads, text.splitlines())) if "jsonl" in name else json.loads(text)
+                found[str(path.relative_to(folder))] = _timeless(values)
         return found
 
     def names(self, folder):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ANY = "any moment"
 
-OPENED, TORN, WRITTEN, NAMING, NAMED, LINKED, REMOVED, PASS, IMPORT = (
+OPENED, TORN, WRITTEN, NAMING, NAMED, LINKED, REMOVED, PASS, STEP, IMPORT = (
     "before a file is opened to be written",
     "mid-write",
     "between write and sync",
@@ -22,6 +22,7 @@ OPENED, TORN, WRITTEN, NAMING, NAMED, LINKED, REMOVED, PASS, IMPORT = (
     "before a second name",
     "before a removal",
     "pass of a network",
+    "pass of a network that is trained",
     "an import",
 )
 WRITING = (OPENED, TORN, WRITTEN, NAMING, NAMED, LINKED, REMOVED)
@@ -60,7 +61,7 @@ class Points:
         """Apart from ``watch``, since it imports torch."""
         from torch.nn.modules.module import register_module_forward_pre_hook
 
-        register_module_forward_pre_hook(lambda module, args: self.reach(PASS))
+        register_module_forward_pre_hook(lambda module, args: self.reach(STEP if module.training else PASS))
 
     def reach(self, point):
         """A point is reached."""

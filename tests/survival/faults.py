@@ -157,6 +157,8 @@ class Harness:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={case.disk}", "none", str(folder)], check=True)
         try:
             wrong = list(self._struck(case, folder, home))
+        except Exception as error:  # of this harness, which goes on
+            wrong = [f"{type(error).__name__}: {error}"]
         finally:
             if case.disk is not None:
                 subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -170,6 +172,8 @@ class Harness:
         yield from fits(case, codes, said)
         yield from torn(folder)
         yield from _kept(case, folder, codes, said)
+        if all(code in (0, 1, 2) for code in codes):
+            yield from _left(folder)
         if case.read_only:
             _remount(folder, "ro")
             codes, said = self.run(command, folder, command.going_on(folder), home / "read-only")
@@ -189,10 +193,14 @@ class Harness:
         made, whole = command.made(folder), self._made[command.name]
         yield from (f"{name} is missing" for name in sorted(whole.keys() - made.keys()))
         yield from (f"{name} differs" for name in sorted(whole.keys() & made.keys()) if whole[name] != made[name])
-        left = sorted(str(path.relative_to(folder)) for path in folder.rglob(f"*{PARTIAL}"))
-        yield from (f"{name} was left" for name in left)
+        yield from _left(folder)
         others = command.names(folder) ^ self._names[command.name]
-        yield from (f"{name} is there or not, unlike undisturbed" for name in sorted(others - set(left)))
+        yield from (f"{name} is there or not, unlike undisturbed" for name in sorted(others))
+
+
+def _left(folder):
+    """What was to be temporary."""
+    return [f"{path.relative_to(folder)} was left" for path in sorted(folder.rglob(f"*{PARTIAL}"))]
 
 
 def _remount(folder, options):

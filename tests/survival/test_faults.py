@@ -8,7 +8,7 @@ import pytest
 import torch
 from fault_cases import KILL, Case, Known, cases
 from fault_commands import COMMANDS
-from fault_points import ANY, NAMED, NAMING, OPENED, PASS, TORN, WRITING, WRITTEN, Points
+from fault_points import ANY, NAMED, NAMING, OPENED, PASS, STEP, TORN, WRITING, WRITTEN, Points
 from faults import SHORT, fits, main, torn
 from PIL import Image
 from safetensors.torch import save
@@ -29,7 +29,7 @@ def test_faults_are_survived(tmp_path):
 @pytest.fixture
 def everywhere():
     """Commands of which each has come to each point a million times."""
-    counts = {command.name: dict.fromkeys((ANY, PASS, *WRITING), 10**6) for command in COMMANDS}
+    counts = {command.name: dict.fromkeys((ANY, PASS, STEP, *WRITING), 10**6) for command in COMMANDS}
     return Known(counts, {command.name: 10**6 for command in COMMANDS})
 
 

@@ -196,7 +196,7 @@ def _alone(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
     of_modules = {"train": "training", "eval": "evaluation", "data": "data", "reproduce": "reproduce"}
     for name, number in IMPORTED.items():
         for command, _ in _of(commands, {of_modules[name]: None}):
-            typed = replace(command, module="fastait", argv=(name, *command.argv))
+            typed = replace(command, module="fastait.__main__", argv=(name, *command.argv))
             fault = _signal(signal.SIGINT, point=IMPORT, number=number)
             yield Case("Ctrl-C while it is imported", typed, fault, alone=True)
     for command, _ in _of(commands, dict.fromkeys(ALONE)):

@@ -5,13 +5,10 @@ undisturbed run to the bit, no file may be torn, none that is temporary may stay
 one line and ended with the exit code that fits.
 """
 
-import io
 import json
 import os
-import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,12 +19,7 @@ from queue import SimpleQueue
 
 from fault_cases import Known, cases
 from fault_commands import COMMANDS, write_images
-from fault_launcher import HANGS
-from PIL import Image
-from safetensors.torch import load
-
-from fastait.checkpoints import checkpoint
-from fastait.runtime.files import PARTIAL
+from fault_verdict import BABBLE, SUFFICED, fits, kept, last, left, one_line, torn
 
 SHORT = (
     ("SIGKILL at a random moment", "training"),
@@ -49,8 +41,6 @@ PRELOADED_LONG = (
 
 LAUNCHER = Path(__file__).with_name("fault_launcher.py")
 AT_A_TIME = 2
-SAID = re.compile(r"^fastait( \w+)?: (error: |interrupted)", re.MULTILINE)
-BABBLE = ("Traceback", "terminate called", "Fatal Python error", "core dumped", "Exception ignored")
 
 
 class Server:
@@ -140,14 +130,14 @@ class Harness:
         )
         codes, said = self.run(command, folder, command.argv, log)
         if set(codes) != {0}:
-            return f"{command.name}, undisturbed: exit codes {codes}: {_last(said)}"
+            return f"{command.name}, undisturbed: exit codes {codes}: {last(said)}"
         self.counts[command.name] = json.loads(Path(f"{log}.0.points").read_text())
         self.sizes[command.name] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._made[command.name], self._names[command.name] = command.made(folder), command.names(folder)
         return None
 
     def strike(self, case, number):
-        """What is wrong after a fault, a line each."""
+        """(the kind of a fault as it is counted, what is wrong after it, a line each)."""
         home = self.folder / f"{number}"
         folder = home / "here"
         folder.mkdir(parents=True)
@@ -162,121 +152,45 @@ class Harness:
         finally:
             if case.disk is not None:
                 subprocess.run(["umount", "-l", str(folder)], check=True)
-        if not wrong:
+        if set(wrong) <= {SUFFICED}:
             shutil.rmtree(home)
-        return [f"{case.name}: {line} [{home}]" for line in wrong]
+        kind = f"{case.kind}, which sufficed" if SUFFICED in wrong else case.kind
+        return kind, [f"{case.name}: {line} [{home}]" for line in wrong if line != SUFFICED]
 
     def _struck(self, case, folder, home):
         command = case.command
         codes, said = self.run(command, folder, command.argv, home / "struck", case.fault, case.alone)
         yield from fits(case, codes, said)
         yield from torn(folder)
-        yield from _kept(case, folder, codes, said)
+        yield from kept(case, folder, codes, said)
         if all(code in (0, 1, 2) for code in codes):
-            yield from _left(folder)
+            yield from left(folder)
         if case.read_only:
             _remount(folder, "ro")
             codes, said = self.run(command, folder, command.going_on(folder), home / "read-only")
             if not (
                 set(codes) & {1, 2} or (set(codes) == {0} and case.command.made(folder) == self._made[command.name])
             ):
-                yield f"exit codes {codes} where nothing can be written: {_last(said)}"
-            yield from _one_line(said, set(codes) != {0})
+                yield f"exit codes {codes} where nothing can be written: {last(said)}"
+            yield from one_line(said, set(codes) != {0})
         if case.disk is not None:
             _remount(folder, "rw,size=256m")
         codes, said = self.run(command, folder, command.going_on(folder), home / "going-on")
         if set(codes) != {0}:
-            yield f"going on, exit codes {codes}: {_last(said)}"
+            yield f"going on, exit codes {codes}: {last(said)}"
             return
         yield from (f"going on, {word} was said" for word in BABBLE if word in "".join(said))
         yield from torn(folder)
         made, whole = command.made(folder), self._made[command.name]
         yield from (f"{name} is missing" for name in sorted(whole.keys() - made.keys()))
         yield from (f"{name} differs" for name in sorted(whole.keys() & made.keys()) if whole[name] != made[name])
-        yield from _left(folder)
+        yield from left(folder)
         others = command.names(folder) ^ self._names[command.name]
         yield from (f"{name} is there or not, unlike undisturbed" for name in sorted(others))
 
 
-def _left(folder):
-    """What was to be temporary."""
-    return [f"{path.relative_to(folder)} was left" for path in sorted(folder.rglob(f"*{PARTIAL}"))]
-
-
 def _remount(folder, options):
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
-
-
-def fits(case, codes, said):
-    """What is wrong with how the processes of a fault ended and with what they said."""
-    kind, own = case.fault.get("kind"), case.fault.get("rank", 0)
-    number = case.fault.get("signal")
-    yield from ("it hangs" for code in codes if code == HANGS)
-    if kind == "clock":
-        if set(codes) != {0}:
-            yield f"exit codes {codes}: {_last(said)}"
-    elif number == signal.SIGKILL:
-        if codes[own] != -number:
-            yield f"exit codes {codes}: it was to be killed"
-        elif {code for rank, code in enumerate(codes) if rank != own} - {0, 1}:
-            yield f"exit codes {codes} of the other processes"
-    elif kind == "signal":
-        ended = codes[own]
-        if ended not in (0, -number, 128 + number):
-            yield f"exit codes {codes}: {_last(said)}"
-        yield from _one_line(said, bool(set(codes) - {0, -number}))
-        return
-    elif kind == "file size" or case.disk is not None or kind in ("gone", "memory", "worker"):
-        if not {0, 1, 2} >= set(codes):
-            yield f"exit codes {codes}: {_last(said)}"
-        if kind in ("gone", "worker") and set(codes) == {0}:
-            yield "it ended as if nothing had been"
-    yield from _one_line(said, bool(set(codes) - {0, -signal.SIGKILL}))
-
-
-def _kept(case, folder, codes, said):
-    """What is wrong with what a signal has left: a run that has begun is saved where it says that it was."""
-    number, out = case.fault.get("signal", signal.SIGKILL), folder / case.command.out
-    begun = (out / "config.json").exists() or list(out.glob("progress-*.jsonl"))
-    if number != signal.SIGKILL and begun and -number in codes:
-        yield f"it died of signal {number} without a word, and had begun"
-    for step in re.findall(r"stopped at step (\d+) and saved", "".join(said)):
-        saved = checkpoint.unpacked((out / "checkpoint.pt").read_bytes())
-        if saved is None or saved["step"] != int(step):
-            yield f"stopped at step {step}, and the checkpoint is of another"
-
-
-def _one_line(said, expected):
-    """What is wrong with the words of processes of which one at least should have said why it ended."""
-    for words in said:
-        yield from (f"{word!r} was said: {words[-1500:]}" for word in BABBLE if word in words)
-    lines = [len(SAID.findall(words)) for words in said]
-    if max(lines) > 1 or (expected and not max(lines)):
-        yield f"lines {lines} that say why it ended: {_last(said)}"
-
-
-def _last(said):
-    return " | ".join(words.strip().splitlines()[-1] for words in said if words.strip())
-
-
-def torn(folder):
-    """Which files that have their names cannot be read."""
-    for path in sorted(folder.rglob("*")):
-        try:
-            if path.suffix == ".json":
-                json.loads(path.read_bytes())
-            elif path.name == "metrics.jsonl":
-                [json.loads(line) for line in path.read_text().splitlines()]
-            elif path.suffix == ".safetensors":
-                load(path.read_bytes())
-            elif path.suffix == ".png":
-                Image.open(io.BytesIO(path.read_bytes())).load()
-            elif path.suffix == ".pt" and checkpoint.unpacked(path.read_bytes()) is None:
-                raise ValueError("no checkpoint")
-        except (OSError, ValueError, SyntaxError) as error:
-            yield f"{path.relative_to(folder)} is torn: {error}"
-        except Exception as error:  # safetensors' own
-            yield f"{path.relative_to(folder)} is torn: {error}"
 
 
 def main(short, folder, only=None):
@@ -299,12 +213,12 @@ def main(short, folder, only=None):
             failures += filter(None, map(harness.undisturbed, commands[:1]))
             failures += filter(None, pool.map(harness.undisturbed, commands[1:]))
             known = Known(harness.counts, harness.sizes)
-            chosen = few(known) if short else filter(only, cases(known))
+            chosen = few(known) if short and not failures else filter(only, cases(known))
             chosen = [case for case in chosen if mounts or case.disk is None]
             found = pool.map(harness.strike, chosen, range(len(chosen)))
-            for number, (case, wrong) in enumerate(zip(chosen, found, strict=True)):
+            for number, (kind, wrong) in enumerate(found):
                 failures += wrong
-                survived[case.kind] += not wrong
+                survived[kind] += not wrong
                 if not short and number % 20 == 19:
                     print(f"{number + 1} of {len(chosen)} faults, {len(failures)} failures", flush=True)
     finally:

@@ -19,6 +19,7 @@ from fastait.runtime import cli
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import InputError, check_choice, one_line
 from fastait.runtime.files import write_whole
+from fastait.runtime.memory import said_with
 from fastait.runtime.settings import normalise
 from fastait.runtime.threads import set_threads
 
@@ -102,6 +103,11 @@ def _main(argv: list[str]) -> None:
     config = arguments.config()
     config.check()
     set_threads()
+    with said_with("a smaller --image-size may help"):
+        _show_all(config, arguments.out)
+
+
+def _show_all(config: TrainConfig, out: Path | None) -> None:
     dataset = load_dataset(
         config.dataset,
         config.data_dir,
@@ -113,7 +119,7 @@ def _main(argv: list[str]) -> None:
     )
     _show(dataset)
     plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
-    out = arguments.out or Path(f"{one_line(dataset.name)}.png")
+    out = out or Path(f"{one_line(dataset.name)}.png")
     _write(picture(dataset, plan), out)
     say(f"Samples of each class: {one_line(out)}", error=True)
 

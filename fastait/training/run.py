@@ -248,7 +248,7 @@ def _readable_errors() -> Iterator[None]:
         yield
     except FastaitError:
         raise
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         text, first = str(error), first_line(error)
         if ran_out(error):
             let_go(error)

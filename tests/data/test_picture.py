@@ -142,3 +142,12 @@ def test_the_picture_is_written_whole(monkeypatch, capsys):
 def test_its_ending_says_its_format(name, kind):
     assert main(["--image-size", "8", "--out", name]) == 0
     assert Image.open(name).format == kind
+
+
+def test_out_of_memory_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("fastait.data.__main__.load_dataset", lambda *args, **options: torch.empty(2**60))
+    assert main(["--image-size", "8"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fastait data: error: out of memory (")
+    assert said.endswith("); a smaller --image-size may help\n")
+    assert said.count("\n") == 1

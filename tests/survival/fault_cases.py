@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fault_commands import COMMANDS, Command
-from fault_points import ANY, IMPORT, NAMED, PASS, STEP, WRITING
+from fault_points import ANY, IMPORT, NAMED, NAMING, PASS, STEP, WRITING
 
 MOMENTS = {
     "training": 7,
@@ -66,7 +66,8 @@ MEMORY = (
 IMPORTED = {"train": 300, "eval": 500, "data": 700, "reproduce": 400}
 """The import at which people lose patience with a command."""
 
-ALONE = ("training", "training, worker", "evaluation", "data")
+ALONE = {"training": 6, "training, worker": 7, "data": 3}
+"""Which of the files that have a name of their own is the last of a process that imports everything itself."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,6 @@ def _alone(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
             typed = replace(command, module="fastait.__main__", argv=(name, *command.argv))
             fault = _signal(signal.SIGINT, point=IMPORT, number=number)
             yield Case("Ctrl-C while it is imported", typed, fault, alone=True)
-    for command, _ in _of(commands, dict.fromkeys(ALONE)):
-        fault = known.at(command, ANY, "alone", **KILL)
+    for command, number in _of(commands, ALONE):
+        fault = {**KILL, "point": NAMING, "number": number}
         yield Case("SIGKILL of a process that nothing was imported for", command, fault, alone=True)

@@ -42,7 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         except InputError as error:
             say(f"fastait: error: {one_line(error)}", error=True)
             return error.exit_code
-    return importlib.import_module(COMMANDS[name][0]).main(rest)
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(rest)
+    except KeyboardInterrupt:  # while it is imported, which takes seconds; later the command itself says so
+        with surviving_streams("fastait"):
+            say(f"fastait {name}: interrupted", error=True)
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import fastait
 import fastait.data.__main__ as data
 from fastait import eval as evaluation_command
 from fastait import train
+from fastait.__main__ import main as fastait_command
 from fastait.checkpoints.folder import RunFolder
 from fastait.recipes import RECIPES, recipe
 from fastait.train import main
@@ -411,3 +412,14 @@ def test_errors_are_one_line_whatever_paths_are_called(capsys):
         assert module.main(argv) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert r"n\nl\x1b[31m" in line
+
+
+def test_an_interrupt_while_a_command_is_imported(capsys, monkeypatch):
+    """Which takes seconds, so people lose patience."""
+
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    assert fastait_command(["train", "--epochs", "1"]) == 130
+    assert capsys.readouterr().err == "fastait train: interrupted\n"

@@ -1,11 +1,13 @@
 """``fastait data NAME``: what a data set holds, as a table and as a picture."""
 
+import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fastait.config import DATASETS, TrainConfig, parquet_settings
 from fastait.data.dataset import Dataset, ImageSet
@@ -16,6 +18,8 @@ from fastait.recipes import RECIPES
 from fastait.runtime import cli
 from fastait.runtime.console import say, show_table
 from fastait.runtime.errors import InputError, check_choice, one_line
+from fastait.runtime.files import write_whole
+from fastait.runtime.memory import said_with
 from fastait.runtime.settings import normalise
 from fastait.runtime.threads import set_threads
 
@@ -99,6 +103,11 @@ def _main(argv: list[str]) -> None:
     config = arguments.config()
     config.check()
     set_threads()
+    with said_with("a smaller --image-size may help"):
+        _show_all(config, arguments.out)
+
+
+def _show_all(config: TrainConfig, out: Path | None) -> None:
     dataset = load_dataset(
         config.dataset,
         config.data_dir,
@@ -110,13 +119,29 @@ def _main(argv: list[str]) -> None:
     )
     _show(dataset)
     plan = BatchPlan(config.seed, len(dataset.train), len(dataset.train), config.crop_padding, config.flip)
-    out = arguments.out or Path(f"{one_line(dataset.name)}.png")
-    image = picture(dataset, plan)
-    try:
-        image.save(out)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no image format's
-        raise InputError(f"--out {out} cannot be written: {error}") from None
+    out = out or Path(f"{one_line(dataset.name)}.png")
+    _write(picture(dataset, plan), out)
     say(f"Samples of each class: {one_line(out)}", error=True)
+
+
+def _write(image: Image.Image, out: Path) -> None:
+    """Write a picture whole, in the format that the ending of ``out`` names.
+
+    Raises:
+        InputError: it names none that pictures are written in, or the folder is not there.
+        NotWritten: the disk is full or the file cannot be written.
+    """
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    if kind not in Image.SAVE:
+        raise InputError(f"--out {out} cannot be written: unknown file extension: {out.suffix}")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out} cannot be written: there is no folder {out.parent}")
+    data = io.BytesIO()
+    try:
+        image.save(data, kind)
+    except (OSError, ValueError) as error:  # formats of other pictures, or too small ones
+        raise InputError(f"--out {out} cannot be written: {error}") from None
+    write_whole(out, data.getbuffer())
 
 
 def _show(dataset: Dataset) -> None:

@@ -90,7 +90,7 @@ class FileJournal:
         """See ``Journal``.
 
         Raises:
-            NotWritten: the disk is full; what was written before is unharmed.
+            NotWritten: the disk is full, and what was written before is unharmed; or the file was removed.
         """
         self._check()
         key, numbers = self._index(unit), {name: [int(v) for v in values] for name, values in found.items()}
@@ -105,6 +105,18 @@ class FileJournal:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise NotWritten(f"{self._path} could not be written: {error.strerror}; earlier batches are kept") from None
+        if not self._is_there():
+            raise NotWritten(
+                f"{self._path} was removed or replaced while batches were written to it; what it held is measured "
+                "again by the same command"
+            )
+
+    def _is_there(self) -> bool:
+        """Whether what is written can be found by its name."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
 
 
 class ModelJournal:

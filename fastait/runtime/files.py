@@ -1,12 +1,15 @@
 """Files that are written whole or not at all."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from fastait.runtime.errors import InputError, NotWritten
 
@@ -49,16 +52,41 @@ def written(path: Path, data: bytes | memoryview, *, shared: bool = False) -> It
     """
     partial = path.with_name(path.name + (f".{token_hex(4)}" if shared else "") + PARTIAL)
     try:
-        with open(partial, "wb") as file:
+        if shared:
+            _remove_left(path)
+        with _new(partial, shared) as file:  # open, and so locked, until it has its name
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        yield partial
+            yield partial
         _sync(path.parent)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
+        if error.errno == errno.ENOENT and not path.parent.exists():
+            raise NotWritten(f"{path} could not be written: the folder {path.parent} is not there any more") from None
         raise NotWritten(f"{path} could not be written: {error.strerror}; what it held before is unharmed") from None
+
+
+def _new(partial: Path, shared: bool) -> BinaryIO:
+    """A new file, which those that share what it is for do not take for one that was left."""
+    while True:
+        file = open(partial, "wb")  # noqa: SIM115
+        if not shared:
+            return file
+        with suppress(OSError):  # a file system without locks, where nothing is ever removed
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if partial.exists():  # else it was removed before it was locked
+            return file
+        file.close()
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what processes that were killed left of ``path``: those that still write it hold a lock."""
+    for left in path.parent.glob(f"{escape(path.name)}.{'[0-9a-f]' * 8}{PARTIAL}"):
+        with suppress(OSError), open(left, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def make_folder(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Memory: what a GPU has left, what it looks like when none is, and what the C library does with what is given back."""
 
 import ctypes
+import errno
 import gc
 import sys
 import traceback
@@ -14,15 +15,23 @@ from fastait.runtime.errors import FastaitError, OutOfMemory, first_line
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGEST = 2**31 - 1, 1 << 25
 
-_SAYINGS = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_SAYINGS = (
+    *("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("Cannot allocate memory", "bad_alloc"),
+)
+_WHOLE_SAYINGS = ("could not create a primitive", "could not execute a primitive")
+"""oneDNN's; where these words go on, it lacks something else."""
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether memory did not suffice, of a GPU or the machine; libraries say it in words of their own."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    ours = isinstance(error, FastaitError)  # it has been said already
-    return isinstance(error, RuntimeError) and not ours and any(saying in str(error) for saying in _SAYINGS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError) or isinstance(error, FastaitError):  # which has been said already
+        return False
+    return first_line(error) in _WHOLE_SAYINGS or any(saying in str(error) for saying in _SAYINGS)
 
 
 @contextmanager

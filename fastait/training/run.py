@@ -15,7 +15,7 @@ from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous
 from fastait.config import PLACES, TrainConfig
 from fastait.evaluation.model_files import load_model
-from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
+from fastait.runtime.errors import FastaitError, InputError, OutOfMemory, RunError, first_line
 from fastait.runtime.memory import let_go, ran_out
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched, lost_another
@@ -270,11 +270,11 @@ def _readable_errors() -> Iterator[None]:
         yield
     except FastaitError:
         raise
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         text, first = str(error), first_line(error)
         if ran_out(error):
             let_go(error)
-            raise RunError(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
+            raise OutOfMemory(f"out of memory ({first}); a smaller --batch-size, network or image may help") from None
         if "DataLoader worker" in text:
             raise RunError(
                 f"--workers: {first}; too little (shared) memory may be why, so try fewer, or 0, which a "

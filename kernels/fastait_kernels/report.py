@@ -266,6 +266,22 @@ def _say(text: str, stream: TextIO | None) -> None:
             stream.flush()
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` in UTF-8 so that ``path`` holds all of it or what it held before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m fastait_kernels.report", description=__doc__.split("\n\n")[0])
@@ -297,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"\nleft out: {_listed(lacks)}", sys.stdout)
     if arguments.json:
         try:
-            arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")
+            write_whole(arguments.json, json.dumps([asdict(row) for row in rows], indent=1))
         except OSError as error:
             _say(f"fastait_kernels.report: error: --json {arguments.json}: {error.strerror}", sys.stderr)
             return 1

@@ -1,6 +1,7 @@
 """``fastait data``: the table and the picture."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,7 @@ def test_digits_are_the_default(capsys):
         (["digits", "--skip-bad-images"], "--skip-bad-images is for folder and parquet; --dataset digits has none"),
         (["digits", "--image-size", "8", "--out", "nowhere/p.png"], "--out nowhere/p.png cannot be written"),
         (["digits", "--image-size", "8", "--out", "p.doc"], "--out p.doc cannot be written: unknown file extension"),
+        (["digits", "--image-size", "8", "--out", "p.psd"], "--out p.psd cannot be written: unknown file extension"),
         (["digits", "more"], "unexpected argument: more"),
     ],
 )
@@ -122,3 +124,30 @@ def test_refusals(argv, message, capsys):
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert re.search(message, err)
+
+
+def test_the_picture_is_written_whole(monkeypatch, capsys):
+    """A disk that is full leaves what was there."""
+    Path("digits.png").write_bytes(b"before")
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert main(["--image-size", "8"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "fastait data: error: digits.png could not be written: No space left on device; what it held before is unharmed"
+    )
+    assert Path("digits.png").read_bytes() == b"before"
+    assert [path.name for path in Path().iterdir()] == ["digits.png"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("p.JPG", "JPEG"), ("p.webp", "WEBP")])
+def test_its_ending_says_its_format(name, kind):
+    assert main(["--image-size", "8", "--out", name]) == 0
+    assert Image.open(name).format == kind
+
+
+def test_out_of_memory_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("fastait.data.__main__.load_dataset", lambda *args, **options: torch.empty(2**60))
+    assert main(["--image-size", "8"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("fastait data: error: out of memory (")
+    assert said.endswith("); a smaller --image-size may help\n")
+    assert said.count("\n") == 1

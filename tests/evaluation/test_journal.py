@@ -11,7 +11,7 @@ import torch
 from fastait.data import FloatSet
 from fastait.evaluation import evaluate
 from fastait.evaluation.journal import FileJournal
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, NotWritten
 from fastait.runtime.processes import Ranks
 
 NAMES = ["fgsm", "pgd3", "pgd5", "cw2-min2", "feature2", "spsa-2x1", "pgd2-worst+cw2-worst+spsa-2x1"]
@@ -240,3 +240,17 @@ def test_a_folder_that_is_a_file():
     Path("out").write_text("")
     with pytest.raises(InputError, match="--out out cannot be used: File exists"):
         FileJournal(Path("out"))
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_a_journal_that_is_removed_while_it_is_written(what):
+    """What is written to a file without a name is lost; so it is said at once."""
+    journal = FileJournal(Path("out"))
+    journal.put({"setting": 1}, [0], {"clean": [1]})
+    path = Path("out/progress-0.jsonl")
+    path.unlink()
+    if what == "replaced":
+        path.touch()
+    with pytest.raises(NotWritten, match=r"^out/progress-0.jsonl was removed or replaced while .* by the same"):
+        journal.put({"setting": 1}, [1], {"clean": [1]})
+    journal.close()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +40,7 @@ from fastait.evaluation.normalization import (
     forced,
     inside,
 )
+from fastait.evaluation.pickled import unpickled
 from fastait.models import GowalWideResNet, WideResNet
 from fastait.models.apart import apart
 from fastait.models.names import FORMS, LIBRARIES, parse
@@ -49,16 +48,6 @@ from fastait.runtime.errors import InputError
 
 IMAGE_SIZE = 32
 """What a network is made for, where neither its file nor a user says."""
-
-NUMPY_SCALARS: list[Any] = [
-    np.dtype,
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
-]
-"""What an accuracy beside the weights may have been saved as, by numpy 1 or 2."""
-
-_SAFE_GLOBALS = threading.Lock()
-"""torch keeps one list of them for all threads."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +165,7 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
     config: dict[str, Any] = {}
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such run folder or file of weights")
-    content, about = read_weights(path) if path.suffix == ".safetensors" else (_unpickled(path), About())
+    content, about = read_weights(path) if path.suffix == ".safetensors" else (unpickled(path), About())
     formats = (FORMAT, FORMAT_WITHOUT_CHECKSUM)
     checkpoint: Any = content if isinstance(content, dict) and content.get("format") in formats else {}
     if os.path.isfile(folder.config_file) and folder.wrote(path):
@@ -239,22 +228,6 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return config
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        with _SAFE_GLOBALS, torch.serialization.safe_globals(NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
-    except Exception as error:
-        why = (
-            "it holds more than tensors and numbers; a whole model's state_dict() can be saved instead"
-            if "weights_only" in str(error)
-            else type(error).__name__
-        )
-        raise InputError(f"{path} is no file of weights that can be loaded safely: {why}") from None
 
 
 def _with_config(about: About, config: dict[str, Any]) -> About:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from fastait.checkpoints import checkpoint
-from fastait.checkpoints.weights import About, load_weights, packed
+from fastait.checkpoints.weights import About, class_names, load_weights, packed
 from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
@@ -184,9 +184,12 @@ class RunFolder:
             InputError: ``config.json`` is damaged, or has settings that this version does not know.
         """
         try:
-            config = TrainConfig.from_json(json.loads(self.config_file.read_bytes()))
+            saved = json.loads(self.config_file.read_bytes())
+            config = TrainConfig.from_json(saved)
             config.check()
-        except (OSError, ValueError) as error:
+            if CLASSES in saved:
+                class_names(saved[CLASSES])
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
         return config
 
@@ -246,11 +249,11 @@ class RunFolder:
         """The finished run's figures, None if it is not finished.
 
         Raises:
-            InputError: ``result.json`` is damaged.
+            InputError: ``result.json`` is damaged, or lacks what is shown of it.
         """
         try:
-            return json.loads(self.result_file.read_bytes()) if self.result_file.exists() else None
-        except (OSError, ValueError) as error:
+            return _figures(json.loads(self.result_file.read_bytes())) if self.result_file.exists() else None
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
 
     def weights(self) -> dict[str, Tensor]:
@@ -263,6 +266,27 @@ class RunFolder:
 
 
 _LOCK = ".lock"
+
+_ACCURACIES = ("clean", "fgsm", "pgd20", "cw20")
+_LARGEST = 1e11
+"""What is larger is no figure of a run."""
+
+
+def _figures(result: Any) -> dict[str, Any]:
+    """``result``, decoded from JSON, where it has what is shown of a finished run; a ValueError where it has not."""
+    if not isinstance(result, dict):
+        raise ValueError("it holds no object")
+    shown = {name: result.get(name) for name in ("test_images", "epsilon", *_ACCURACIES)}
+    for which in ("best", "ema"):
+        if isinstance(result.get(which), dict):
+            shown |= {f"{name} of {which}": result[which].get(name) for name in _ACCURACIES}
+    for name, value in shown.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+            raise ValueError(f"{name} is {value!r:.40}")
+    for name in ("method", "dataset"):
+        if not isinstance(result.get(name), str):
+            raise ValueError(f"{name} is {result.get(name)!r:.40}")
+    return result
 
 
 def _copy(source: Path, target: Path) -> None:

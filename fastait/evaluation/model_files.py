@@ -16,6 +16,7 @@ from fastait.checkpoints.architectures import COUNTER, architecture
 from fastait.checkpoints.checkpoint import FORMAT, FORMAT_WITHOUT_CHECKSUM
 from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import RunFolder
+from fastait.checkpoints.pickled import Unsafe, unpickled
 from fastait.checkpoints.weights import (
     LARGEST,
     About,
@@ -40,7 +41,6 @@ from fastait.evaluation.normalization import (
     forced,
     inside,
 )
-from fastait.evaluation.pickled import unpickled
 from fastait.models import GowalWideResNet, WideResNet
 from fastait.models.apart import apart
 from fastait.models.names import FORMS, LIBRARIES, parse
@@ -165,7 +165,7 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
     config: dict[str, Any] = {}
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such run folder or file of weights")
-    content, about = read_weights(path) if path.suffix == ".safetensors" else (unpickled(path), About())
+    content, about = read_weights(path) if path.suffix == ".safetensors" else (_unpickled(path), About())
     formats = (FORMAT, FORMAT_WITHOUT_CHECKSUM)
     checkpoint: Any = content if isinstance(content, dict) and content.get("format") in formats else {}
     if os.path.isfile(folder.config_file) and folder.wrote(path):
@@ -228,6 +228,15 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return config
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return unpickled(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except Unsafe as error:
+        raise InputError(f"{path} is no file of weights that can be loaded safely: {error}") from None
 
 
 def _with_config(about: About, config: dict[str, Any]) -> About:

@@ -15,7 +15,7 @@ from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous
 from fastait.config import PLACES, TrainConfig
 from fastait.evaluation.model_files import load_model
-from fastait.runtime.errors import FastaitError, InputError, RunError, first_line
+from fastait.runtime.errors import FastaitError, InputError, RunError, first_line, words
 from fastait.runtime.memory import let_go, ran_out
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched, lost_another
@@ -143,7 +143,8 @@ def _resume(
             checkpoint = None if finished else source.load_checkpoint(report.note)
             before = saved.to_json()
             if checkpoint is not None:
-                before = TrainConfig.from_json(checkpoint["config"]).to_json()
+                with _taking_up(source.checkpoint_file):
+                    before = TrainConfig.from_json(checkpoint["config"]).to_json()
                 _refuse_other_config(source, source.checkpoint_file, before, config)
             return config, finished, checkpoint, before
 
@@ -173,12 +174,14 @@ def _resume(
             _refuse_other_classes(source, prepared.dataset.classes)
             return _go_on(folder, prepared, report, None, settle)
         # The bits are those of as many threads as then; where fewer cores are left, speed goes first.
-        torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
+        with _taking_up(source.checkpoint_file):
+            torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
         try:
             # The checkpoint's weights replace those that the run began with, which need not be there any more.
             prepared = Prepared(config, report, ranks, device, allow_own=allow_own, begun=True)
-            refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
-            return _go_on(folder, prepared, report, checkpoint, settle)
+            with _taking_up(source.checkpoint_file):
+                refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
+            return _go_on(folder, prepared, report, checkpoint, settle, source.checkpoint_file)
         finally:
             torch.set_num_threads(threads)
 
@@ -284,6 +287,7 @@ def _go_on(
     report: Report,
     checkpoint: dict[str, Any] | None,
     settle: Callable[[], None],
+    checkpoint_file: Path | None = None,
 ) -> TrainResult:
     """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
     try:
@@ -294,7 +298,8 @@ def _go_on(
             closing(Loop(folder, prepared, report)) as loop,
         ):
             if checkpoint is not None:
-                loop.restore(checkpoint)
+                with _taking_up(checkpoint_file):
+                    loop.restore(checkpoint)
             prepared.ranks.from_first(settle)
             loop.train(stop)
             result = loop.evaluate(stop)
@@ -304,6 +309,20 @@ def _go_on(
     network = contiguous(prepared.model)
     network.eval()
     return TrainResult(folder.path, network, result)
+
+
+@contextmanager
+def _taking_up(file: Path | None) -> Iterator[None]:
+    """What a checkpoint raises that is whole and holds something else than the state of such a run, as one line."""
+    try:
+        yield
+    except FastaitError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if ran_out(error) or lost_another(error):
+            raise
+        why = f"{type(error).__name__}: {words(error, 200)}"
+        raise InputError(f"{file} is whole, but does not hold what this run goes on from ({why})") from None
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import io
 import json
 import time
-from collections import Counter
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +102,15 @@ class Files:
     folder: Path
 
 
+def files_in(folder: Path) -> Files:
+    """What lies in ``folder`` once it is ``written``."""
+    return Files(folder / "run", folder / "eval", folder)
+
+
 def written(folder: Path) -> Files:
     """A run, its evaluation, a set of images with its cache, files of others."""
-    run, out = folder / "run", folder / "eval"
+    files = files_in(folder)
+    run, out = files.run, files.out
     settings = {"image_size": 8, "epochs": 2, "eval_samples": 10, "device": "cpu", "method": "natural"}
     run_training(recipe("digits", **settings, out=run, val_fraction=0.05, ema=0.9))
     argv = [run, "--device", "cpu", "--attacks", "fgsm,pgd2", "--samples", "30", "--batch-size", "6"]
@@ -126,7 +131,7 @@ def written(folder: Path) -> Files:
     torch.save({"net": state, "acc": np.float64(90.0)}, others / "legacy.pth", _use_new_zipfile_serialization=False)
     torch.save({"model": state, "epoch": 3, "optimizer": {"state": [], "lr": 0.1}}, others / "library.tar")
     save_file(state, others / "plain.safetensors", {"made by": "another program"})
-    return Files(run, out, folder)
+    return files
 
 
 def checkpoints(files: Files, count: int):
@@ -349,24 +354,36 @@ PARTS = {
 }
 
 
+def damaged(what: str, count: int, files: Files) -> tuple[int, list[str]]:
+    """Damage the files of a part ``count`` times in all, one after the other.
+
+    Returns:
+        (how many times it was, a line for each that did harm). The files are whole again.
+    """
+    done, failures = 0, []
+    for path, share, check in PARTS[what](files, count):
+        whole = path.read_bytes()
+        for number, (kind, data) in enumerate(damages(whole, share, f"{what} {path.name}")):
+            path.write_bytes(data)
+            try:
+                check(path)
+            except Exception as error:
+                failures.append(f"{path.name}, {kind}, damage {number}: {type(error).__name__}: {error}"[:300])
+            done += 1
+        path.write_bytes(whole)
+    return done, failures
+
+
 def main(short: bool, folder: Path) -> dict:
     """Damage everything; see ``run.py`` for what is returned."""
     files = written(folder)
-    counts: Counter[str] = Counter()
+    counts: dict[str, int] = {}
     failures: list[str] = []
     seconds: dict[str, float] = {}
     for what, count in {**SUMMED, **OTHERS}.items():
         began = time.process_time()
-        for path, share, check in PARTS[what](files, -(-count // SHORT) if short else count):
-            whole = path.read_bytes()
-            for number, (kind, damaged) in enumerate(damages(whole, share, f"{what} {path.name}")):
-                path.write_bytes(damaged)
-                try:
-                    check(path)
-                except Exception as error:
-                    failures.append(f"{path.name}, {kind}, damage {number}: {type(error).__name__}: {error}"[:300])
-                counts[what] += 1
-            path.write_bytes(whole)
+        counts[what], wrong = damaged(what, -(-count // SHORT) if short else count, files)
+        failures += wrong
         seconds[what] = round(time.process_time() - began, 1)
         print(f"corruption: {what}, {counts[what]} damaged, {seconds[what]} s", flush=True)
-    return {"counts": dict(counts), "failures": failures, "notes": {"CPU seconds": seconds}}
+    return {"counts": counts, "failures": failures, "notes": {"CPU seconds": seconds}}

@@ -246,15 +246,30 @@ class RunFolder:
             write_whole(self.result_file, _json(result))
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's figures, None if it is not finished.
+        """What the finished run says of itself, None if it is not finished.
 
         Raises:
-            InputError: ``result.json`` is damaged, or lacks what is shown of it.
+            InputError: ``result.json`` is damaged.
         """
         try:
-            return _figures(json.loads(self.result_file.read_bytes())) if self.result_file.exists() else None
+            if not self.result_file.exists():
+                return None
+            result = json.loads(self.result_file.read_bytes())
+            if not isinstance(result, dict):
+                raise ValueError("it holds no object")
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
+        return result
+
+    def figures(self) -> dict[str, Any] | None:
+        """``result``, where it has all that is shown at the end of a run.
+
+        Raises:
+            InputError: ``result.json`` is damaged, or lacks some of it.
+        """
+        if (result := self.result()) is not None and (wrong := _not_shown(result)):
+            raise InputError(f"{self.result_file} is damaged: {wrong}; move it away to evaluate again")
+        return result
 
     def weights(self) -> dict[str, Tensor]:
         """The finished run's state dict.
@@ -272,21 +287,17 @@ _LARGEST = 1e11
 """What is larger is no figure of a run."""
 
 
-def _figures(result: Any) -> dict[str, Any]:
-    """``result``, decoded from JSON, where it has what is shown of a finished run; a ValueError where it has not."""
-    if not isinstance(result, dict):
-        raise ValueError("it holds no object")
+def _not_shown(result: dict[str, Any]) -> str:
+    """What a finished run's figures lack, in a few words; nothing where they lack nothing."""
     shown = {name: result.get(name) for name in ("test_images", "epsilon", *_ACCURACIES)}
     for which in ("best", "ema"):
         if isinstance(result.get(which), dict):
             shown |= {f"{name} of {which}": result[which].get(name) for name in _ACCURACIES}
     for name, value in shown.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
-            raise ValueError(f"{name} is {value!r:.40}")
-    for name in ("method", "dataset"):
-        if not isinstance(result.get(name), str):
-            raise ValueError(f"{name} is {result.get(name)!r:.40}")
-    return result
+            return f"{name} is {value!r:.40}"
+    texts = ("method", "dataset")
+    return next((f"{name} is {result.get(name)!r:.40}" for name in texts if not isinstance(result.get(name), str)), "")
 
 
 def _copy(source: Path, target: Path) -> None:

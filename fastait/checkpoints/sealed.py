@@ -50,7 +50,7 @@ def opened(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = load(data)
         header, content = _parted(data)
         metadata = dict(header.get("__metadata__") or {})
-        if KEY in metadata and metadata[KEY] != _checksum(header, content):
+        if any(map(_is_like_key, metadata)) and metadata.get(KEY) != _checksum(header, content):
             raise Damaged(f"it has been damaged or changed since it was written: its {KEY} is of something else")
     # A file whose header lies makes torch raise too.
     except (SafetensorError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -83,6 +83,11 @@ def _checksum(header: Mapping[str, Any], content: memoryview) -> str:
         digest.update(json.dumps([name, about["dtype"], about["shape"]]).encode())
         digest.update(content[start:end])
     return digest.hexdigest()
+
+
+def _is_like_key(name: str) -> bool:
+    """Whether ``name`` is ``KEY``, perhaps with bits flipped: a damaged file is no file without a checksum."""
+    return len(name) == len(KEY) and 2 * sum(a == b for a, b in zip(name, KEY, strict=True)) > len(KEY)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -139,7 +139,7 @@ def _resume(
                 RunFolder.new(out)
             saved = source.config()
             config = change(saved) if out is None else replace(change(saved), out=out)
-            finished = source.result()
+            finished = source.figures()
             checkpoint = None if finished else source.load_checkpoint(report.note)
             before = saved.to_json()
             if checkpoint is not None:

@@ -251,7 +251,7 @@ def read_image(
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImage(f"is not a readable image: of no format that is read here ({', '.join(PLAIN)})") from None
+        raise BadImage("is not a readable image: of no format that is read here") from None
     # Pillow raises whatever its many decoders do on damaged data: OSError, ValueError, SyntaxError, struct.error, ...
     except Exception as error:
         if isinstance(error, OSError) and error.errno in LASTING:

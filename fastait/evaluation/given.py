@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastait.checkpoints.weights import OtherNetwork
+from fastait.config import IN_PLACE
 from fastait.evaluation.model_files import Loaded, read_model
 from fastait.runtime.errors import InputError
 from fastait.runtime.settings import as_path
@@ -46,10 +47,8 @@ def places_stated(config: Mapping[str, Any], whose: str, note: Callable[[str], N
         InputError: the images do not lie there.
     """
     data_dir = as_path("data_dir", config["data_dir"])
-    if not _is_folder(data_dir):
-        raise InputError(
-            f"{whose} was trained on images in {data_dir}, where there is no folder; say where: --data-dir DIR"
-        )
+    if config["dataset"] not in IN_PLACE and not _is_folder(data_dir):
+        raise InputError(f"{whose} was trained on images in {data_dir}, where there is no folder; --data-dir makes one")
     note(f"the images are those in {data_dir}, as {whose} says")
     cache_dir = as_path("cache_dir", config["cache_dir"]) if config.get("cache_dir") else None
     if cache_dir is not None and not _is_folder(cache_dir):

@@ -1,5 +1,6 @@
 """A training run from its config to its result: what ``fastait train`` does, as functions."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -13,7 +14,7 @@ from torch import nn
 from fastait.checkpoints.classes import shown
 from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous
-from fastait.config import PLACES, TrainConfig
+from fastait.config import IN_PLACE, PLACES, TrainConfig
 from fastait.evaluation.model_files import load_model
 from fastait.runtime.errors import FastaitError, InputError, RunError, first_line, words
 from fastait.runtime.memory import let_go, ran_out
@@ -140,6 +141,8 @@ def _resume(
             saved = source.config()
             config = change(saved) if out is None else replace(change(saved), out=out)
             finished = source.figures()
+            if finished is None:
+                config = _where_there_are_folders(path, saved, config)
             checkpoint = None if finished else source.load_checkpoint(report.note)
             before = saved.to_json()
             if checkpoint is not None:
@@ -184,6 +187,23 @@ def _resume(
             return _go_on(folder, prepared, report, checkpoint, settle, source.checkpoint_file)
         finally:
             torch.set_num_threads(threads)
+
+
+def _where_there_are_folders(path: Path, saved: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """``config``, with a place for decoded images only where there is one: a run's settings, which may be somebody
+    else's, decide what is read, and make no folders elsewhere.
+
+    Raises:
+        InputError: the images do not lie where the run says.
+    """
+    downloaded = config.data_dir is not None and config.dataset not in IN_PLACE
+    if downloaded and config.data_dir == saved.data_dir and not os.path.isdir(cast(Path, config.data_dir)):
+        raise InputError(
+            f"--resume {path}: the run's images were in {config.data_dir}, where there is no folder; --data-dir makes one"
+        )
+    if config.cache_dir is not None and config.cache_dir == saved.cache_dir and not os.path.isdir(config.cache_dir):
+        return replace(config, cache_dir=None)
+    return config
 
 
 def _changed(path: Path, saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:

@@ -269,7 +269,7 @@ def _names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(spelling(str(name)) for name in names)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return ()
 
 

@@ -199,7 +199,7 @@ def _where_there_are_folders(path: Path, saved: TrainConfig, config: TrainConfig
     downloaded = config.data_dir is not None and config.dataset not in IN_PLACE
     if downloaded and config.data_dir == saved.data_dir and not os.path.isdir(cast(Path, config.data_dir)):
         raise InputError(
-            f"--resume {path}: the run's images were in {config.data_dir}, where there is no folder; --data-dir makes one"
+            f"--resume {path}: its images were in {config.data_dir}, where there is no folder; --data-dir makes one"
         )
     if config.cache_dir is not None and config.cache_dir == saved.cache_dir and not os.path.isdir(config.cache_dir):
         return replace(config, cache_dir=None)

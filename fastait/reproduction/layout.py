@@ -54,7 +54,8 @@ class Sheet:
 
     def csv(self) -> str:
         """``records`` as CSV."""
-        return csv_text(list(self.records[0]), [list(record.values()) for record in self.records])
+        titles = list(self.records[0])
+        return csv_text(titles, [[record[title] for title in titles] for record in self.records])
 
     def show(self) -> None:
         """Print the sheet to stdout; wide cells are broken where the terminal ends."""

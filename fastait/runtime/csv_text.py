@@ -10,7 +10,7 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A line of titles and one for each of ``rows``; texts that are formulas begin with an apostrophe, which hides them."""
+    """A line of titles and one for each of ``rows``; before what begins as a formula stands an apostrophe."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     for row in (header, *rows):

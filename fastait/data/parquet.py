@@ -24,7 +24,7 @@ MOST_PACKED = 100
 """How many times the bytes that it has in the file a column of images may have once it is unpacked, from 64 MiB on:
 encoded images hardly become smaller."""
 
-MOST_CLASSES = 1_000_000
+MOST_CLASSES = 100_000
 """A label from here on is no class, where nothing names the classes: it would make that many."""
 
 

@@ -217,8 +217,9 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
         if config.get(NORMALIZATION) is not None:
             mean, std = config[NORMALIZATION]
             stated_normalization({"mean": mean, "std": std})
-        if not isinstance(config.get("model", ""), str):
-            raise TypeError("model must be a network's name")
+        for key in ("model", "dataset", "data_dir", "cache_dir"):
+            if not isinstance(config.get(key) or "", str):
+                raise TypeError(f"{key} must be a text")
         if "image_size" in config:
             stated_size(config["image_size"])
         if "model" in config:

@@ -196,6 +196,7 @@ def _where_there_are_folders(path: Path, saved: TrainConfig, config: TrainConfig
     Raises:
         InputError: the images do not lie where the run says.
     """
+    saved = saved.resolved()
     downloaded = config.data_dir is not None and config.dataset not in IN_PLACE
     if downloaded and config.data_dir == saved.data_dir and not os.path.isdir(cast(Path, config.data_dir)):
         raise InputError(

@@ -1,6 +1,7 @@
 """Random damage to every file that is read: what carries a checksum is the true state or refused, the rest one line."""
 
 import io
+import itertools
 import json
 import time
 from contextlib import closing, redirect_stderr, redirect_stdout
@@ -308,11 +309,12 @@ def results(files: Files, count: int):
 
 
 def eval_json(files: Files, count: int):
-    page = files.folder / "report.html"
+    page, tried = files.folder / "report.html", itertools.count()
 
     def check(path: Path) -> None:
         read_evaluation(files.out, "e")
-        command(report, files.run, "--eval", files.out, "--out", page, names=path.name)
+        if next(tried) % 6 == 0:  # a page takes as long as all the rest
+            command(report, files.run, "--eval", files.out, "--out", page, names=path.name)
 
     yield files.out / "eval.json", count, check
 

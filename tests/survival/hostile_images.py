@@ -98,7 +98,8 @@ def tables():
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 2_000), pa.array([image], pa.binary()))
     repeated = pa.table({"img": many, "label": pa.array([0, 1] * 1_000, pa.int64())})
     yield "one image two thousand times", packed(repeated, store_schema=False)
-    yield "a label of a million", packed(parquet_tables.table([0, 10**6 - 2, 1, 0]))
+    yield "a label of 99,999", packed(parquet_tables.table([0, 99_999, 1, 0]))
+    yield "a label of a million", packed(parquet_tables.table([0, 10**6, 1, 0]))
     yield "a label of 2^63", packed(parquet_tables.table([0, 2**63 - 1, 1, 0]))
     for what, names in (("escapes", ["\x1b[2J[red]\n", "\u202eevil"]), ("a text", "cat"), ("numbers", [1, None])):
         yield f"{what} for names", packed(parquet_tables.table([0, 1, 1, 0], names=names))

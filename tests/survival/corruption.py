@@ -113,7 +113,7 @@ def written(folder: Path) -> Files:
     files = files_in(folder)
     run, out = files.run, files.out
     settings = {"image_size": 8, "epochs": 2, "eval_samples": 10, "device": "cpu", "method": "natural"}
-    run_training(recipe("digits", **settings, out=run, val_fraction=0.05, ema=0.9))
+    run_training(recipe("digits", **settings, out=run, batch_size=256, val_fraction=0.02, ema=0.9))
     argv = [run, "--device", "cpu", "--attacks", "fgsm,pgd2", "--samples", "30", "--batch-size", "6"]
     command(evaluate, *argv, "--save-images", "--out", out, names="")
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 12, 3), dtype=np.uint8)

@@ -266,7 +266,7 @@ class TrainConfig:
             if value is not None and not least <= value <= _AT_MOST.get(name, value):
                 raise InputError(
                     f"{flag(name)} must be at least {least}"
-                    + (f" and at most {_AT_MOST[name]}" if name in _AT_MOST else "")
+                    + (f" and at most {_AT_MOST[name]}" if value > least else "")
                     + f", got {value}"
                 )
         for name in ("lr", "weight_decay", "checkpoint_seconds"):
@@ -421,7 +421,16 @@ _AT_LEAST = {
     "keep_checkpoints": 1,
 }
 
-_AT_MOST = {"image_size": 4096, "crop_padding": 4096, "seed": 2**63 - 1}
+_AT_MOST = {
+    "image_size": 4096,
+    "crop_padding": 4096,
+    "epochs": 1_000_000,
+    "batch_size": 1_000_000,
+    "attack_steps": 10_000,
+    "seed": 2**63 - 1,
+    "workers": 1024,
+    "keep_checkpoints": 10_000,
+}
 
 _USUAL_MILESTONES = (10,)
 

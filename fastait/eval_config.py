@@ -206,8 +206,9 @@ class EvalArguments:
         least = {"samples": 1, "black_box_samples": 1, "image_size": 8, "batch_size": 1, "seed": 0}
         for name, lowest in least.items():
             value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise InputError(f"{flag(name)} must be at least {lowest}, got {value}")
+            if value is not None and not lowest <= value <= _AT_MOST.get(name, value):
+                most = f" and at most {_AT_MOST[name]}" if value > lowest else ""
+                raise InputError(f"{flag(name)} must be at least {lowest}{most}, got {value}")
         if self.dataset is not None:
             check_choice("--dataset", self.dataset, DATASETS)
             if self.dataset in IN_PLACE and self.data_dir is None:
@@ -241,6 +242,8 @@ class EvalArguments:
                 if not isinstance(value, kind) or isinstance(value, bool):
                     raise InputError(f"{flag(name)} must be {what}, got {value!r}")
 
+
+_AT_MOST = {"image_size": 4096, "seed": 2**63 - 1}
 
 _PATHS = ("surrogate", "data_dir", "cache_dir", "out")
 _INTEGERS = ("samples", "black_box_samples", "image_size", "seed", "batch_size")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastait.checkpoints.pickled import Unsafe, unpickled_bytes
 from fastait.runtime.errors import InputError
 from fastait.runtime.files import PARTIAL, written
 
@@ -48,9 +49,8 @@ def unpacked(data: bytes) -> dict[str, Any] | None:
     if summed and _closed(memoryview(content)[: -_LENGTH.size]) != data[len(content) - _LENGTH.size :]:
         return None
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on what it did not write.
-    except Exception:
+        state = unpickled_bytes(data)
+    except (OSError, Unsafe):
         return None
     known = FORMAT if summed else FORMAT_WITHOUT_CHECKSUM
     if not isinstance(state, dict) or state.get("format") != known:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from fastait.checkpoints import checkpoint
-from fastait.checkpoints.weights import About, load_weights, packed
+from fastait.checkpoints.weights import About, class_names, load_weights, packed
 from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
 from fastait.runtime.files import PARTIAL, write_whole
@@ -186,9 +186,12 @@ class RunFolder:
             InputError: ``config.json`` is damaged, or has settings that this version does not know.
         """
         try:
-            config = TrainConfig.from_json(json.loads(self.config_file.read_bytes()))
+            saved = json.loads(self.config_file.read_bytes())
+            config = TrainConfig.from_json(saved)
             config.check()
-        except (OSError, ValueError) as error:
+            if CLASSES in saved:
+                class_names(saved[CLASSES])
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
         return config
 
@@ -245,15 +248,30 @@ class RunFolder:
             write_whole(self.result_file, _json(result))
 
     def result(self) -> dict[str, Any] | None:
-        """The finished run's figures, None if it is not finished.
+        """What the finished run says of itself, None if it is not finished.
 
         Raises:
             InputError: ``result.json`` is damaged.
         """
         try:
-            return json.loads(self.result_file.read_bytes()) if self.result_file.exists() else None
-        except (OSError, ValueError) as error:
+            if not self.result_file.exists():
+                return None
+            result = json.loads(self.result_file.read_bytes())
+            if not isinstance(result, dict):
+                raise ValueError("it holds no object")
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
+        return result
+
+    def figures(self) -> dict[str, Any] | None:
+        """``result``, where it has all that is shown at the end of a run.
+
+        Raises:
+            InputError: ``result.json`` is damaged, or lacks some of it.
+        """
+        if (result := self.result()) is not None and (wrong := _not_shown(result)):
+            raise InputError(f"{self.result_file} is damaged: {wrong}; move it away to evaluate again")
+        return result
 
     def save_failure(self, failure: dict[str, Any]) -> None:
         """Which step failed, and in what."""
@@ -281,6 +299,23 @@ class RunFolder:
 
 
 _LOCK = ".lock"
+
+_ACCURACIES = ("clean", "fgsm", "pgd20", "cw20")
+_LARGEST = 1e11
+"""What is larger is no figure of a run."""
+
+
+def _not_shown(result: dict[str, Any]) -> str:
+    """What a finished run's figures lack, in a few words; nothing where they lack nothing."""
+    shown = {name: result.get(name) for name in ("test_images", "epsilon", *_ACCURACIES)}
+    for which in ("best", "ema"):
+        if isinstance(result.get(which), dict):
+            shown |= {f"{name} of {which}": result[which].get(name) for name in _ACCURACIES}
+    for name, value in shown.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
+            return f"{name} is {value!r:.40}"
+    texts = ("method", "dataset")
+    return next((f"{name} is {result.get(name)!r:.40}" for name in texts if not isinstance(result.get(name), str)), "")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from fastait.checkpoints.architectures import differences, last_layer, on_meta, other_network
+from fastait.checkpoints.sealed import Damaged, opened, sealed
 from fastait.models.by_name import make
 from fastait.models.features import PROBED, find_head
 from fastait.models.names import parse
@@ -58,50 +57,24 @@ def packed(weights: dict[str, Tensor], about: About) -> bytes:
         metadata["normalization"] = json.dumps({"images": "RGB in [0, 1]", "mean": mean, "std": std})
     if about.image_size is not None:
         metadata["image_size"] = json.dumps(about.image_size)
-    data = save(_separate(weights), metadata)
-    return _in_order(data) if metadata else data
-
-
-def _separate(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous ones of which no two share memory, as tied weights do: the library refuses those."""
-    separate: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights.items():
-        tensor = tensor.contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return separate
-
-
-def _in_order(data: bytes) -> bytes:
-    """The library writes its metadata in an order of its own each time."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+    return sealed(weights, metadata)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     """A state dict from a safetensors file, and what the file says of it.
 
     Raises:
-        InputError: there is no such file, it is no safetensors file, or what it says is malformed.
+        InputError: there is no such file, it is no safetensors file, its checksum is of something else, or what it says
+            is malformed.
     """
     if os.path.isdir(path):  # which is False, no exception, for a path that cannot be
         raise InputError(f"{path} is a folder, where a file is needed; a run's weights are its model.safetensors")
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file of weights")
     try:
-        data = path.read_bytes()  # the library itself opens no path that is not UTF-8
-        weights = load(data)
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
-    # A file whose header lies makes torch raise too.
-    except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file: {words(error, 200)}") from None
+        weights, metadata = opened(path.read_bytes())  # the library itself opens no path that is not UTF-8
+    except (OSError, Damaged) as error:
+        raise InputError(f"{path} is no safetensors file that can be used: {words(error, 200)}") from None
     return weights, _about(metadata, path)
 
 

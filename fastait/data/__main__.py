@@ -30,6 +30,10 @@ SUMMARY = (
 )
 
 
+MOST_LISTED = 2000
+"""Classes that are listed one by one."""
+
+
 @dataclass(frozen=True)
 class DataArguments:
     """What to show."""
@@ -149,8 +153,10 @@ def _show(dataset: Dataset) -> None:
     counts = [torch.bincount(part.labels, minlength=len(dataset.classes)).tolist() for part in parts]
     lines = [
         [str(label), one_line(name), *(str(count[label]) for count in counts)]
-        for label, name in enumerate(dataset.classes)
+        for label, name in enumerate(dataset.classes[:MOST_LISTED])
     ]
+    if more := len(dataset.classes) - len(lines):
+        lines.append(["", f"{more} more", *(str(sum(count[MOST_LISTED:])) for count in counts)])
     lines.append(["", "all", *(str(len(part)) for part in parts)])
     title = f"{one_line(dataset.name)}: images per class"
     show_table(["label", "class", "train", "test"], lines, title=title, words=(1,))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,18 @@ from fastait.data.opaque import alpha_of, opaque, transparent_value
 from fastait.runtime.errors import InputError, one_line
 from fastait.runtime.threads import usable_cores
 
-CHUNK = 512
-"""Images that are read before any of them is waited for."""
+PLAIN = (
+    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF"),
+    *("WEBP", "XBM"),
+)
+"""Formats, as Pillow names them, that are one raster of pixels. Of others some are handed to programs (EPS), hold files
+of any format and size within them (ICO, ICNS), or are read by code that hardly anyone has looked at."""
+
+MOST_PIXELS = 2**26
+"""Of an image: some formats say in a few bytes that they have billions."""
+
+CHUNK, CHUNK_BYTES = 512, 2**26
+"""Images that are read before any of them is waited for, and about how many bytes they may have as stored."""
 
 
 class Item(NamedTuple):
@@ -120,7 +130,6 @@ def decode(
     labels: list[int] = []
     skipped: dict[int, str] = {}
     sizes: Counter[str] = Counter()
-    items = iter(contents.items)
     place = 0
 
     def read(item: Item) -> tuple[np.ndarray, str] | BadImage:
@@ -132,7 +141,7 @@ def decode(
 
     small = False
     with quiet(), ThreadPoolExecutor(usable_cores()) as pool:
-        while chunk := list(islice(items, CHUNK)):
+        for chunk in _chunks(contents.items):
             for item, result in zip(chunk, pool.map(read, chunk), strict=True):
                 if isinstance(result, BadImage):
                     skipped[place] = f"{item.name} {result}"
@@ -174,10 +183,22 @@ def fit(image: Image.Image, size: int) -> Image.Image:
 
 def sides(items: Iterable[Item]) -> Iterator[int]:
     """The shorter sides of all images whose headers can be read; nothing is decoded."""
-    left = iter(items)
     with quiet(), ThreadPoolExecutor(usable_cores()) as pool:
-        while chunk := list(islice(left, CHUNK)):
+        for chunk in _chunks(items):
             yield from (side for side in pool.map(_side, chunk) if side is not None)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    held = 0
+    for item in items:
+        chunk.append(item)
+        held += len(item.image) if isinstance(item.image, bytes) else 0
+        if len(chunk) == CHUNK or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _side(item: Item) -> int | None:
@@ -185,7 +206,7 @@ def _side(item: Item) -> int | None:
         if isinstance(item.image, Path) and why_no_file(item.image) is not None:
             return None
         assert isinstance(item.image, Path | bytes)
-        with Image.open(io.BytesIO(item.image) if isinstance(item.image, bytes) else item.image) as image:
+        with _opened(item.image) as image:
             return min(image.size)
     except Exception:  # as in ``read_image``; here it is only not counted
         return None
@@ -215,7 +236,10 @@ def read_image(
     try:
         if isinstance(source, Path) and (why := why_no_file(source)) is not None:
             raise BadImage(why)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _opened(source) as image:
+            if image.width * image.height > MOST_PIXELS:
+                most = f"{MOST_PIXELS / 1e6:.0f} million pixels"
+                raise BadImage(f"is {image.width}x{image.height} pixels; images of at most {most} are decoded")
             kind = image.format
             value = transparent_value(image)
             upright = ImageOps.exif_transpose(image)
@@ -227,7 +251,7 @@ def read_image(
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImage("is not a readable image: of no format that Pillow knows") from None
+        raise BadImage("is not a readable image: of no format that is read here") from None
     # Pillow raises whatever its many decoders do on damaged data: OSError, ValueError, SyntaxError, struct.error, ...
     except Exception as error:
         if isinstance(error, OSError) and error.errno in LASTING:
@@ -241,6 +265,18 @@ def read_image(
     if formats is not None and kind not in formats:
         raise BadImage(f"is of format {kind}, which DALI does not decode; leave --dali out")
     return pixels, f"{width}x{height}"
+
+
+def _opened(source: Path | bytes) -> Image.Image:
+    """The image, of which no more than the header is read yet."""
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_known())
+
+
+@cache
+def _known() -> tuple[str, ...]:
+    """Those of ``PLAIN`` that this Pillow has."""
+    Image.init()
+    return tuple(kind for kind in PLAIN if kind in Image.OPEN)
 
 
 def _same_without_alpha(image: Image.Image, kind: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Image folders: ``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``, any format that Pillow reads."""
+"""Image folders: ``DIR/train/CLASS/*`` and ``DIR/test/CLASS/*``, any plain format that Pillow reads."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -17,10 +17,14 @@ from fastait.runtime.errors import InputError, one_line, words
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
 TRAIN_FILES, TEST_FILES = "train*.parquet", "test*.parquet"
-ROWS = 1024
+ROWS, ROWS_OF_IMAGES = 1024, 64
 """Rows that are read at a time."""
 
-MOST_CLASSES = 1_000_000
+MOST_PACKED = 100
+"""How many times the bytes that it has in the file a column of images may have once it is unpacked, from 64 MiB on:
+encoded images hardly become smaller."""
+
+MOST_CLASSES = 100_000
 """A label from here on is no class, where nothing names the classes: it would make that many."""
 
 
@@ -152,7 +156,10 @@ class _Opener:
         count = 0
         for path in files:
             with _opened(path) as file:
-                count += file.metadata.num_rows
+                image, label = self._columns(file, path)
+                _refuse_bombs(file, path, image)
+                # What the metadata say need not be so.
+                count += sum(len(batch) for batch in file.iter_batches(ROWS, columns=[label]))
         if not count:
             raise InputError(f"{one_line(files[0])} holds no rows")
         classes = self._classes()
@@ -171,7 +178,7 @@ class _Opener:
             row = 0
             with _opened(path) as file:
                 image, label = self._columns(file, path)
-                for batch in file.iter_batches(ROWS, columns=[image, label]):
+                for batch in file.iter_batches(ROWS_OF_IMAGES, columns=[image, label]):
                     for content, number in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
                         inside = content.get("path") if isinstance(content, dict) else None
                         encoded = content.get("bytes") if isinstance(content, dict) else content
@@ -228,6 +235,19 @@ class _Opener:
         return tuple(str(number) for number in range(largest + 1))
 
 
+def _refuse_bombs(file: Any, path: Path, image: str) -> None:
+    """Before anything is unpacked, and room is made for as many images as there seem to be."""
+    size, about = path.stat().st_size, file.metadata
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == image)
+    if about.num_rows > size or unpacked > 2**26 + MOST_PACKED * size:
+        raise InputError(
+            f"{one_line(path)} says that it holds {about.num_rows:,} rows, {unpacked:,} bytes of images, and is no "
+            f"larger than {size:,} bytes: no images are so small"
+        )
+
+
 def _column(schema: Any, name: str | None, flag: str, usual: tuple[str, ...]) -> str | None:
     if name is not None and schema.names.count(name) > 1:
         raise InputError(f"{flag} {one_line(name)}: several columns are called so")
@@ -249,7 +269,7 @@ def _names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(spelling(str(name)) for name in names)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return ()
 
 
@@ -261,5 +281,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with ParquetFile(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    # pyarrow raises ValueError, OverflowError and others too, of metadata that lie.
+    except (pa.ArrowException, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{one_line(path)} is truncated or no parquet file: {words(error, 200)}") from None

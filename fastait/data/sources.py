@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastait.checkpoints.classes import shown
 from fastait.config import DATASETS, IN_PLACE, check_parquet_settings
 from fastait.data import cache
 from fastait.data.dataset import Dataset, ImageFiles, ImageSet
@@ -137,7 +138,7 @@ def _dataset(
         )
     empty = [classes[i] for i, count in enumerate(torch.bincount(labels, minlength=len(classes))) if not count]
     if empty:
-        note(f"warning: the training set has no images of {', '.join(map(one_line, empty))}")
+        note(f"warning: the training set has no images of {shown(empty)}")
     return Dataset(
         name,
         classes,

@@ -1,6 +1,6 @@
 """What an evaluation writes for reports to be made of: outcomes, examples and all adversarial images, as safetensors.
 
-Metadata is one JSON text under ``about``: several keys would be written in no fixed order.
+Metadata is one JSON text under ``about``.
 """
 
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
+from fastait.checkpoints.sealed import sealed
 from fastait.data import ImageSet
 from fastait.evaluation.kept import Kept, composed, extremes
 from fastait.evaluation.outcomes import CLEAN
@@ -158,5 +158,4 @@ def write_images(
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], *, shared: bool = False) -> None:
-    dense = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, save(dense, {"about": json.dumps(about)}), shared=shared)
+    write_whole(path, sealed(tensors, {"about": json.dumps(about)}), shared=shared)

@@ -1,11 +1,15 @@
 """The models that an evaluation is given, and what they are called."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fastait.checkpoints.weights import OtherNetwork
+from fastait.config import IN_PLACE
 from fastait.evaluation.model_files import Loaded, read_model
 from fastait.runtime.errors import InputError
+from fastait.runtime.settings import as_path
 
 
 def read_all(paths: list[Path], asked: str | None, image_size: int | None) -> list[Loaded]:
@@ -27,6 +31,37 @@ def read_all(paths: list[Path], asked: str | None, image_size: int | None) -> li
     if len(refused) == len(paths):
         raise refused[0]
     return loaded
+
+
+def places_stated(config: Mapping[str, Any], whose: str, note: Callable[[str], None]) -> tuple[Path, Path | None]:
+    """Where a run's images lie, and where they are kept decoded, as its settings say, which may be somebody else's.
+
+    They decide what is read, which is said, and no folder is made because of them.
+
+    Args:
+        config: the settings, with a ``data_dir``.
+        whose: they are, for a message.
+        note: called with a line each.
+
+    Raises:
+        InputError: the images do not lie there.
+    """
+    data_dir = as_path("data_dir", config["data_dir"])
+    if config["dataset"] not in IN_PLACE and not _is_folder(data_dir):
+        raise InputError(f"{whose} was trained on images in {data_dir}, where there is no folder; --data-dir makes one")
+    note(f"the images are those in {data_dir}, as {whose} says")
+    cache_dir = as_path("cache_dir", config["cache_dir"]) if config.get("cache_dir") else None
+    if cache_dir is not None and not _is_folder(cache_dir):
+        note(f"{cache_dir}, where {whose} keeps decoded images, is not there, and is made by --cache-dir alone")
+        cache_dir = None
+    return data_dir, cache_dir
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # of a path that is too long, say
+        return False
 
 
 def names_of(paths: tuple[Path, ...]) -> list[str]:

@@ -1,13 +1,16 @@
 """What has been computed, a line per batch, so that a killed evaluation goes on where it was.
 
 A line is {"unit": a model, images and a setting as JSON; "places": [[first, count], ...] of the batch in the images;
-"found": {column: a number for each place}; "sums": {what is summed over the batch: numbers}}. What is known of an image
-does not depend on the batches that it was measured in: later lines add to earlier ones, and win where they disagree.
+"found": {column: a number for each place}; "sums": {what is summed over the batch: numbers}; "crc": of all that}. What
+is known of an image does not depend on the batches that it was measured in: later lines add to earlier ones, and win
+where they disagree. A line that is damaged is as if it had not been written, so that its batch is measured again; lines
+of older versions have no checksum.
 """
 
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +28,16 @@ Finding = tuple[list[int], dict[str, list[int]]]
 """Places in a set of images, and what was found of each: {column, or "queries of" column: a number per place}."""
 
 
+_CRC = "crc"
+_KEYS = {"unit", "places", "found", "sums", _CRC}
+
+_MOST = 2**62
+"""What a place or a number can be: a tensor holds it."""
+
+
 class FileJournal:
-    """A file of JSON lines, to which each finished batch is appended and synced. A line cut short is passed over.
+    """A file of JSON lines, to which each finished batch is appended and synced. A line cut short or
+    damaged is passed over.
 
     Args:
         folder: where it lies; each of several processes writes a file of its own there and reads all.
@@ -100,7 +111,7 @@ class FileJournal:
             self._sums.setdefault(key, []).append(sums)
             line["sums"] = sums
         try:
-            self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            self._file.write(json.dumps({**line, _CRC: _crc(line)}, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -185,22 +196,26 @@ def _lines(text: bytes) -> Iterator[tuple[str, Finding, Numbers]]:
     for line in text.split(b"\n"):
         try:
             yield _parsed(line)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
             continue
 
 
 def _parsed(line: bytes) -> tuple[str, Finding, Numbers]:
     """A line's unit and what it says; raises something of many kinds where it is none."""
     entry = json.loads(line)
+    if not entry.keys() <= _KEYS or entry.pop(_CRC, None) not in (None, _crc(entry)):
+        raise ValueError("the line is damaged")  # of another key, perhaps the checksum's
     unit, found = dict(json.loads(entry["unit"])), entry["found"]
     # Units of version 0.2 were batches.
     pieces = entry["places"] if "places" in entry else [(unit.pop("first"), unit.pop("size"))]
     pieces = [(int(first), int(count)) for first, count in pieces]
     images = sum(count for _, count in pieces)
     fits = found and min(map(min, pieces)) >= 0 and all(len(values) == images for values in found.values())
-    if not fits:
+    if not fits or max(map(sum, pieces)) > _MOST:
         raise ValueError("not a number for each place")
     findings = {name: [int(v) for v in values] for name, values in found.items()}
+    if any(abs(v) > _MOST for values in findings.values() for v in values):
+        raise ValueError("no number that is found of an image")
     sums = {str(name): [float(v) for v in values] for name, values in dict(entry.get("sums", {})).items()}
     return _key(unit), (places_of(pieces), findings), sums
 
@@ -223,3 +238,7 @@ def images_checksum(images: ImageSet) -> str:
 
 def _key(unit: dict[str, Any]) -> str:
     return json.dumps(unit, sort_keys=True)
+
+
+def _crc(line: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(line, sort_keys=True).encode())

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 from torch import Tensor
 
+from fastait.checkpoints.sealed import is_whole, sealed
 from fastait.evaluation.outcomes import Outcomes
 from fastait.runtime.errors import RunError
 from fastait.runtime.files import write_whole
@@ -90,6 +90,7 @@ class InFolder:
         self._key = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:24]
         self._own = f"{self._key}-{rank}"
         self._written: int | None = None
+        self._whole: dict[Path, bool] = {}  # what is read often is looked through once
 
     def wanted(self, margins: Tensor) -> Tensor:
         """See ``Kept``."""
@@ -126,7 +127,7 @@ class InFolder:
             raise RunError(f"{self._folder} could not be written: {error.strerror}; earlier batches are kept") from None
         if self._written is None:
             self._written = len(list(self._folder.glob(f"{self._own}-*.safetensors")))
-        write_whole(self._folder / f"{self._own}-{self._written:06}.safetensors", save(tensors))
+        write_whole(self._folder / f"{self._own}-{self._written:06}.safetensors", sealed(tensors, {}))
         self._written += 1
 
     def get(self, name: str) -> tuple[Tensor, Tensor]:
@@ -136,11 +137,11 @@ class InFolder:
 
     def _files(self) -> Iterator[Any]:
         for path in sorted(self._folder.glob(f"{self._key}-*.safetensors")):
-            try:
+            if path not in self._whole:
+                self._whole[path] = is_whole(path)
+            if self._whole[path]:  # of one that is damaged the images are found again
                 with safe_open(path, "pt") as tensors:
                     yield tensors
-            except (OSError, SafetensorError):  # damaged: its images are found again
-                continue
 
 
 def extremes(margins: Tensor, few: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from fastait.checkpoints.architectures import COUNTER, architecture
 from fastait.checkpoints.checkpoint import FORMAT, FORMAT_WITHOUT_CHECKSUM
 from fastait.checkpoints.classes import LENGTH, shown
 from fastait.checkpoints.folder import RunFolder
+from fastait.checkpoints.pickled import Unsafe, unpickled
 from fastait.checkpoints.weights import (
     LARGEST,
     About,
@@ -49,16 +48,6 @@ from fastait.runtime.errors import InputError
 
 IMAGE_SIZE = 32
 """What a network is made for, where neither its file nor a user says."""
-
-NUMPY_SCALARS: list[Any] = [
-    np.dtype,
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
-]
-"""What an accuracy beside the weights may have been saved as, by numpy 1 or 2."""
-
-_SAFE_GLOBALS = threading.Lock()
-"""torch keeps one list of them for all threads."""
 
 
 @dataclass(frozen=True)
@@ -228,8 +217,9 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
         if config.get(NORMALIZATION) is not None:
             mean, std = config[NORMALIZATION]
             stated_normalization({"mean": mean, "std": std})
-        if not isinstance(config.get("model", ""), str):
-            raise TypeError("model must be a network's name")
+        for key in ("model", "dataset", "data_dir", "cache_dir"):
+            if not isinstance(config.get(key) or "", str):
+                raise TypeError(f"{key} must be a text")
         if "image_size" in config:
             stated_size(config["image_size"])
         if "model" in config:
@@ -243,18 +233,11 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        with _SAFE_GLOBALS, torch.serialization.safe_globals(NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return unpickled(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    # torch raises RuntimeError, UnpicklingError, EOFError, KeyError and others on files that it did not write.
-    except Exception as error:
-        why = (
-            "it holds more than tensors and numbers; a whole model's state_dict() can be saved instead"
-            if "weights_only" in str(error)
-            else type(error).__name__
-        )
-        raise InputError(f"{path} is no file of weights that can be loaded safely: {why}") from None
+    except Unsafe as error:
+        raise InputError(f"{path} is no file of weights that can be loaded safely: {error}") from None
 
 
 def _with_config(about: About, config: dict[str, Any]) -> About:

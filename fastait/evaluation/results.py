@@ -1,7 +1,5 @@
 """What an evaluation found: a table with confidence intervals, JSON with every outcome, CSV, Markdown, plain words."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ from fastait.evaluation.intervals import cell, wilson
 from fastait.evaluation.masking import Check
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.runtime.console import say, show_table
+from fastait.runtime.csv_text import csv_text
 from fastait.runtime.errors import one_line
 from fastait.runtime.report import AUTOATTACK_CAVEAT, BOUNDS, epsilon_text
 
@@ -130,12 +129,8 @@ def markdown(evaluations: list[Evaluation], heading: str) -> str:
 
 def as_csv(evaluations: list[Evaluation]) -> str:
     """``rows`` as CSV."""
-    file = io.StringIO()
     found = rows(evaluations)
-    writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return file.getvalue()
+    return csv_text(list(found[0]), [list(row.values()) for row in found])
 
 
 def as_json(evaluations: list[Evaluation], about: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from fastait.evaluation.details import (
 from fastait.evaluation.determinism import deterministic
 from fastait.evaluation.entrants import Entrant, make_entrant
 from fastait.evaluation.evaluate import evaluate, units
-from fastait.evaluation.given import names_of, read_all
+from fastait.evaluation.given import names_of, places_stated, read_all
 from fastait.evaluation.journal import FileJournal, images_checksum
 from fastait.evaluation.kept import InFolder
 from fastait.evaluation.masking import Check, as_rows, masking_report
@@ -46,7 +46,6 @@ from fastait.runtime.memory import said_with
 from fastait.runtime.precision import current, resolve_device
 from fastait.runtime.processes import Ranks, join, lost_another
 from fastait.runtime.report import Report, epsilon_text
-from fastait.runtime.settings import as_path
 from fastait.runtime.signals import StopRequest
 from fastait.runtime.version import __version__
 
@@ -171,8 +170,8 @@ class _Session:
         data_dir = given.data_dir
         cache_dir = given.cache_dir
         if data_dir is None and config.get("data_dir") and name == config["dataset"]:
-            data_dir = as_path("data_dir", config["data_dir"])
-            cache_dir = cache_dir or (as_path("cache_dir", config["cache_dir"]) if config.get("cache_dir") else None)
+            data_dir, cached = places_stated(config, f"the run of {given.models[0]}", self.report.note)
+            cache_dir = cache_dir or cached
         layout = parquet_settings(given)
         if name == config.get("dataset"):
             layout = {key: config.get(key) if value is None else value for key, value in layout.items()}

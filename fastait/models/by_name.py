@@ -1,5 +1,7 @@
 """Networks made of their names: ``--model NAME``."""
 
+import os
+
 from torch import Tensor, nn
 
 from fastait.models.apart import apart
@@ -50,6 +52,7 @@ def make(
         )
     if name.kind in LIBRARIES:
         check_registered(name)  # which imports the library, as anybody's import would
+    _refuse_too_large(name)
     with apart(generator_seed):
         if name.kind == "own":
             model = of_function(name.name, num_classes, image_size)
@@ -59,6 +62,16 @@ def make(
             model = built_in(name, num_classes)
         model.train()  # whose result is not to be relied on: classes that have their own often return nothing
         return model
+
+
+def _refuse_too_large(name: ModelName) -> None:
+    """A wide ResNet of any depth and width has a name, which may stand in somebody else's settings."""
+    weights = 4 * 9 * 256 * (1 + 4 + 16) * name.widen_factor**2 * (name.depth - 4) // 3  # bytes, of the blocks
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if weights > memory:
+        raise InputError(
+            f"--model {name} has {weights / 1e9:.0f} GB of weights; this machine's memory is {memory / 1e9:.0f} GB"
+        )
 
 
 def built_in(name: ModelName, num_classes: int) -> nn.Module:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fastait.checkpoints.sealed import opened
 from fastait.evaluation.details import EXAMPLES_FILE, OUTCOMES_FILE, titles
 from fastait.evaluation.masking import Check
 from fastait.evaluation.outcomes import CLEAN
@@ -145,12 +145,11 @@ def _check(row: Mapping[str, Any]) -> Check:
 def _read(path: Path, name: str, without: str, gaps: list[Gap]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The tensors of a file and what its metadata say of them; nothing, with a word, where it cannot be read."""
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118, it has no other way
+        tensors, metadata = opened(path.read_bytes())
+        return tensors, dict(json.loads(metadata.get("about", "{}")))
     except FileNotFoundError:
         gaps.append(Gap(name, f"no {path.name}, which older versions do not write: {without}", AGAIN))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         gaps.append(Gap(name, f"{path.name} cannot be read ({first_line(error)}): {without}", AGAIN))
     return {}, {}
 

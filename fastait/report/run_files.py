@@ -99,11 +99,8 @@ def read_run(path: Path, name: str) -> Run:
 
 def _result(folder: RunFolder, name: str, gaps: list[Gap]) -> Mapping[str, Any] | None:
     try:
-        found: Any = folder.result()
-        if found is None or isinstance(found, dict):
-            return found
-        why = "it holds no object"
-    except (InputError, RecursionError) as error:
+        return folder.result()
+    except InputError as error:
         why = first_line(error)
     gaps.append(
         Gap(

@@ -1,6 +1,5 @@
 """What the figures share: a sheet, its small print, its files, and the state that networks are looked at in."""
 
-import csv
 import io
 import textwrap
 from collections.abc import Callable, Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastait.runtime.csv_text import csv_text
 from fastait.runtime.errors import InputError, words
 from fastait.runtime.files import write_whole
 
@@ -95,9 +95,5 @@ def write_sheet(sheet: Any, path: Path) -> Path:
 
 def write_csv(columns: tuple[str, ...], rows: list[tuple[Any, ...]], path: Path) -> Path:
     """A table as CSV; returns the file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_whole(path, csv_text(columns, rows).encode())
     return path

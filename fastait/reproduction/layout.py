@@ -1,7 +1,5 @@
 """A table in the paper's layout, as text, Markdown and CSV."""
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ from fastait.reproduction.measured import Figure, Mean, Measured
 from fastait.reproduction.orderings import Entry, Series
 from fastait.reproduction.systems import Scale
 from fastait.runtime.console import say, show_table
+from fastait.runtime.csv_text import csv_text
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,8 @@ class Sheet:
 
     def csv(self) -> str:
         """``records`` as CSV."""
-        file = io.StringIO()
-        writer = csv.DictWriter(file, list(self.records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records)
-        return file.getvalue()
+        titles = list(self.records[0])
+        return csv_text(titles, [[record[title] for title in titles] for record in self.records])
 
     def show(self) -> None:
         """Print the sheet to stdout; wide cells are broken where the terminal ends."""

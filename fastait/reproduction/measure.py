@@ -198,12 +198,11 @@ class Bench:
 def _epochs(attempt: Path, epochs: int) -> dict[str, Any]:
     """How far a training is, as a claim says it."""
     try:
-        done = [json.loads(line) for line in (attempt / "metrics.jsonl").read_bytes().splitlines()]
-    except (OSError, ValueError):
-        done = []
-    seconds = sum(epoch["seconds"] for epoch in done)
-    left = seconds / len(done) * (epochs - len(done)) if done else None
-    return {"doing": f"{len(done)} of {epochs} epochs", "left": left}
+        seconds = [json.loads(line)["seconds"] for line in (attempt / "metrics.jsonl").read_bytes().splitlines()]
+        left = sum(seconds) / len(seconds) * (epochs - len(seconds)) if seconds else None
+    except (OSError, TypeError, ValueError, LookupError):
+        seconds, left = [], None
+    return {"doing": f"{len(seconds)} of {epochs} epochs", "left": left}
 
 
 def check_system(system: str, choices: Choices) -> None:

@@ -43,8 +43,10 @@ def _how(systems: list[str], crew: Crew, found: Mapping[Cell, Figure]) -> list[s
     few = _listed(dict.fromkeys(m.n for cell, m in found.items() if cell.black_box))
     black_box = f"({few} for attacks without gradients) " if few and images else ""
     results = [result for system in systems for result in crew.results(system)]
-    precision = _listed(dict.fromkeys(r["precision"] for r in results))
-    trained_on = _listed(dict.fromkeys(f"{r['device']} (torch {r['torch']})" for r in results))
+    precision = _listed(dict.fromkeys(str(r.get("precision", "unknown")) for r in results))
+    trained_on = _listed(
+        dict.fromkeys(f"{r.get('device', 'unknown')} (torch {r.get('torch', 'unknown')})" for r in results)
+    )
     budgets = _listed(epsilon_text(e) for e in dict.fromkeys(cell.epsilon for cell in found))
     seeds = f"seed{'s' * (len(choices.seeds) > 1)} {_listed(choices.seeds)}"
     measured = _listed(f"{device} (torch {torch})" for device, torch in crew.measured_on(found))

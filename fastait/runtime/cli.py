@@ -127,6 +127,10 @@ def _whole(type_: Any, tokens: Sequence[cyclopts.Token]) -> int:
         raise ValueError(f"{text!r} is not a whole number") from None
 
 
+LONGEST = 2000
+"""Letters of an error that are shown; some quote a file, which may hold any number."""
+
+
 def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Call ``body(argv)`` and return the exit code: errors that a user can act on become one line on stderr.
 
@@ -138,7 +142,8 @@ def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None 
         except SaidElsewhere as error:
             return error.exit_code
         except FastaitError as error:
-            say(f"{program}: error: {one_line(error)}", error=True)
+            text = one_line(error)
+            say(f"{program}: error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}", error=True)
             return error.exit_code
         except KeyboardInterrupt:
             say(f"{program}: interrupted", error=True)

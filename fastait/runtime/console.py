@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from fastait.runtime.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -135,9 +137,9 @@ def _open_closed_files() -> None:
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print lines to stdout or stderr."""
+    """Print lines to stdout or stderr; nothing in them, such as somebody's names, is obeyed by a terminal."""
     stream = Survivor(sys.stderr if error else sys.stdout)
-    stream.write(text + "\n")
+    stream.write("\n".join(map(one_line, text.split("\n"))) + "\n")
     stream.flush()
 
 
@@ -194,9 +196,9 @@ def show_table(
     def show(what: Any) -> None:
         out.print(what, soft_wrap=False, overflow="fold")
 
-    header, *lines = ([printable(cell, out.encoding) for cell in line] for line in (header, *lines))
+    header, *lines = ([printable(one_line(cell), out.encoding) for cell in line] for line in (header, *lines))
     if title:
-        show(Text(printable(title, out.encoding)))
+        show(Text(printable(one_line(title), out.encoding)))
     widths = _column_widths(header, lines, words, width - 3 * len(header) - 1)
     if widths is None:
         for text in _one_below_the_other(header, lines, min(words), width):

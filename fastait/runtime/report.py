@@ -48,7 +48,7 @@ class Report:
         if not self.show:
             return
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -58,7 +58,7 @@ class Report:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task(what, total=total, completed=done, figures="", left=None)
+        self.task = self.progress.add_task(one_line(what), total=total, completed=done, figures="", left=None)
         self.progress.start()
 
     def update(self, done: int, what: str | None = None, figures: str = "", left: float | None = None) -> None:
@@ -73,7 +73,8 @@ class Report:
         """
         if self.progress is None:
             return
-        self.progress.update(self.task, completed=done, description=what, figures=figures, left=left)
+        description = None if what is None else one_line(what)
+        self.progress.update(self.task, completed=done, description=description, figures=figures, left=left)
         if left is not None and not self.console.is_terminal and time.monotonic() - self.said >= EVERY:
             self.said = time.monotonic()
             self.note(f"{what}: {done} of {self.total}, {figures}, about {duration(left)} left")

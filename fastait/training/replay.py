@@ -22,7 +22,7 @@ from fastait.runtime.signals import StopRequest
 from fastait.training.failure import Failure, read_failure
 from fastait.training.loop import Loop
 from fastait.training.pace import Decisions
-from fastait.training.run import alone, changed, prepared_for, restored
+from fastait.training.run import alone, changed, prepared_for, restored, taking_up, where_there_are_folders
 
 FOLDER = "failure"
 """In the run folder: what a replay keeps."""
@@ -60,21 +60,22 @@ def replay_failure(path: Path | str, *, show: bool = False, **changes: Any) -> P
         report = Report(show and ranks.first)
         with RunFolder(path, writes=ranks.first) as folder:
 
-            def read() -> tuple[Failure, dict[str, Any] | None]:
+            def read() -> tuple[Failure, dict[str, Any] | None, TrainConfig]:
                 failure = read_failure(folder)
                 folder.lock()
                 state = folder.load_checkpoint(report.note)
-                if state is not None and state["step"] >= failure.step:
+                with taking_up(folder.checkpoint_file):
+                    gone_past = state is not None and state["step"] >= failure.step
+                if gone_past:
                     raise InputError(
-                        f"--replay-failure: the run in {path} has gone past step {failure.step}, at which it failed; "
-                        f"its checkpoint is of step {state['step']}"
+                        f"--replay-failure: the run in {path} has gone past step {failure.step}, at which it failed"
                     )
-                return failure, state
+                return failure, state, where_there_are_folders(path, saved, config)
 
-            failure, state = ranks.from_first(read)
+            failure, state, config = ranks.from_first(read)
             with (
                 prepared_for(folder, config, state, report, ranks, device, allow_own=allow_own) as prepared,
-                restored(folder, prepared, report, state) as (loop, stop),
+                restored(folder, prepared, report, state, folder.checkpoint_file) as (loop, stop),
             ):
                 kept = _replayed(loop, failure, stop)
             report.note(

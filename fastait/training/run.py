@@ -1,5 +1,6 @@
 """A training run from its config to its result: what ``fastait train`` does, as functions."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -13,9 +14,9 @@ from torch import nn
 from fastait.checkpoints.classes import shown
 from fastait.checkpoints.folder import RunFolder
 from fastait.checkpoints.weights import contiguous
-from fastait.config import PLACES, TrainConfig
+from fastait.config import IN_PLACE, PLACES, TrainConfig
 from fastait.evaluation.model_files import load_model
-from fastait.runtime.errors import FastaitError, InputError, OutOfMemory, RunError, first_line
+from fastait.runtime.errors import FastaitError, InputError, OutOfMemory, RunError, first_line, words
 from fastait.runtime.memory import let_go, ran_out
 from fastait.runtime.precision import current
 from fastait.runtime.processes import Ranks, join, launched, lost_another
@@ -138,11 +139,14 @@ def _resume(
                 RunFolder.new(out)
             saved = source.config()
             config = change(saved) if out is None else replace(change(saved), out=out)
-            finished = source.result()
+            finished = source.figures()
+            if finished is None:
+                config = where_there_are_folders(path, saved, config)
             checkpoint = None if finished else source.load_checkpoint(report.note)
             before = saved.to_json()
             if checkpoint is not None:
-                before = TrainConfig.from_json(checkpoint["config"]).to_json()
+                with taking_up(source.checkpoint_file):
+                    before = TrainConfig.from_json(checkpoint["config"]).to_json()
                 _refuse_other_config(source, source.checkpoint_file, before, config)
             return config, finished, checkpoint, before
 
@@ -168,7 +172,7 @@ def _resume(
             network = load_model(source.path, model=config.model if allow_own else None)[0]
             return TrainResult(folder.path, network, finished)
         with prepared_for(source, config, checkpoint, report, ranks, device, allow_own=allow_own) as prepared:
-            return _go_on(folder, prepared, report, checkpoint, settle)
+            return _go_on(folder, prepared, report, checkpoint, settle, source.checkpoint_file)
 
 
 @contextmanager
@@ -195,14 +199,34 @@ def prepared_for(
         yield prepared
         return
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
+    with taking_up(source.checkpoint_file):
+        torch.set_num_threads(min(checkpoint["environment"]["threads"], max(threads, usable_cores())))
     try:
         # The checkpoint's weights replace those that the run began with, which need not be there any more.
         prepared = Prepared(config, report, ranks, device, allow_own=allow_own, begun=True)
-        refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
+        with taking_up(source.checkpoint_file):
+            refuse_other_weights(prepared.model, config.model, checkpoint["model"], source.checkpoint_file)
         yield prepared
     finally:
         torch.set_num_threads(threads)
+
+
+def where_there_are_folders(path: Path, saved: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """``config``, with a place for decoded images only where there is one: a run's settings, which may be somebody
+    else's, decide what is read, and make no folders elsewhere.
+
+    Raises:
+        InputError: the images do not lie where the run says.
+    """
+    saved = saved.resolved()
+    downloaded = config.data_dir is not None and config.dataset not in IN_PLACE
+    if downloaded and config.data_dir == saved.data_dir and not os.path.isdir(cast(Path, config.data_dir)):
+        raise InputError(
+            f"--resume {path}: its images were in {config.data_dir}, where there is no folder; --data-dir makes one"
+        )
+    if config.cache_dir is not None and config.cache_dir == saved.cache_dir and not os.path.isdir(config.cache_dir):
+        return replace(config, cache_dir=None)
+    return config
 
 
 def changed(path: Path, saved: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
@@ -306,9 +330,10 @@ def _go_on(
     report: Report,
     checkpoint: dict[str, Any] | None,
     settle: Callable[[], None],
+    checkpoint_file: Path | None = None,
 ) -> TrainResult:
     """Train and evaluate from ``checkpoint`` on; ``settle`` writes the settings, once nothing is wrong with them."""
-    with restored(folder, prepared, report, checkpoint) as (loop, stop):
+    with restored(folder, prepared, report, checkpoint, checkpoint_file) as (loop, stop):
         prepared.ranks.from_first(settle)
         loop.train(stop)
         result = loop.evaluate(stop)
@@ -320,9 +345,14 @@ def _go_on(
 
 @contextmanager
 def restored(
-    folder: RunFolder, prepared: Prepared, report: Report, checkpoint: dict[str, Any] | None
+    folder: RunFolder,
+    prepared: Prepared,
+    report: Report,
+    checkpoint: dict[str, Any] | None,
+    checkpoint_file: Path | None,
 ) -> Iterator[tuple[Loop, StopRequest]]:
-    """The loop of a run where ``checkpoint`` has it, and what says whether a signal has asked for its end."""
+    """The loop of a run where ``checkpoint`` has it, which lies in ``checkpoint_file``, and what says whether a signal
+    has asked for its end."""
     try:
         with (
             current(prepared.device),
@@ -331,10 +361,25 @@ def restored(
             closing(Loop(folder, prepared, report)) as loop,
         ):
             if checkpoint is not None:
-                loop.restore(checkpoint)
+                with taking_up(checkpoint_file):
+                    loop.restore(checkpoint)
             yield loop, stop
     finally:
         report.finish()
+
+
+@contextmanager
+def taking_up(file: Path | None) -> Iterator[None]:
+    """What a checkpoint raises that is whole and holds something else than the state of such a run, as one line."""
+    try:
+        yield
+    except FastaitError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        if ran_out(error) or lost_another(error):
+            raise
+        why = f"{type(error).__name__}: {words(error, 200)}"
+        raise InputError(f"{file} is whole, but does not hold what this run goes on from ({why})") from None
 
 
 @contextmanager

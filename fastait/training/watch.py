@@ -138,8 +138,8 @@ class Watch:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in self.state():
+            setattr(self, name, state[name])
 
 
 def _shown(record: dict[str, Any], kind: str) -> str:

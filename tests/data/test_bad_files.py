@@ -51,7 +51,7 @@ BAD = {
     "pipe": "is a named pipe, not a file",
     "socket": "is a socket, not a file",
     "device": "is a device, not a file",
-    "text": "is not a readable image: of no format that Pillow knows",
+    "text": "is not a readable image: of no format that is read here",
     "small": "is 7x30 pixels, smaller than --image-size 8",
 }
 

@@ -244,10 +244,10 @@ def test_a_file_that_the_system_cannot_read_is_no_bad_image(root, monkeypatch):
 
     opened = module.Image.open
 
-    def failing(source):
+    def failing(source, **options):
         if source == root / "train" / "a" / "2.png":
             raise OSError(24, "Too many open files")
-        return opened(source)
+        return opened(source, **options)
 
     monkeypatch.setattr("fastait.data.decode.Image.open", failing)
     with pytest.raises(InputError, match=r"train/a/2\.png cannot be read: Too many open files"):
@@ -271,7 +271,7 @@ def test_a_class_without_images_is_noted(root):
         path.write_bytes(b"")
     data, notes = load(root, skip_bad=True)
     assert data.classes == ("a", "b")
-    assert notes == ["warning: the training set has no images of b"]
+    assert notes == ["warning: the training set has no images of 'b'"]
 
 
 def test_no_image_is_left(root):

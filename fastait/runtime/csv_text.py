@@ -1,0 +1,18 @@
+"""Rows as CSV, which spreadsheets show and do not compute: somebody's names may begin as formulas do."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that a spreadsheet computes."""
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A line of titles and one for each of ``rows``; before what begins as a formula stands an apostrophe."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in (header, *rows):
+        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in row])
+    return file.getvalue()

@@ -15,7 +15,7 @@ from fastait.checkpoints import checkpoint
 from fastait.checkpoints.weights import About, load_weights, packed
 from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
-from fastait.runtime.files import PARTIAL, write_whole
+from fastait.runtime.files import PARTIAL, json_of, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 """The last one."""
@@ -184,7 +184,7 @@ class RunFolder:
             InputError: ``config.json`` is damaged, or has settings that this version does not know.
         """
         try:
-            config = TrainConfig.from_json(json.loads(self.config_file.read_bytes()))
+            config = TrainConfig.from_json(json_of(self.config_file.read_bytes()))
             config.check()
         except (OSError, ValueError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
@@ -192,7 +192,7 @@ class RunFolder:
 
     def defaults(self) -> dict[str, Any]:
         """The settings that ``config.json`` does not have, with what stands for them."""
-        saved, config = json.loads(self.config_file.read_bytes()), self.config()
+        saved, config = json_of(self.config_file.read_bytes()), self.config()
         known = {*saved, "model"} if "depth" in saved else saved  # which said what network it is, before that did
         return {key: value for key, value in config.to_json().items() if key not in known}
 
@@ -211,7 +211,7 @@ class RunFolder:
 
     def _beside(self) -> dict[str, Any]:
         """What ``config.json`` holds beside the settings."""
-        saved = json.loads(self.config_file.read_bytes())
+        saved = json_of(self.config_file.read_bytes())
         return {key: saved[key] for key in BESIDE if key in saved}
 
     def save_checkpoint(self, state: dict[str, Any], keep: int = 1) -> None:
@@ -249,7 +249,7 @@ class RunFolder:
             InputError: ``result.json`` is damaged.
         """
         try:
-            return json.loads(self.result_file.read_bytes()) if self.result_file.exists() else None
+            return json_of(self.result_file.read_bytes()) if self.result_file.exists() else None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
 

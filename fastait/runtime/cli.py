@@ -88,6 +88,7 @@ def _schema(defaults: Any, groups: Mapping[str, Collection[str]]) -> type:
         default = getattr(defaults, field.name)
         values[field.name] = dataclasses.field(default=default, kw_only=field.kw_only)
         how: dict[str, Any] = {"show_default": False if default in (None, ()) else as_written, **field.metadata}
+        how |= {"json_list": False, "json_dict": False}  # what begins with a bracket is a path like others
         if field.name in headings:
             how["group"] = headings[field.name]
         if field.kw_only:

@@ -36,13 +36,31 @@ ARGUMENTS = {
 }
 
 TEXTS = (
-    *("", " ", "-", "--", "---", "-1", "--=", "=", "\0", "a\0b", "\n", "a\nb", "\t", "\r", "\x1b[31mred\x1b[0m", "\x9b"),
+    *("", " ", "-", "--", "---", "-1", "--=", "=", "\0", "a\0b", "\n", "a\nb", "\t", "\r", "\x1b[31mred\x1b[0m"),
     *("[red]x[/red]", "[", "]", "[/]", "[bold", "\\[", "{x}", "%s", "$HOME", "`id`", "~", "~nobody", "*", "?", "a;b"),
-    *("é", "日本語", "\u202e", "\u200b", "\ud800", "a\udcff", "\U0001f600", "x" * 300, "x" * 70000, "é" * 200),
+    *("\x9b", "é", "日本語", "\u202e", "\u200b", "\ud800", "a\udcff", "\U0001f600", "x" * 300, "x" * 70000, "é" * 200),
     *("None", "null", "true", "[]", "()", "a,b", ",", ",,", "../..", "a/" * 60 + "b", "con", "nan", "inf"),
 )
 NUMBERS = (
-    *("0", "1", "2", "3", "-1", "-0", "+1", "1.5", ".5", "0x10", "1e3", "1_000", "١", "²", "1e400", "-1e400", "1e-400"),
+    *(
+        "0",
+        "1",
+        "2",
+        "3",
+        "-1",
+        "-0",
+        "+1",
+        "1.5",
+        ".5",
+        "0x10",
+        "1e3",
+        "1_000",
+        "\u0661",
+        "²",
+        "1e400",
+        "-1e400",
+        "1e-400",
+    ),
     *("nan", "inf", "-inf", "NaN", str(2**31), str(2**63), str(2**63 - 1), str(-(2**63)), "9" * 5000, "1" + "0" * 400),
     *("8/255", "8/0", "0/0", "1/nan", "8/", "/8", "8/255/2", "1e308/1e-308", "4096", "4097", "1,2", "1e999999999", "7"),
 )
@@ -89,7 +107,17 @@ GOOD: dict[str, tuple[str, ...]] = {
 
 NEAR: dict[str, tuple[str, ...]] = {
     "model": (
-        *("wrn-10-0", "wrn-10--1", "wrn-11-1", "wrn-10", "wrn-10-99999999", "wrn-10-1-relu", "resnet18", "timm:", "timm:x"),
+        *(
+            "wrn-10-0",
+            "wrn-10--1",
+            "wrn-11-1",
+            "wrn-10",
+            "wrn-10-99999999",
+            "wrn-10-1-relu",
+            "resnet18",
+            "timm:",
+            "timm:x",
+        ),
         *("torchvision:nothing", "torchvision:resnet18", "timm:resnet10t", "os:getpid", "os:system", "nowhere:f"),
         *("builtins:print", "sys:exit", "json:loads", "a.b", ":", "a:b:c", "torch.nn:Linear", "os.path:join", ".x:y"),
     ),
@@ -115,7 +143,12 @@ STARTS: dict[str, Sequence[Sequence[str]]] = {
         ("--resume", "run-begun"),
         (),
     ),
-    "eval": (("run",), ("run", "--samples", "2"), ("weights.safetensors", "--dataset", "folder", "--data-dir", "images"), ()),
+    "eval": (
+        ("run",),
+        ("run", "--samples", "2"),
+        ("weights.safetensors", "--dataset", "folder", "--data-dir", "images"),
+        (),
+    ),
     "report": (("run",), ("run", "--eval", "eval"), ("--eval", "eval"), ()),
     "data": (("digits", "--image-size", "8"), ("folder", "--data-dir", "images", "--image-size", "8"), ()),
     "reproduce": (("table1",), ("table2", "--dry-run"), ("table1", "--status"), ("front",), ("--list",), ()),

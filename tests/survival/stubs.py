@@ -6,21 +6,22 @@ the making of networks and folders; and what comes after it: the writing and pri
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from urllib.error import URLError
 
 import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
+from fastait.data import cache as decoded
 from fastait.data import sources
 from fastait.doctor import examination
 from fastait.doctor.findings import ok
 from fastait.doctor.jobs import Result
 from fastait.evaluation import session
 from fastait.evaluation.outcomes import CLEAN, Outcomes
-from fastait.report import page
-from fastait.reproduction import compared, cost, worker
+from fastait.report import charts, page
+from fastait.reproduction import cost, worker
 from fastait.runtime import memory, threads
 from fastait.training import run
 from fastait_kernels import report
@@ -47,6 +48,8 @@ def stubbed() -> Iterator[None]:
         patch.setattr(report, "missing", cache(report.missing))
         patch.delenv("TRITON_INTERPRET", raising=False)
         patch.setattr(sources, "_digits", cache(sources._digits))
+        patch.setattr(decoded, "load", partial(_loaded, decoded.load, {}))
+        patch.setattr(charts, "_document", lambda sheet: '<svg viewBox="0 0 1 1"></svg>')
         for source in (CIFAR10, CIFAR100, SVHN):
             patch.setattr(source, "__init__", _no_internet)
         patch.setattr(memory, "keep_freed_memory", lambda: None)  # these two are for a process of one command
@@ -56,6 +59,16 @@ def stubbed() -> Iterator[None]:
 
 
 _COST = cost.Cost(parameters=1, forward=1.0, step=2.0)
+
+
+def _loaded(load, known, split, request, folder, note):
+    """The digits are decoded once for all lines."""
+    if split.source != "digits" or request.size > 16:
+        return load(split, request, folder, note)
+    key = split.name, request
+    if key not in known:
+        known[key] = load(split, request, folder, note)
+    return known[key]
 
 
 def _trained(folder, prepared, report, checkpoint, settle):

@@ -1,4 +1,4 @@
-"""The files that command lines may name: what commands write and read, whole, damaged, and of other kinds than they seem.
+"""The files that command lines may name: what commands write and read, whole, damaged, and other than they seem.
 
 Everything lies in one folder, that of the commands, and is put back once a command has changed it.
 """
@@ -90,25 +90,25 @@ class World:
 
     def lost_devices(self) -> list[str]:
         """Devices that are none any more."""
-        return [
-            name for name in DEVICES if not stat.S_ISCHR((self.folder / name).stat().st_mode)
-        ]
+        return [name for name in DEVICES if not (self.folder / name).is_char_device()]
 
     def put_back(self) -> None:
         """Everything as it was, if anything is not."""
-        if self._seen() == self._stamps:
-            return
-        for path in self.folder.iterdir():
-            if path.name in DEVICES:
-                continue
-            with suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        shutil.copytree(self._whole, self.folder, symlinks=True, dirs_exist_ok=True)
-        for name, minor in DEVICES.items():
-            if name in self.lost_devices():
-                (self.folder / name).unlink()
-                _device(name, minor)
-        self._stamps = self._seen()
+        now = self._seen()
+        other = {path for path in now.keys() | self._stamps.keys() if now.get(path) != self._stamps.get(path)}
+        for path in sorted(other & now.keys(), reverse=True):  # what lies in a folder before the folder
+            os.rmdir(path) if stat.S_ISDIR(now[path][0]) else os.unlink(path)
+        for path in sorted(other & self._stamps.keys()):
+            name = os.path.relpath(path, self.folder)
+            if name in DEVICES:
+                _device(path, DEVICES[name])
+            elif stat.S_ISDIR(self._stamps[path][0]):
+                os.mkdir(path)
+            else:
+                shutil.copy2(self._whole / name, path, follow_symlinks=False)
+        for path in self.folder.parent.iterdir():
+            if path != self.folder:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _make() -> None:
@@ -117,17 +117,13 @@ def _make() -> None:
     write_folder(Path("bad-images"), {"cat": 2, "[red]dog[/red]": 2}, size=(SIZE, SIZE))
     Path("bad-images/train/cat/0.png").write_bytes(b"no image")
     write_folder(Path("one-class"), {"cat": 2}, size=(SIZE, SIZE))
-    parquet_tables.write(
-        Path("parquet"), [parquet_tables.table([0, 1, 0, 1])], [parquet_tables.table([0, 1], first=4)]
-    )
+    parquet_tables.write(Path("parquet"), [parquet_tables.table([0, 1, 0, 1])], [parquet_tables.table([0, 1], first=4)])
     Path("bad-parquet").mkdir()
     Path("bad-parquet/train.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     Path("bad-parquet/test.parquet").write_bytes(b"")
     settings = {"dataset": "folder", "data_dir": "images", "image_size": SIZE, "batch_size": 4, "device": "cpu"}
     run_training(recipe("digits", **settings, epochs=1, eval_samples=2, method="natural", out="run"))
-    run_evaluation(
-        EvalArguments("run", attacks="fgsm", samples=2, device="cpu", out="eval"), show=False
-    )
+    run_evaluation(EvalArguments("run", attacks="fgsm", samples=2, device="cpu", out="eval"), show=False)
     _damaged_runs()
     save_file(make("wrn-10-1", 2, image_size=SIZE, generator_seed=0).state_dict(), "weights.safetensors")
     torch.save(make("wrn-10-1", 2, image_size=SIZE, generator_seed=0).state_dict(), "weights.pt")
@@ -179,13 +175,13 @@ def _damaged_runs() -> None:
     Path("eval-bad/eval.json").write_text('{"outcomes": 3, "results": [{}]}')
 
 
-def _device(name: str, minor: int) -> None:
+def _device(path: str, minor: int) -> None:
     """A device of our own where that is allowed: what would be replaced must not be the machine's."""
     try:
-        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
-        with open(name, "rb"):
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+        with open(path, "rb"):
             pass
     except OSError:
         with suppress(OSError):
-            os.unlink(name)
-        os.symlink(f"/dev/{name}", name)
+            os.unlink(path)
+        os.symlink(f"/dev/{os.path.basename(path)}", path)

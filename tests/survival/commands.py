@@ -2,21 +2,15 @@
 
 import contextlib
 import io
-import os
-import random
 import resource
-import signal
-import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lines import Lines
+from standing import changes, standing
 from stubs import stubbed
 from world import World
 
@@ -26,8 +20,6 @@ LINES, FEW = 10_000, 80
 
 ROOM = 3 << 30
 """Bytes of addresses that a line may take: what asks for more is refused by the system, not by the machine's end."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 
 def main(short: bool, folder: Path) -> dict[str, Any]:
@@ -75,36 +67,8 @@ def run(line: Sequence[str], body: Callable[[list[str]], int] = command) -> tupl
         wrong.append(f"the error is not what is said last: {said[-300:]!r}")
     if "Traceback" in said + out.getvalue():
         wrong.append("a traceback is printed")
-    after = standing()
-    wrong += [f"{name} changed: {_change(before[name], after[name])}" for name in after if before[name] != after[name]]
+    wrong += changes(before)
     return code, wrong
-
-
-def _change(before: Any, after: Any) -> str:
-    if isinstance(before, dict):
-        return str({key: after.get(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)})
-    return f"from {before} to {after}"
-
-
-def standing() -> dict[str, Any]:
-    """What a line must leave as it was."""
-    return {
-        "the current folder": os.getcwd(),
-        "the environment": dict(os.environ),
-        "signal handlers": [signal.getsignal(number) for number in SIGNALS],
-        "the timer": signal.getitimer(signal.ITIMER_REAL),
-        "Python's generator": hash(random.getstate()),
-        "numpy's generator": hash(np.random.get_state()[1].tobytes()),
-        "torch's generator": hash(torch.get_rng_state().numpy().tobytes()),
-        "the default type": torch.get_default_dtype(),
-        "gradients": torch.is_grad_enabled(),
-        "precision": (torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()),
-        "determinism": torch.are_deterministic_algorithms_enabled(),
-        "torch's threads": torch.get_num_threads(),
-        "threads": sorted(thread.name for thread in threading.enumerate()),
-        "the streams": (sys.stdout, sys.stderr),
-        "open files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
-    }
 
 
 @contextmanager

@@ -1,0 +1,144 @@
+"""Public functions with odd arguments: each works, or says in one line which is wrong; nothing else changes."""
+
+import contextlib
+import inspect
+import io
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import odd
+import public
+import small
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from standing import changes, standing
+
+import fastait
+import fastait_kernels
+from fastait.runtime.errors import FastaitError
+
+MANY, FEW = 200, 3
+
+OURS = tuple(str(Path(module.__file__).parent) + os.sep for module in (fastait, fastait_kernels))
+THEIRS = (small.__file__, odd.__file__)
+"""Files of networks that are attacked: what they raise is theirs."""
+
+SAID_AS = {
+    "attacks": ("attack", "--attacks"),
+    "model": ("the model", "Classifier", "network", "Identity", "Failing", "<lambda>", "--model"),
+    "surrogate": ("the surrogate", "Classifier"),
+    "x": ("image",),
+    "path": ("a path", "--resume", "no run", "is no"),
+    "name": ("--dataset", "--recipe", "attack", "--model", "network"),
+    "root": ("folder",),
+    "feature_fn": ("features",),
+    "sample": ("features", "x must"),
+    "logits": ("returns",),
+    "data_dir": ("folder", "--data-dir", "--dataset"),
+    "generator": ("Generator",),
+}
+"""Other words than its name by which messages speak of an argument."""
+
+
+def main(short: bool, folder: Path) -> dict[str, Any]:
+    """Call every public function; failures are those that break the rules, one of each kind."""
+    counts = {"public functions": len(public.CALLS), "calls": 0, "of them refused": 0}
+    found: dict[Any, str] = {}
+
+    def call(name: str, odd_ones: dict[str, Any]) -> None:
+        function, right = public.CALLS[name]
+        refused, what = tried(function, {**right(), **odd_ones}, tuple(odd_ones))
+        counts["calls"] += 1
+        counts["of them refused"] += refused
+        shown = ", ".join(f"{key}={_shown(value)}" for key, value in odd_ones.items())
+        for kind, line in what:
+            found.setdefault((name, kind), f"{name}({shown}): {line}")
+
+    with contextlib.chdir(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in public.CALLS:
+            _many(name, call, FEW if short else MANY)
+    return {"counts": counts, "failures": list(found.values()), "notes": {}}
+
+
+def _many(name: str, call: Callable[[str, dict[str, Any]], None], examples: int) -> None:
+    """Call the function with one odd argument or two, so often."""
+    each = sorted(public.CALLS[name][1]())
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def one(data: Any) -> None:
+        wrong = data.draw(st.lists(st.sampled_from(each), min_size=1, max_size=2, unique=True))
+        call(name, {argument: data.draw(odd.arguments()) for argument in wrong})
+
+    one()
+
+
+def tried(
+    function: Callable[..., Any], arguments: dict[str, Any], wrong: tuple[str, ...]
+) -> tuple[bool, list[tuple[str, str]]]:
+    """Call; whether it was refused, and what breaks the rules: (kind, a line) each."""
+    before, kept = standing(), _content(arguments)
+    random = "torch's generator" if arguments.get("generator", 0) is None else None
+    refused, what = False, []
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            made = function(**arguments)
+            if inspect.isgenerator(made):
+                made.close()
+    except Exception as error:
+        refused = True
+        what += _judged(error, wrong)
+    what += [("changed " + each[:12], each) for each in changes(before) if random is None or random not in each]
+    what += [
+        (f"argument {key}", f"its {key} was changed") for key, now in _content(arguments).items() if now != kept[key]
+    ]
+    return refused, what
+
+
+def _judged(error: Exception, wrong: tuple[str, ...]) -> list[tuple[str, str]]:
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.filename in THEIRS for frame in frames):
+        return []
+    said, where = str(error), f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    line = f"{type(error).__name__}: {said[:300]!r} ({where})"
+    if not isinstance(error, TypeError | ValueError | FastaitError):
+        return [(f"{type(error).__name__} {where}", f"an internal error: {line}")]
+    if not frames[-1].filename.startswith(OURS):
+        return [(f"inner {where}", f"an error from within: {line}")]
+    if len(said.splitlines()) != 1 or len(said) > 1000:
+        return [(f"lines {where}", f"not one line: {line}")]
+    if not any(word in said for name in wrong for word in (name, name.replace("_", "-"), *SAID_AS.get(name, ()))):
+        return [(f"name {where}", f"{' and '.join(wrong)} not named: {line}")]
+    return []
+
+
+def _content(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a call must not change of its arguments."""
+    found = {}
+    for name, value in arguments.items():
+        if isinstance(value, torch.nn.Module):
+            found[name] = [
+                (key, one.training if isinstance(one, torch.nn.Module) else (one.requires_grad, one.grad is None))
+                for key, one in (*value.named_modules(), *value.named_parameters())
+            ]
+        elif isinstance(value, torch.Tensor) and not value.is_inference():
+            found[name] = value._version, value.requires_grad, value.grad is None
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"<{value.dtype} {list(value.shape)} {value.device} {value.layout}>"
+    return repr(value)[:80]

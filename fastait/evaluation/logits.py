@@ -7,6 +7,7 @@ from fastait.attacks import Subject
 from fastait.attacks.columns import Column
 from fastait.evaluation.batches import tried
 from fastait.runtime.errors import InputError
+from fastait_kernels._support import described
 
 RANDOM = 1e-4
 """How far two passes' logits, each of norm one, lie apart if the model is random (AutoAttack's library has this)."""
@@ -16,6 +17,8 @@ REMEDY = "attack it by autoattack-rand, or by eotN- attacks, whose gradients are
 
 def check_logits(logits: Tensor, classes: int | None = None, *, of: str = "the model") -> None:
     """Raise an InputError unless ``logits`` are finite, [B, K], no probabilities, and K is ``classes``."""
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{of} returns {described(logits)} where logits [B, K] are needed")
     if logits.dim() != 2 or not logits.is_floating_point():
         raise InputError(f"{of} returns {tuple(logits.shape)} where logits [B, K] are needed")
     if classes is not None and logits.shape[1] != classes:

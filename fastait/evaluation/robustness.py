@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.checks import checked_images, checked_labels, number
+from fastait.attacks.checks import checked_images, checked_labels
 from fastait.data import FloatSet
 from fastait.evaluation.batches import tried
 from fastait.evaluation.evaluate import evaluate
@@ -18,6 +18,7 @@ from fastait.evaluation.logits import check_logits
 from fastait.evaluation.masking import Check, masking_report
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.models.features import PROBED
+from fastait.runtime.arguments import number
 from fastait.runtime.precision import full_precision
 
 

@@ -133,7 +133,7 @@ def plain(kind: Any, value: Any) -> Any:
         return tuple(plain(get_args(kind)[0], item) for item in value)
     if kind is Path:
         return _path(os.fspath(value))
-    if hasattr(value, "shape"):  # numpy's and torch's; one number has no dimension
+    if hasattr(value, "shape") and hasattr(value, "item"):  # numpy's and torch's; one number has no dimension
         if tuple(value.shape):
             raise TypeError
         value = value.item()

@@ -1,29 +1,37 @@
 """Every public function and class, and how it is called rightly; what lies below and checks nothing is listed apart."""
 
 import importlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import small
 import torch
+from conftest import write_folder
 
 import fastait
 import fastait.attacks as attacks
 import fastait.evaluation as evaluation
 import fastait_kernels as kernels
 from fastait import data, models
+from fastait.checkpoints.weights import About, packed
 
 MODULES = ("fastait", "fastait.attacks", "fastait.evaluation", "fastait.models", "fastait.data", "fastait_kernels")
 
 MODEL = small.new()
 X, Y = small.images(4)
-LOGITS, COUNTER = torch.linspace(-1, 1, 40).reshape(4, 10), torch.tensor([1])
+LOGITS = torch.linspace(-1, 1, 40).reshape(4, 10)
 SOFT = torch.full((4, 10), 0.1)
 PIXELS = torch.zeros(6, 4, 4, 3, dtype=torch.uint8)
 
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def counter() -> torch.Tensor:
+    return torch.tensor([1])
 
 
 def _batch() -> dict[str, Any]:
@@ -62,10 +70,17 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     ),
     "fastait.load_model": (
         fastait.load_model,
-        lambda: {"path": "nowhere", "inputs": "auto", "model": None, "image_size": None, "mean": None, "std": None},
+        lambda: {
+            "path": "weights.safetensors",
+            "inputs": "auto",
+            "model": None,
+            "image_size": None,
+            "mean": None,
+            "std": None,
+        },
     ),
     "fastait.run_training": (fastait.run_training, lambda: {"config": None}),
-    "fastait.resume_training": (fastait.resume_training, lambda: {"path": "nowhere", "workers": 0, "device": "cpu"}),
+    "fastait.resume_training": (fastait.resume_training, lambda: {"path": "run", "workers": 0, "device": "cpu"}),
     "fastait.attacks.pgd": (
         attacks.pgd,
         lambda: {**_attack(), "step_size": 0.01, "steps": 1, "random_start": True, "at_a_time": 2},
@@ -100,11 +115,11 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     "fastait.models.normalization": (models.normalization, lambda: {"model": MODEL}),
     "fastait.data.load_dataset": (
         data.load_dataset,
-        lambda: {"name": "folder", "data_dir": "nowhere", "image_size": 8, "cache_dir": None, "image_column": None},
+        lambda: {"name": "folder", "data_dir": "images", "image_size": 8, "cache_dir": None, "image_column": None},
     ),
     "fastait.data.load_unlabeled": (
         data.load_unlabeled,
-        lambda: {"root": "nowhere", "image_size": 8, "cache_dir": None},
+        lambda: {"root": "images", "image_size": 8, "cache_dir": None},
     ),
     "fastait_kernels.linf_step": (kernels.linf_step, _step),
     "fastait_kernels.linf_step_": (kernels.linf_step_, lambda: {**_step(), "x": X.clone()}),
@@ -114,7 +129,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
     ),
     "fastait_kernels.random_start": (
         kernels.random_start,
-        lambda: {"x": X, "epsilon": 0.1, "seed": COUNTER, "offset": COUNTER, "place": 0},
+        lambda: {"x": X, "epsilon": 0.1, "seed": counter(), "offset": counter(), "place": 0},
     ),
     "fastait_kernels.soft_cross_entropy": (
         kernels.soft_cross_entropy,
@@ -143,8 +158,8 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]]]] = {
             "padding": 0,
             "dtype": torch.float32,
             "epsilon": 0.1,
-            "seed": COUNTER,
-            "offset": COUNTER,
+            "seed": counter(),
+            "offset": counter(),
         },
     ),
 }
@@ -156,6 +171,12 @@ ALIKE = {
     "fastait.WideResNet": "fastait.models.WideResNet",
 }
 """The same under another name."""
+
+IN_PLACE = {"fastait_kernels.linf_step_": "x", "fastait_kernels.random_start": "offset"}
+"""What a function is there to change."""
+
+DRAWING = ("fastait.models.", "fastait.attacks.RandomSignNoise")
+"""Whose weights are drawn as torch draws them."""
 
 LONG = ("fastait.masking_signs", "fastait.evaluation.masking_signs")
 """What checks its arguments by the same functions as ``evaluate_robustness`` and takes seconds."""
@@ -176,6 +197,17 @@ BELOW = {
     "fastait": ("__version__",),
 }
 """What training steps and evaluations call, with arguments that were checked above, and what holds values."""
+
+
+def write(folder: Path) -> None:
+    """The files that the calls name."""
+    write_folder(folder / "images", {"cat": 2, "dog": 2}, size=(8, 8))
+    weights = packed(models.make("wrn-10-1", 10, generator_seed=0).state_dict(), About("wrn-10-1"))
+    (folder / "weights.safetensors").write_bytes(weights)
+    (folder / "run").mkdir()
+    (folder / "run" / "model.safetensors").write_bytes(weights)
+    (folder / "run" / "config.json").write_text(json.dumps(fastait.TrainConfig(device="cpu").to_json()))
+    (folder / "run" / "result.json").write_text(json.dumps(dict.fromkeys(("clean", "fgsm", "pgd20", "cw20"), 1.0)))
 
 
 def names() -> set[str]:

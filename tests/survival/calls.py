@@ -107,7 +107,9 @@ def tried(
         what += _judged(error, wrong)
     what += [("changed " + each[:12], each) for each in changes(before) if not (drawn and "torch's generator" in each)]
     what += [
-        (f"argument {key}", f"its {key} was changed") for key, now in _content(arguments).items() if now != kept[key]
+        (f"argument {key}", f"its {key} was changed")
+        for key, now in _content(arguments).items()
+        if now != kept[key] and public.IN_PLACE.get(name) != key
     ]
     return refused, what
 
@@ -147,7 +149,8 @@ def _content(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bits(value: torch.Tensor) -> int:
-    return hash(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    whole = value.detach().clone(memory_format=torch.contiguous_format).flatten()
+    return hash(whole.view(torch.uint8).numpy().tobytes())
 
 
 def _shown(value: Any) -> str:

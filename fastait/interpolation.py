@@ -15,6 +15,7 @@ from fastait.methods import images, labels
 from fastait.models import WideResNet
 from fastait.models.features import PROBED
 from fastait.runtime.arguments import count, number
+from fastait_kernels._support import described
 
 ROUNDED = 0.02
 """What rounding in half precision may change of the sum of a row of soft labels."""
@@ -66,6 +67,8 @@ def adversarial_interpolation(
         raise ValueError("epsilon_y must be in [0, 1), got 1")
     with torch.inference_mode(False):
         x, subject = checked_images(x), Subject.of(model)
+        if feature_fn is not None and not callable(feature_fn):
+            raise TypeError(f"feature_fn must be a function of images, got {described(feature_fn)}")
         soft = _soft_labels(subject, x, y)
 
         def features(images: Tensor) -> Tensor:

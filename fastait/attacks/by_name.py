@@ -73,7 +73,7 @@ class _Attacks(dict[str, Attack]):
         ) -> Tensor:
             radius = budget(epsilon)
             subject = Subject.of(model)
-            other = None if surrogate is None else Subject.of(surrogate, subject.classes)
+            other = None if surrogate is None else Subject.of(surrogate, subject.classes, "the surrogate")
             step = number("step_size", step_size, 0, above=True)
             if not len(x):
                 return x.clone()

@@ -117,7 +117,7 @@ def evaluate(
             tick(effort.part, effort.standing)
 
     model = Subject.of(model, classes).watched(watch)
-    surrogate = None if surrogate is None else Subject.of(surrogate, classes).watched(watch)
+    surrogate = None if surrogate is None else Subject.of(surrogate, classes, "the surrogate").watched(watch)
     device, dtype = where = model.placement(images.images)
     setting = {"epsilon": epsilon, "step_size": step_size, "seed": seed}
     models = [model] if surrogate is None else [model, surrogate]

@@ -20,6 +20,7 @@ from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.models.features import PROBED
 from fastait.runtime.arguments import number
 from fastait.runtime.precision import full_precision
+from fastait_kernels._support import described
 
 
 def evaluate_robustness(
@@ -143,6 +144,8 @@ def _warn(text: str) -> None:
 
 def _checked(model: Any, x: Any, y: Any) -> FloatSet:
     x = checked_images(x)
+    if x.is_meta:
+        raise TypeError(f"x must have values, got {described(x)}")
     y = checked_labels(y, x).cpu()
     if not len(x):
         raise ValueError("x must hold at least one image, got none")

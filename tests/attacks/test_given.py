@@ -257,3 +257,14 @@ def test_noise_of_odd_sizes_and_models():
             RandomSignNoise(MODEL, wrong)
     with pytest.raises(TypeError, match="model must be a module"):
         RandomSignNoise(lambda x: x)
+
+
+def test_what_is_no_network_or_has_no_values():
+    with pytest.raises(TypeError, match="the surrogate must be a module or a function of images, got int"):
+        evaluate_robustness(MODEL, X, Y, "transfer-pgd1", surrogate=0)
+    with pytest.raises(TypeError, match="the surrogate must be a module"):
+        ATTACKS["transfer-pgd1"](MODEL, X, Y, surrogate=0)
+    with pytest.raises(TypeError, match="feature_fn must be a function of images, got 0"):
+        adversarial_interpolation(MODEL, X, Y, feature_fn=0)
+    with pytest.raises(TypeError, match="x must have values, got a tensor"):
+        evaluate_robustness(MODEL, X.to("meta"), Y)

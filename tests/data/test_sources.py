@@ -296,3 +296,8 @@ def test_folders_without_labels_that_cannot_be():
         load_unlabeled("x" * 300, 8)
     with pytest.raises(InputError, match="cache_dir must be a path"):
         load_unlabeled(".", 8, cache_dir=0)
+
+
+def test_columns_that_are_no_texts(tmp_path):
+    with pytest.raises(InputError, match=r"^--image-column must be a text, got \[1\]$"):
+        load_dataset("parquet", tmp_path, image_column=[1])

@@ -172,7 +172,11 @@ ALIKE = {
 }
 """The same under another name."""
 
-IN_PLACE = {"fastait_kernels.linf_step_": "x", "fastait_kernels.random_start": "offset"}
+IN_PLACE = {
+    "fastait_kernels.linf_step_": "x",
+    "fastait_kernels.random_start": "offset",
+    "fastait_kernels.augment": "offset",
+}
 """What a function is there to change."""
 
 DRAWING = ("fastait.models.", "fastait.attacks.RandomSignNoise")

@@ -232,7 +232,7 @@ def check_number(name: str, value: Any, or_what: str = "") -> float:
 
 def check_epsilon(epsilon: Any, or_what: str = "") -> float:
     """``epsilon`` as a number; raise a ValueError unless it is at least 0."""
-    if isinstance(epsilon, Real) and not epsilon >= 0:
+    if isinstance(epsilon, Real) and not epsilon >= 0:  # type: ignore[operator]
         raise ValueError(f"epsilon must be >= 0, got {epsilon}")
     return check_number("epsilon", epsilon, or_what)
 

@@ -26,7 +26,7 @@ from fastait.runtime.errors import Interrupted
 from fastait.training import loop
 from fastait.training.step import Totals
 
-MANY, LONG = 40, 8
+MANY, LONG = 80, 8
 """Histories, and rules of each at most."""
 
 STEPS = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS, published
 from fastait.models.names import check_pretrained, parse
-from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.errors import InputError, check_choice, words
 from fastait.runtime.settings import Ratio, near_match, normalise
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
@@ -443,8 +443,10 @@ def parquet_settings(settings: Any) -> dict[str, Any]:
 
 
 def check_parquet_settings(dataset: str, **settings: str | None) -> None:
-    """Raise InputError, naming the flag, if one of ``PARQUET_SETTINGS`` is given for another kind of data set."""
+    """Raise InputError, naming the flag, if one of ``PARQUET_SETTINGS`` is no text or for another kind of data set."""
     for name, value in settings.items():
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{flag(name)} must be a text, got {words(repr(value), 60)}")
         if value is not None and dataset != "parquet":
             raise InputError(f"{flag(name)} {value} is for --dataset parquet, not for {dataset}")
 

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastait.attacks import Noise, Subject, frozen
-from fastait.attacks.checks import budget, checked_images, checked_labels, count, number, of_array, readable
+from fastait.attacks.checks import budget, checked_images, checked_labels, of_array, readable, source
 from fastait.attacks.subject import feature_tensor
 from fastait.methods import images, labels
 from fastait.models import WideResNet
 from fastait.models.features import PROBED
+from fastait.runtime.arguments import count, number
+from fastait_kernels._support import described
 
 ROUNDED = 0.02
 """What rounding in half precision may change of the sum of a row of soft labels."""
@@ -65,6 +67,8 @@ def adversarial_interpolation(
         raise ValueError("epsilon_y must be in [0, 1), got 1")
     with torch.inference_mode(False):
         x, subject = checked_images(x), Subject.of(model)
+        if feature_fn is not None and not callable(feature_fn):
+            raise TypeError(f"feature_fn must be a function of images, got {described(feature_fn)}")
         soft = _soft_labels(subject, x, y)
 
         def features(images: Tensor) -> Tensor:
@@ -72,7 +76,7 @@ def adversarial_interpolation(
                 return subject.features(images)
             return feature_tensor(feature_fn(images.clone()), "feature_fn")
 
-        noise = Noise.drawn(generator, x.device)
+        noise = Noise.drawn(source(generator, x.device), x.device)
         x_tilde = images.interpolate(subject, features, x, epsilon=epsilon, step_size=epsilon, steps=steps, noise=noise)
         return x_tilde, labels.interpolate(soft, soft.flip(0), labels.effective_epsilon_y(epsilon_y, steps))
 

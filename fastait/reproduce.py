@@ -13,7 +13,7 @@ from fastait.reproduction.tables import TABLES
 from fastait.runtime import cli
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, check_choice, one_line
-from fastait.runtime.settings import Written
+from fastait.runtime.settings import Written, normalise
 
 COMMAND = "fastait reproduce"
 SUMMARY = (
@@ -69,6 +69,9 @@ class ReproduceArguments(Company, Names):
 
     dry_run: bool = field(default=False, kw_only=True)
     """List the runs and evaluations, what they cost and how long that is estimated to take; do nothing else."""
+
+    def __post_init__(self) -> None:
+        normalise(self)
 
     def check(self) -> None:
         """Raise an InputError unless there is something to make and its scale is known."""

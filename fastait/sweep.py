@@ -9,6 +9,7 @@ from fastait.reproduction.company import GROUPS, Company, run_by_slurm, run_here
 from fastait.runtime import cli
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.settings import normalise
 
 COMMAND = "fastait sweep"
 SUMMARY = (
@@ -34,6 +35,9 @@ class SweepArguments(Company, File):
 
     dry_run: bool = field(default=False, kw_only=True)
     """List the runs and evaluations, what they cost and how long that is estimated to take; do nothing else."""
+
+    def __post_init__(self) -> None:
+        normalise(self)
 
     def check(self) -> None:
         """Raise an InputError unless a file is named and one thing is asked for."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastait.attacks.addressed import Addressed
 from fastait.attacks.batch import AttackedBatch
-from fastait.attacks.checks import budget, number, public
+from fastait.attacks.checks import budget, public, source
 from fastait.attacks.columns import Column, parse
 from fastait.attacks.feature import targets
 from fastait.attacks.frozen import frozen
@@ -16,6 +16,7 @@ from fastait.attacks.pgd import Attack, cw20, fgsm, pgd20
 from fastait.attacks.stages import Stage
 from fastait.attacks.subject import Subject
 from fastait.attacks.suited import Suited, like, suited
+from fastait.runtime.arguments import number
 
 
 class _Drawn:
@@ -72,12 +73,12 @@ class _Attacks(dict[str, Attack]):
         ) -> Tensor:
             radius = budget(epsilon)
             subject = Subject.of(model)
-            other = None if surrogate is None else Subject.of(surrogate, subject.classes)
+            other = None if surrogate is None else Subject.of(surrogate, subject.classes, "the surrogate")
             step = number("step_size", step_size, 0, above=True)
             if not len(x):
                 return x.clone()
             way = suited(subject, x) if other is None else suited(subject, x).both(suited(other, x))
-            draws = _Drawn(x, y, radius, generator, way)
+            draws = _Drawn(x, y, radius, source(generator, x.device), way)
             options: dict[str, Any] = {"keep_images": True, "together": way.together}
             batch = AttackedBatch(subject, other, way.laid(x), y, radius, step, draws, **options)
             with frozen(subject), frozen(other or subject):

@@ -1,7 +1,6 @@
 """What public attacks are given, checked and brought to the form that they work on."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks.subject import Subject
-from fastait.runtime.settings import plain
+from fastait.runtime.arguments import number
 from fastait_kernels._support import FLOAT_DTYPES, described, is_dense
 
 Attack = TypeVar("Attack", bound=Callable[..., Any])
@@ -99,55 +98,23 @@ def readable(t: Tensor) -> bool:
     return not (t.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
-    """``value`` as a Python number in [low, high], or in (low, high] if ``above``; numpy's and torch's are taken.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is out of range, NaN or infinite.
-    """
-    found = _as(float, name, "a number", value)
-    if not (math.isfinite(found) and low <= found <= high and (found > low or not above)):
-        bracket = "(" if above else "["
-        what = (
-            f"in {bracket}{low:g}, {high:g}]" if math.isfinite(high) else f"{'above' if above else 'at least'} {low:g}"
-        )
-        raise ValueError(f"{name} must be {what}{' (8/255 is usual)' if name == 'epsilon' else ''}, got {found:g}")
-    return found
-
-
-def count(name: str, value: Any, least: int = 1) -> int:
-    """``value`` as a Python whole number of at least ``least``.
-
-    Raises:
-        TypeError: it is no whole number.
-        ValueError: it is too small.
-    """
-    found = whole(name, value)
-    if found < least:
-        raise ValueError(f"{name} must be at least {least}, got {found}")
-    return found
-
-
-def whole(name: str, value: Any) -> int:
-    """``value`` as a Python whole number; numpy's and torch's are taken.
-
-    Raises:
-        TypeError: it is no whole number.
-    """
-    return _as(int, name, "a whole number", value)
-
-
 def budget(epsilon: Any) -> float:
     """The radius of a Linf ball on images in [0, 1]."""
     return number("epsilon", epsilon, 0, 1)
 
 
-def _as(kind: Any, name: str, what: str, value: Any) -> Any:
-    try:
-        return plain(kind, value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise TypeError(f"{name} must be {what}, got {described(value)}") from None
+def source(generator: Any, device: torch.device) -> torch.Generator | None:
+    """A generator of random numbers for ``device``, None for the global one.
+
+    Raises:
+        TypeError: it is none.
+        ValueError: it is another device's.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {described(generator)}")
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(f"generator must be on the images' device {device}, got one on {generator.device}")
+    return generator
 
 
 def of_array(name: str, array: np.ndarray) -> Tensor:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, words
 
 PAPERS = {"pgd-min": "pgd20-min10", "cw-min": "cw20-min10", "feature-min": "feature20-min10"}
 VERSIONS = {
@@ -132,6 +132,8 @@ def parse(name: str) -> Column:
     Raises:
         InputError: no attack is called so; the message has the near match.
     """
+    if not isinstance(name, str):
+        raise InputError(f"an attack's name must be a text, got {words(repr(name), 60)}")
     if "+" in name:
         parts = name.split("+")
         if "" in parts or len(set(parts)) < len(parts):

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastait.attacks.checks import budget, count, public
+from fastait.attacks.checks import budget, public, source
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import in_parts, projected
 from fastait.attacks.verdict import RIGHT, verdict
+from fastait.runtime.arguments import count
 
 P, R = 10.0, 1.5
 """Strength of the probe and of the change, on images in [-1/2, 1/2]."""
@@ -63,6 +64,7 @@ def local_search(
     """
     rounds, epsilon = count("rounds", rounds), None if epsilon is None else budget(epsilon)
     at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
+    generator = source(generator, x.device)
     moved, queries = x.clone(), torch.ones(len(x), dtype=torch.int64, device=x.device)
     with frozen(model), torch.no_grad():
         standing = verdict(in_parts(model, x, at_a_time), y) == RIGHT

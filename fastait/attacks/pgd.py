@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastait.attacks.checks import budget, count, number, public
+from fastait.attacks.checks import budget, public, source
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import input_gradient, parts, sign_step
 from fastait.attacks.noise import Noise
 from fastait.attacks.suited import like, suited
 from fastait.attacks.trajectory import Objective
+from fastait.runtime.arguments import count, number
 from fastait_kernels import margin_loss
 
 AttackLoss = Callable[[Tensor, Tensor], Tensor]
@@ -90,7 +91,7 @@ def pgd(
     epsilon, steps = budget(epsilon), count("steps", steps)
     step_size = number("step_size", step_size, 0, above=epsilon > 0)
     at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
-    start = Noise.drawn(generator, x.device).start(x, epsilon) if random_start else x.clone()
+    start = Noise.drawn(source(generator, x.device), x.device).start(x, epsilon) if random_start else x.clone()
     way = suited(model, x)
     moved = ascend(
         model,

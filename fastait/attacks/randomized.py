@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from fastait.attacks.checks import budget
 from fastait.models import feature_function
+from fastait_kernels._support import described
 
 
 class RandomSignNoise(nn.Module):
@@ -17,15 +19,16 @@ class RandomSignNoise(nn.Module):
         epsilon: size of the noise, in [0, 1].
 
     Raises:
+        TypeError: ``model`` is no module, or ``epsilon`` no number.
         ValueError: ``epsilon`` is not in [0, 1].
     """
 
     def __init__(self, model: nn.Module, epsilon: float = 8 / 255):
         super().__init__()
-        if not 0 <= epsilon <= 1:
-            raise ValueError(f"epsilon must be in [0, 1] (8/255 is usual), got {epsilon}")
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a module, got {described(model)}")
+        self.epsilon = budget(epsilon)
         self.model = model
-        self.epsilon = epsilon
         self._generator: torch.Generator | None = None
         self._seed = 0
 

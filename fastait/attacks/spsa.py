@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastait.attacks.checks import budget, count, public
+from fastait.attacks.checks import budget, public, source
 from fastait.attacks.frozen import frozen
 from fastait.attacks.gradient import in_parts, projected
 from fastait.attacks.verdict import RIGHT, verdict
+from fastait.runtime.arguments import count
 
 DELTA = 0.01
 LEARNING_RATE = 0.01
@@ -66,6 +67,7 @@ def spsa(
     """
     epsilon, directions, steps = budget(epsilon), count("directions", directions), count("steps", steps)
     at_a_time = None if at_a_time is None else count("at_a_time", at_a_time)
+    generator = source(generator, x.device)
     moved, queries = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     with frozen(model), torch.no_grad():

@@ -23,14 +23,15 @@ class Subject(nn.Module):
             functions of its file, lists and dictionaries, are part of it: they are put into eval mode and frozen while
             it is attacked.
         classes: how many it must tell apart, at least, since labels name so many.
+        who: what messages call it where it is none.
     """
 
-    def __init__(self, model: Any, classes: int = 1):
+    def __init__(self, model: Any, classes: int = 1, who: str = "the model"):
         super().__init__()
         self.classes = classes
         if not callable(model) or inspect.isclass(model):
             got = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
-            raise TypeError(f"the model must be a module or a function of images, got {got}")
+            raise TypeError(f"{who} must be a module or a function of images, got {got}")
         self.called: Callable[[Tensor], Any]
         # Not as an attribute: a module would be registered, and a traced one renamed.
         self.__dict__["called"] = model
@@ -39,11 +40,11 @@ class Subject(nn.Module):
         self.before: Callable[[Tensor], None] | None = None
 
     @classmethod
-    def of(cls, model: Any, classes: int = 1) -> "Subject":
+    def of(cls, model: Any, classes: int = 1, who: str = "the model") -> "Subject":
         """``model`` as a subject; itself if it is one that must tell so many classes apart."""
         if isinstance(model, cls):
             return model if model.classes >= classes else cls(model.called, classes)
-        return cls(model, classes)
+        return cls(model, classes, who)
 
     def watched(self, before: Callable[[Tensor], None]) -> "Subject":
         """Another subject of the same model, of which each pass calls ``before`` with its images first; that may raise.

@@ -15,7 +15,7 @@ from fastait.checkpoints import checkpoint
 from fastait.checkpoints.weights import About, class_names, load_weights, packed
 from fastait.config import BESIDE, CLASSES, NORMALIZATION, TrainConfig
 from fastait.runtime.errors import InputError, RunError
-from fastait.runtime.files import PARTIAL, write_whole
+from fastait.runtime.files import PARTIAL, json_of, write_whole
 
 CHECKPOINT = "checkpoint.pt"
 """The last one."""
@@ -186,18 +186,18 @@ class RunFolder:
             InputError: ``config.json`` is damaged, or has settings that this version does not know.
         """
         try:
-            saved = json.loads(self.config_file.read_bytes())
+            saved = json_of(self.config_file.read_bytes())
             config = TrainConfig.from_json(saved)
             config.check()
             if CLASSES in saved:
                 class_names(saved[CLASSES])
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.config_file} is no configuration of a run: {error}") from None
         return config
 
     def defaults(self) -> dict[str, Any]:
         """The settings that ``config.json`` does not have, with what stands for them."""
-        saved, config = json.loads(self.config_file.read_bytes()), self.config()
+        saved, config = json_of(self.config_file.read_bytes()), self.config()
         known = {*saved, "model"} if "depth" in saved else saved  # which said what network it is, before that did
         return {key: value for key, value in config.to_json().items() if key not in known}
 
@@ -216,7 +216,7 @@ class RunFolder:
 
     def _beside(self) -> dict[str, Any]:
         """What ``config.json`` holds beside the settings."""
-        saved = json.loads(self.config_file.read_bytes())
+        saved = json_of(self.config_file.read_bytes())
         return {key: saved[key] for key in BESIDE if key in saved}
 
     def save_checkpoint(self, state: dict[str, Any], keep: int = 1) -> None:
@@ -256,10 +256,10 @@ class RunFolder:
         try:
             if not self.result_file.exists():
                 return None
-            result = json.loads(self.result_file.read_bytes())
+            result = json_of(self.result_file.read_bytes())
             if not isinstance(result, dict):
                 raise ValueError("it holds no object")
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.result_file} is damaged: {error}; move it away to evaluate again") from None
         return result
 
@@ -285,8 +285,8 @@ class RunFolder:
             InputError: ``failure.json`` is damaged or cannot be read.
         """
         try:
-            return json.loads(self.failure_file.read_bytes()) if self.failure_file.exists() else None
-        except (OSError, ValueError, RecursionError) as error:
+            return json_of(self.failure_file.read_bytes()) if self.failure_file.exists() else None
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.failure_file} is damaged: {error}; go on by --resume alone") from None
 
     def weights(self) -> dict[str, Tensor]:

@@ -71,9 +71,9 @@ def unlabeled_split(root: Path) -> Split:
     Raises:
         InputError: there is no such folder, or no file in it.
     """
-    if not root.is_dir():
-        raise InputError(f"--unlabeled {one_line(root)}: no such folder")
     try:
+        if not root.is_dir():
+            raise InputError(f"--unlabeled {one_line(root)}: no such folder")
         paths = sorted(walk(root))
         if not paths:
             raise InputError(f"--unlabeled {one_line(root)} holds no images")

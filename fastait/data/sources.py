@@ -25,6 +25,7 @@ from fastait.data.decode import Contents, Decoded, Item, Split, TooSmall
 from fastait.data.folder import folder_splits, tested_folder, unlabeled_split
 from fastait.data.parquet import Layout, parquet_splits
 from fastait.data.survey import explain
+from fastait.runtime.arguments import count
 from fastait.runtime.errors import InputError, check_choice, one_line, words
 from fastait.runtime.settings import as_path
 
@@ -79,8 +80,9 @@ def load_dataset(
     check_choice("--dataset", name, DATASETS)
     layout = Layout(image_column, label_column, train_files, test_files)
     check_parquet_settings(name, **asdict(layout))
-    root = data_dir and as_path("data_dir", data_dir)
-    cache_dir = cache_dir and as_path("cache_dir", cache_dir)
+    root = None if data_dir is None else as_path("data_dir", data_dir)
+    cache_dir = None if cache_dir is None else as_path("cache_dir", cache_dir)
+    image_size = count("image_size", image_size)
     splits: tuple[Split | None, Split]
     said: list[str] = []  # once nothing is wrong: an error is the only line
     if name == "digits":
@@ -172,7 +174,8 @@ def load_unlabeled(
     Raises:
         InputError: there are none, or one is unreadable or smaller than ``image_size``.
     """
-    root, cache_dir = as_path("root", root), cache_dir and as_path("cache_dir", cache_dir)
+    root, cache_dir = as_path("root", root), None if cache_dir is None else as_path("cache_dir", cache_dir)
+    image_size = count("image_size", image_size)
     cache.refuse_within(cache_dir, (root,))
     split = unlabeled_split(root)
     folder = cache.place("unlabeled", root, cache_dir)

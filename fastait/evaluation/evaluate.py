@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import RIGHT, Subject, frozen
-from fastait.attacks.checks import budget, classes_of, count, number, whole
+from fastait.attacks.checks import budget, classes_of
 from fastait.attacks.columns import Column, groups, parse_all
 from fastait.attacks.shortcut import shortcut
 from fastait.attacks.spsa import AT_A_TIME
@@ -26,6 +26,7 @@ from fastait.evaluation.outcomes import CLEAN, MARGIN, Outcomes, class_under, qu
 from fastait.evaluation.progress import Effort, called, costs, passes, stage_passes
 from fastait.evaluation.set_batch import Result, SetBatch
 from fastait.evaluation.staged import attack_in_stages
+from fastait.runtime.arguments import count, number, whole
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.processes import Ranks
@@ -116,7 +117,7 @@ def evaluate(
             tick(effort.part, effort.standing)
 
     model = Subject.of(model, classes).watched(watch)
-    surrogate = None if surrogate is None else Subject.of(surrogate, classes).watched(watch)
+    surrogate = None if surrogate is None else Subject.of(surrogate, classes, "the surrogate").watched(watch)
     device, dtype = where = model.placement(images.images)
     setting = {"epsilon": epsilon, "step_size": step_size, "seed": seed}
     models = [model] if surrogate is None else [model, surrogate]

@@ -6,7 +6,9 @@ from torch import Tensor
 from fastait.attacks import Subject
 from fastait.attacks.columns import Column
 from fastait.evaluation.batches import tried
+from fastait.runtime.arguments import count
 from fastait.runtime.errors import InputError
+from fastait_kernels._support import described
 
 RANDOM = 1e-4
 """How far two passes' logits, each of norm one, lie apart if the model is random (AutoAttack's library has this)."""
@@ -16,9 +18,11 @@ REMEDY = "attack it by autoattack-rand, or by eotN- attacks, whose gradients are
 
 def check_logits(logits: Tensor, classes: int | None = None, *, of: str = "the model") -> None:
     """Raise an InputError unless ``logits`` are finite, [B, K], no probabilities, and K is ``classes``."""
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{of} returns {described(logits)} where logits [B, K] are needed")
     if logits.dim() != 2 or not logits.is_floating_point():
         raise InputError(f"{of} returns {tuple(logits.shape)} where logits [B, K] are needed")
-    if classes is not None and logits.shape[1] != classes:
+    if classes is not None and logits.shape[1] != count("classes", classes):
         raise InputError(f"{of} tells {logits.shape[1]} classes apart, the data set has {classes}")
     if not bool(logits.isfinite().all()):
         raise InputError(f"{of} returns NaN or infinity for clean images")

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import Noise, Subject, cross_entropy, frozen, input_gradient, sign_step
-from fastait.attacks.checks import count, number, whole
 from fastait.data import ImageSet
 from fastait.evaluation.batches import Together, default_batch_size, tried
 from fastait.evaluation.collected import Journal
@@ -21,6 +20,7 @@ from fastait.evaluation.evaluate import evaluate
 from fastait.evaluation.intervals import wilson
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.models.features import PROBED
+from fastait.runtime.arguments import count, number, whole
 from fastait.runtime.errors import InputError
 from fastait.runtime.precision import full_precision
 from fastait.runtime.randomness import derive

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from fastait.models import feature_function, normalization
 from fastait.models.gowal_wide_resnet import CIFAR10_MEAN, CIFAR10_STD
 from fastait.runtime.errors import InputError, check_choice
+from fastait.runtime.settings import plain
+from fastait_kernels._support import described
 
 INPUTS = ("auto", "minus-one-one", "zero-one")
 
@@ -82,6 +85,7 @@ def forced(
         raise InputError(f"--inputs {inputs} is one normalisation, --mean and --std are another; leave one out")
     if mean is None or std is None:
         raise InputError("--mean and --std belong together: (x - mean) / std is what the network takes")
+    mean, std = _numbers("--mean", mean), _numbers("--std", std)
     if not all(0 <= number <= 1 for number in mean) or not all(0 < number <= 1 for number in std):
         raise InputError(
             f"--mean must be in [0, 1] and --std in (0, 1], for images in [0, 1], got {_listed(mean)} and "
@@ -91,6 +95,13 @@ def forced(
         return Normalization.of(mean, std)
     except ValueError as error:
         raise InputError(f"--mean and --std: {error}") from None
+
+
+def _numbers(flag: str, given: Any) -> tuple[float, ...]:
+    try:
+        return tuple(plain(float, each) for each in given)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # as ``plain`` raises
+        raise InputError(f"{flag} must be numbers, one or three, got {described(given)}") from None
 
 
 def _listed(numbers: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastait.attacks import Subject, frozen
-from fastait.attacks.checks import checked_images, checked_labels, number
+from fastait.attacks.checks import checked_images, checked_labels
 from fastait.data import FloatSet
 from fastait.evaluation.batches import tried
 from fastait.evaluation.evaluate import evaluate
@@ -18,7 +18,9 @@ from fastait.evaluation.logits import check_logits
 from fastait.evaluation.masking import Check, masking_report
 from fastait.evaluation.outcomes import CLEAN, Outcomes
 from fastait.models.features import PROBED
+from fastait.runtime.arguments import number
 from fastait.runtime.precision import full_precision
+from fastait_kernels._support import described
 
 
 def evaluate_robustness(
@@ -142,6 +144,8 @@ def _warn(text: str) -> None:
 
 def _checked(model: Any, x: Any, y: Any) -> FloatSet:
     x = checked_images(x)
+    if x.is_meta:
+        raise TypeError(f"x must have values, got {described(x)}")
     y = checked_labels(y, x).cpu()
     if not len(x):
         raise ValueError("x must hold at least one image, got none")

@@ -12,6 +12,7 @@ from fastait.models.own import of_function
 from fastait.models.preact_resnet import PreActResNet18
 from fastait.models.resnet import ResNet18
 from fastait.models.wide_resnet import WideResNet
+from fastait.runtime.arguments import count, whole
 from fastait.runtime.errors import InputError
 
 
@@ -39,10 +40,13 @@ def make(
             one is no permission.
 
     Raises:
+        TypeError, ValueError: ``num_classes``, ``image_size`` or ``generator_seed`` is not as above.
         InputError: there is no such network, it or its weights cannot be had, or it does not take such images or tell
             so many classes apart.
     """
     name = name if isinstance(name, ModelName) else parse(name)
+    num_classes, image_size = count("num_classes", num_classes, 2), count("image_size", image_size)
+    generator_seed = None if generator_seed is None else whole("generator_seed", generator_seed)
     if pretrained:
         check_pretrained(name)
     if name.kind == "own" and not allow_own:

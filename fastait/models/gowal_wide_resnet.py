@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastait.models.wide_resnet import layout
+from fastait.runtime.arguments import count
+from fastait_kernels._support import described
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
@@ -81,9 +83,11 @@ class GowalWideResNet(nn.Module):
 
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, activation: str = "silu"):
         super().__init__()
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {described(activation)}")
         kind = ACTIVATIONS[activation]
         blocks, widths = layout(depth, widen_factor, num_classes)
-        self.num_classes = num_classes
+        self.num_classes = num_classes = count("num_classes", num_classes, 2)
         for name, values in (("mean", CIFAR10_MEAN), ("std", CIFAR10_STD)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32)[:, None, None])
         self.init_conv = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastait.models.resnet import WIDTHS
+from fastait.runtime.arguments import count
 
 
 class PreActBlock(nn.Module):
@@ -44,6 +45,7 @@ class PreActResNet18(nn.Module):
             ``PreActBlockV2``.
 
     Raises:
+        TypeError: it is no whole number.
         ValueError: there are fewer classes.
     """
 
@@ -51,9 +53,7 @@ class PreActResNet18(nn.Module):
 
     def __init__(self, num_classes: int = 10, *, activated_shortcuts: bool = False, final_bn: bool = False):
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes = num_classes = count("num_classes", num_classes, 2)
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             nn.Sequential(

@@ -6,6 +6,8 @@ Parameter names follow RobustBench's ``ResNet``: ``conv1``, ``layer1.0.conv1``, 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastait.runtime.arguments import count
+
 WIDTHS = (64, 128, 256, 512)
 """Of the four layers, of two blocks each; all but the first halve height and width."""
 
@@ -37,6 +39,7 @@ class ResNet18(nn.Module):
         num_classes: width of the logits, >= 2.
 
     Raises:
+        TypeError: it is no whole number.
         ValueError: there are fewer classes.
     """
 
@@ -44,9 +47,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, num_classes: int = 10):
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        self.num_classes = num_classes
+        self.num_classes = num_classes = count("num_classes", num_classes, 2)
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1, self.layer2, self.layer3, self.layer4 = (

@@ -7,19 +7,20 @@ Parameter names follow the authors' released checkpoints and RobustBench's ``Wid
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastait.runtime.arguments import count, whole
+
 
 def layout(depth: int, widen_factor: int, num_classes: int) -> tuple[int, list[int]]:
     """(blocks in each group, channels before the first group and after each) of a wide ResNet.
 
     Raises:
+        TypeError: one of these is no whole number.
         ValueError: ``depth`` is not 6n + 4 with n >= 1, ``widen_factor`` < 1 or ``num_classes`` < 2.
     """
+    depth, widen_factor = whole("depth", depth), count("widen_factor", widen_factor)
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, ...), got {depth}")
-    if widen_factor < 1:
-        raise ValueError(f"widen_factor must be at least 1, got {widen_factor}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    count("num_classes", num_classes, 2)
     return (depth - 4) // 6, [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
 
 
@@ -70,6 +71,7 @@ class WideResNet(nn.Module):
         in_channels: channels of the images.
 
     Raises:
+        TypeError: an argument is no whole number.
         ValueError: ``depth`` is not 6n + 4, or another argument is too small.
     """
 
@@ -78,13 +80,13 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, *, in_channels: int = 3):
         super().__init__()
         blocks, widths = layout(depth, widen_factor, num_classes)
-        self.num_classes = num_classes
+        self.num_classes, in_channels = count("num_classes", num_classes, 2), count("in_channels", in_channels)
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.block1 = NetworkBlock(blocks, widths[0], widths[1], stride=1)
         self.block2 = NetworkBlock(blocks, widths[1], widths[2], stride=2)
         self.block3 = NetworkBlock(blocks, widths[2], widths[3], stride=2)
         self.bn1 = nn.BatchNorm2d(widths[3])
-        self.fc = nn.Linear(widths[3], num_classes)
+        self.fc = nn.Linear(widths[3], self.num_classes)
         self._initialise()
 
     def _initialise(self) -> None:

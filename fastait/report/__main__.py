@@ -7,6 +7,7 @@ from pathlib import Path
 from fastait.runtime import cli
 from fastait.runtime.console import say
 from fastait.runtime.errors import InputError, one_line
+from fastait.runtime.settings import normalise
 
 COMMAND = "fastait report"
 SUMMARY = (
@@ -31,14 +32,20 @@ class ReportArguments:
     out: Path = field(default=Path("report.html"), kw_only=True)
     """The page."""
 
+    def __post_init__(self) -> None:
+        normalise(self)
+
     def check(self) -> None:
         """Raise an InputError unless there is something to show and the page can be written."""
         if not self.runs and not self.eval:
             raise InputError(f"no run is given: {COMMAND} RUN..., or --eval EVAL")
-        if self.out.is_dir():
-            raise InputError(f"--out {self.out} is a folder; name the page, such as {self.out / 'report.html'}")
-        if not self.out.absolute().parent.is_dir():
-            raise InputError(f"--out {self.out}: there is no folder {self.out.absolute().parent}; make it first")
+        try:
+            if self.out.is_dir():
+                raise InputError(f"--out {self.out} is a folder; name the page, such as {self.out / 'report.html'}")
+            if not self.out.absolute().parent.is_dir():
+                raise InputError(f"--out {self.out}: there is no folder {self.out.absolute().parent}; make it first")
+        except OSError as error:
+            raise InputError(f"--out {self.out} cannot be written: {error.strerror}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from fastait.runtime.console import console, say, surviving_streams
-from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere, one_line, words
+from fastait.runtime.errors import FastaitError, InputError, SaidElsewhere, first_line, one_line, words
 from fastait.runtime.settings import Written, as_written
 from fastait.runtime.version import __version__
 
@@ -88,6 +88,7 @@ def _schema(defaults: Any, groups: Mapping[str, Collection[str]]) -> type:
         default = getattr(defaults, field.name)
         values[field.name] = dataclasses.field(default=default, kw_only=field.kw_only)
         how: dict[str, Any] = {"show_default": False if default in (None, ()) else as_written, **field.metadata}
+        how |= {"json_list": False, "json_dict": False}  # what begins with a bracket is a path like others
         if field.name in headings:
             how["group"] = headings[field.name]
         if field.kw_only:
@@ -134,6 +135,8 @@ LONGEST = 2000
 def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Call ``body(argv)`` and return the exit code: errors that a user can act on become one line on stderr.
 
+    So do a want of memory and files that the system refuses where nobody has found better words for it.
+
     The code is that of what was done, whether or not it could be printed.
     """
     with surviving_streams(program):
@@ -148,4 +151,22 @@ def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None 
         except KeyboardInterrupt:
             say(f"{program}: interrupted", error=True)
             return 130
+        except (MemoryError, OSError, RuntimeError) as error:
+            why = _of_the_system(error)
+            if why is None:
+                raise
+            say(f"{program}: error: {one_line(why)}", error=True)
+            return 1
         return 0
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """What memory or which file is wanting; None where the error says neither."""
+    if isinstance(error, OSError):
+        return None if error.filename is None else f"{error.filename}: {error.strerror}"
+    if not isinstance(error, MemoryError):
+        from fastait.runtime.memory import ran_out
+
+        if not ran_out(error):
+            return None
+    return f"out of memory ({first_line(error)}); smaller images, batches or networks need less"

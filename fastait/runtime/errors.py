@@ -65,4 +65,4 @@ def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{flag}: {value!r} is not one of {', '.join(choices)}.{hint}")
+        raise InputError(f"{flag}: {words(repr(value), 100)} is not one of {', '.join(choices)}.{hint}")

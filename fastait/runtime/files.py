@@ -2,14 +2,16 @@
 
 import errno
 import fcntl
+import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from glob import escape
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastait.runtime.errors import InputError, NotWritten
 
@@ -29,6 +31,8 @@ def write_text(path: Path, text: str, *, shared: bool = False) -> None:
 def write_whole(path: Path, data: bytes | memoryview, *, shared: bool = False) -> None:
     """Write ``data`` so that ``path`` holds either all of it or what it held before, whatever happens.
 
+    A device, such as ``/dev/null``, is written to and stays what it is.
+
     Args:
         path: the file.
         data: its bytes.
@@ -39,8 +43,28 @@ def write_whole(path: Path, data: bytes | memoryview, *, shared: bool = False) -
     """
     if (check := _check.get()) is not None:
         check()
+    if _is_device(path):
+        _write_to_device(path, data)
+        return
     with written(path, data, shared=shared) as partial:
         os.replace(partial, path)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether ``path`` is, or leads to, something that keeps no data: a file put in its place would be everybody's."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode)
+
+
+def _write_to_device(path: Path, data: bytes | memoryview) -> None:
+    try:
+        with open(path, "wb") as device:
+            device.write(data)
+    except OSError as error:
+        raise NotWritten(f"{path} could not be written: {error.strerror}") from None
 
 
 @contextmanager
@@ -129,6 +153,18 @@ def checked(check: Callable[[], None]) -> Iterator[None]:
 
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+
+
+def json_of(data: bytes | str) -> Any:
+    """What ``data`` says, of a file that anybody may have written.
+
+    Raises:
+        ValueError: it is no JSON, no text, or nests deeper than can be read.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _sync(folder: Path) -> None:

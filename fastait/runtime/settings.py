@@ -61,7 +61,9 @@ _WANTED = {
     int: "a whole number",
     float: "a number",
     Path: "a path",
-    tuple: "whole numbers, such as (60, 90)",
+    tuple[int, ...]: "whole numbers, such as (60, 90)",
+    tuple[str, ...]: "texts",
+    tuple[Path, ...]: "paths",
 }
 
 
@@ -120,18 +122,18 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     if get_origin(annotation) in (Union, types.UnionType):
         (one,) = (part for part in get_args(annotation) if part is not type(None))
         return _kind(one)[0], True
-    return get_origin(annotation) or annotation, False
+    return annotation, False
 
 
 def plain(kind: Any, value: Any) -> Any:
     """``value`` as a ``kind``; raises what Python raises where it is none."""
-    if kind is tuple:
+    if get_origin(kind) is tuple:
         if isinstance(value, str | bytes | dict | set):
             raise TypeError
-        return tuple(plain(int, item) for item in value)
+        return tuple(plain(get_args(kind)[0], item) for item in value)
     if kind is Path:
         return _path(os.fspath(value))
-    if hasattr(value, "shape"):  # numpy's and torch's; one number has no dimension
+    if hasattr(value, "shape") and hasattr(value, "item"):  # numpy's and torch's; one number has no dimension
         if tuple(value.shape):
             raise TypeError
         value = value.item()

@@ -29,6 +29,8 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 FLOAT_DTYPES = (*KERNEL_DTYPES, torch.float64)
 
+LARGEST = float(torch.finfo(torch.float64).max)
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -216,6 +218,8 @@ def check_integer(name: str, value: Any) -> int:
 def check_number(name: str, value: Any, or_what: str = "") -> float:
     """``value`` as a number; raise unless it is one (Python's or numpy's, no bool) and not NaN."""
     if isinstance(value, (float, int)) and not isinstance(value, bool):
+        if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            raise ValueError(f"{name} must be a number that a float can be, got one of {value.bit_length()} bits")
         number = value  # a float that torch.compile traces stays one
     elif isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
@@ -228,8 +232,8 @@ def check_number(name: str, value: Any, or_what: str = "") -> float:
 
 def check_epsilon(epsilon: Any, or_what: str = "") -> float:
     """``epsilon`` as a number; raise a ValueError unless it is at least 0."""
-    if isinstance(epsilon, Real) and not (number := float(epsilon)) >= 0:
-        raise ValueError(f"epsilon must be >= 0, got {number}")
+    if isinstance(epsilon, Real) and not epsilon >= 0:  # type: ignore[operator]
+        raise ValueError(f"epsilon must be >= 0, got {epsilon}")
     return check_number("epsilon", epsilon, or_what)
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import torch
 
@@ -272,6 +272,9 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    if path.exists() and not path.is_file():  # a device, which keeps nothing, stays one
+        path.write_text(text, "utf-8")
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, "utf-8")
@@ -282,9 +285,21 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def _one_line(text: object) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"fastait_kernels.report: error: {_one_line(message)}", sys.stderr)
+        sys.exit(2)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m fastait_kernels.report", description=__doc__.split("\n\n")[0])
+    parser = _Parser(prog="python -m fastait_kernels.report", description=__doc__.split("\n\n")[0])
     parser.add_argument("--target", choices=TARGETS, action="append", help="one target; repeat for more [default: all]")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args(argv)
@@ -292,9 +307,8 @@ def main(argv: list[str] | None = None) -> int:
         why = "TRITON_INTERPRET=1 is set; unset it" if HAS_TRITON else "triton is not installed"
         _say(f"fastait_kernels.report: error: nothing can be compiled: {why}", sys.stderr)
         return 2
-    if arguments.json and not arguments.json.parent.is_dir():
-        _say(f"fastait_kernels.report: error: --json {arguments.json}: no such folder", sys.stderr)
-        return 2
+    if arguments.json and not os.path.isdir(arguments.json.parent):  # where it cannot be looked at, no folder either
+        parser.error(f"--json {arguments.json}: no such folder")
     lacks = {target: lack for target in arguments.target or TARGETS if (lack := missing(target))}
     if arguments.target and lacks:
         _say(f"fastait_kernels.report: error: --target {_listed(lacks)}", sys.stderr)
@@ -314,8 +328,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         try:
             write_whole(arguments.json, json.dumps([asdict(row) for row in rows], indent=1))
-        except OSError as error:
-            _say(f"fastait_kernels.report: error: --json {arguments.json}: {error.strerror}", sys.stderr)
+        except (OSError, ValueError) as error:  # ValueError: no path
+            why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            _say(f"fastait_kernels.report: error: --json {_one_line(arguments.json)}: {why}", sys.stderr)
             return 1
     return 0
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastait import adversarial_interpolation, evaluate_robustness, masking_signs
-from fastait.attacks import ATTACKS, Subject, local_search, pgd, spsa
+from fastait.attacks import ATTACKS, RandomSignNoise, Subject, local_search, pgd, spsa
 from fastait.models import WideResNet
 from fastait.runtime.errors import InputError
 
@@ -228,3 +228,43 @@ def test_a_network_of_ours_whose_last_layer_was_replaced():
     model = WideResNet(10, 1, num_classes=10).eval()
     model.fc = nn.Sequential(nn.Dropout(), nn.Linear(64, 5))
     assert adversarial_interpolation(model, X, Y % 5)[1].shape == (8, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [7, "x", torch.zeros(1), np.random.default_rng(0)], ids=lambda value: type(value).__name__
+)
+def test_what_is_no_generator(wrong):
+    for call in (pgd, ATTACKS["cw2"], ATTACKS["spsa-2x1"], ATTACKS["local-search-1"], adversarial_interpolation):
+        with pytest.raises(TypeError, match=r"^generator must be a torch\.Generator or None, got "):
+            call(MODEL, X, Y, generator=wrong)
+    for call in (spsa, local_search):
+        with pytest.raises(TypeError, match=r"^generator must be "):
+            call(MODEL, X, Y, generator=wrong)
+
+
+@pytest.mark.parametrize("name", [None, 7, torch.zeros(2)])
+def test_what_is_no_name_of_an_attack(name):
+    with pytest.raises(InputError, match="an attack's name must be a text, got "):
+        ATTACKS[name]
+
+
+def test_noise_of_odd_sizes_and_models():
+    for wrong in (2.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=r"epsilon must be in \[0, 1\]"):
+            RandomSignNoise(MODEL, wrong)
+    for wrong in ("x", torch.zeros(3), None):
+        with pytest.raises(TypeError, match="epsilon must be a number"):
+            RandomSignNoise(MODEL, wrong)
+    with pytest.raises(TypeError, match="model must be a module"):
+        RandomSignNoise(lambda x: x)
+
+
+def test_what_is_no_network_or_has_no_values():
+    with pytest.raises(TypeError, match="the surrogate must be a module or a function of images, got int"):
+        evaluate_robustness(MODEL, X, Y, "transfer-pgd1", surrogate=0)
+    with pytest.raises(TypeError, match="the surrogate must be a module"):
+        ATTACKS["transfer-pgd1"](MODEL, X, Y, surrogate=0)
+    with pytest.raises(TypeError, match="feature_fn must be a function of images, got 0"):
+        adversarial_interpolation(MODEL, X, Y, feature_fn=0)
+    with pytest.raises(TypeError, match="x must have values, got a tensor"):
+        evaluate_robustness(MODEL, X.to("meta"), Y)

@@ -282,3 +282,22 @@ def test_images_in_files_are_decoded_where_they_are_asked_for(image_folder):
     in_files, in_memory = (load_dataset("folder", image_folder, 8, in_files=flag).train for flag in (True, False))
     assert torch.equal(in_files.at(places).images, in_memory.at(places).images)
     assert torch.equal(in_files.at(places).labels, in_memory.labels[places])
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("cache_dir", 0), ("data_dir", 0), ("image_size", "8")])
+def test_arguments_of_no_type(name, wrong, image_folder):
+    """What is false is not what is not given."""
+    with pytest.raises((InputError, TypeError), match=f"^{name} must be "):
+        load_dataset("folder", **{"data_dir": image_folder, "image_size": 8, name: wrong})
+
+
+def test_folders_without_labels_that_cannot_be():
+    with pytest.raises(InputError, match="File name too long"):
+        load_unlabeled("x" * 300, 8)
+    with pytest.raises(InputError, match="cache_dir must be a path"):
+        load_unlabeled(".", 8, cache_dir=0)
+
+
+def test_columns_that_are_no_texts(tmp_path):
+    with pytest.raises(InputError, match=r"^--image-column must be a text, got \[1\]$"):
+        load_dataset("parquet", tmp_path, image_column=[1])

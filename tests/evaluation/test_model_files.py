@@ -345,3 +345,10 @@ def test_files_that_run_code_are_refused(tmp_path):
     with pytest.raises(InputError, match="is no file of weights"):
         load_model(tmp_path / "file.pt")
     assert not (tmp_path / "gotcha").exists()
+
+
+@pytest.mark.parametrize("wrong", [5, [None], "x", [torch.zeros(2)], {"a": 1}])
+def test_normalisations_that_are_none(wrong):
+    for given in ({"mean": wrong, "std": [0.5]}, {"mean": [0.5], "std": wrong}):
+        with pytest.raises(InputError, match=r"^--(mean|std) must be numbers, one or three, got "):
+            load_model("nowhere", **given)

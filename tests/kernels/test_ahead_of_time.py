@@ -117,6 +117,41 @@ def test_what_the_installed_triton_lacks_is_said(monkeypatch, capsys):
     assert re.search(r"left out: sm_120: .*too old; gfx942: .*no linker$", capsys.readouterr().out.strip())
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--target", "sm_1\n"], "argument --target: invalid choice: 'sm_1\\n'"),
+        (["a\r\n"], "unrecognized arguments: a\\r\\n"),
+        (["--json", "x" * 300 + "/rows.json"], "no such folder"),
+        (["--json", "a\0b/rows.json"], "no such folder"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(argv, message, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(SystemExit, match="2"):
+        report.main(argv)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("fastait_kernels.report: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_rows_that_cannot_be_written(monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(report, "missing", lambda target: None)
+    monkeypatch.setattr(report, "compile_all", lambda targets: [])
+    for name, why in (
+        ("a\0b", "embedded null byte"),
+        ("x" * 300, "File name too long"),
+        ("/dev/full", "No space left"),
+    ):
+        assert report.main(["--json", name]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("fastait_kernels.report: error: --json ")
+        assert why in line
+
+
 def test_interpreter_is_refused():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "fastait_kernels.report"]

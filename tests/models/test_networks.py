@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from tolerances import REDUCTION
 from torch import fx
 
-from fastait.models import GowalWideResNet, PreActResNet18, ResNet18, make
+from fastait.models import GowalWideResNet, PreActResNet18, ResNet18, WideResNet, make
 
 NAMES = ("wrn-10-1", "wrn-10-1-silu", "wrn-10-1-relu", "resnet-18", "preact-resnet-18", "preact-resnet-18-v2-bn")
 SINGLE = NAMES[1:]
@@ -109,3 +109,25 @@ def test_torchs_tools(name):
 def test_bad_arguments(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+@pytest.mark.parametrize("wrong", [None, "2", 2.5, float("nan"), True, torch.zeros(2), 1, 2**63])
+@pytest.mark.parametrize("kind", [WideResNet, GowalWideResNet, ResNet18, PreActResNet18])
+def test_sizes_that_are_none(kind, wrong):
+    """Refused by name, before anything is drawn."""
+    state = torch.get_rng_state()
+    sizes = {"depth": 10, "widen_factor": 1} if kind in (WideResNet, GowalWideResNet) else {}
+    for name in (*sizes, "num_classes"):
+        if isinstance(wrong, torch.Tensor) or (name, wrong) != ("widen_factor", 1):
+            with pytest.raises((TypeError, ValueError), match=f"^{name} must be "):
+                kind(**{**sizes, name: wrong})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_arguments_of_make():
+    for name, wrong in (("num_classes", 1.5), ("image_size", "8"), ("generator_seed", [1])):
+        arguments = {"num_classes": 2, "image_size": 8, "generator_seed": 0, name: wrong}
+        with pytest.raises(TypeError, match=f"^{name} must be a whole number"):
+            make("wrn-10-1", **arguments)
+    with pytest.raises(ValueError, match="activation must be one of silu, relu, got 'gelu'"):
+        GowalWideResNet(10, 1, activation="gelu")

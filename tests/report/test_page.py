@@ -259,6 +259,10 @@ def test_a_model_keeps_its_colour():
         (["run", "run"], "a folder is given twice: "),
         (["run", "--out", "run"], "--out run is a folder; name the page"),
         (["run", "--out", "no/page.html"], "--out no/page.html: there is no folder"),
+        (["run", "--out", "x" * 300], "cannot be written: File name too long"),
+        (["run", "--out", "a\0b"], "out must be a path"),
+        (["run\0"], "runs must be paths"),
+        (["[]"], "[] is no run folder (no config.json)"),
     ],
 )
 def test_wrong_arguments(argv, said, capsys):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from fastait.runtime.errors import RunError
-from fastait.runtime.files import write_whole
+from fastait.runtime.errors import NotWritten, RunError
+from fastait.runtime.files import json_of, write_whole
 
 
 def test_write_whole_keeps_what_was_there(tmp_path, monkeypatch):
@@ -73,3 +73,20 @@ def test_one_that_is_removed_before_it_is_locked_is_written_again(tmp_path, monk
     write_whole(path, b"one", shared=True)
     assert len(removed) == 1
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"one")]
+
+
+def test_a_device_stays_one(tmp_path):
+    """A file put in its place would be everybody's; here it is a link to one that would be replaced."""
+    for name in ("null", "full"):
+        (tmp_path / name).symlink_to(f"/dev/{name}")
+    write_whole(tmp_path / "null", b"gone")
+    with pytest.raises(NotWritten, match="full could not be written: No space left on device"):
+        write_whole(tmp_path / "full", b"refused")
+    assert sorted(os.listdir(tmp_path)) == ["full", "null"]
+    assert all((tmp_path / name).is_char_device() for name in ("null", "full"))
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"{", b"\xff", b"1" * 5000])
+def test_json_that_is_none(data):
+    with pytest.raises(ValueError, match=r"\w"):
+        json_of(data)

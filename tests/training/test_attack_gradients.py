@@ -32,7 +32,9 @@ def test_shares():
     assert gradient_shares(totals(0, 0, 0)) == {}
 
 
-@pytest.mark.parametrize(("method", "said"), [("madry", 2), ("adv-interp", 2), ("natural", 0)])
+@pytest.mark.parametrize(
+    ("method", "said"), [("madry", 2), pytest.param("adv-interp", 2, marks=pytest.mark.slow), ("natural", 0)]
+)
 def test_a_network_that_does_not_look_at_its_images(monkeypatch, capsys, method, said):
     """Said once for each epoch."""
     write_folder(Path("images"), {"cat": 8, "dog": 8})

@@ -61,7 +61,10 @@ def bad_after(patch, step, poison):
     patch.setattr(Averaged, "add", and_poison)
 
 
-@pytest.mark.parametrize("way", WAYS)
+LONGER = ("madry", "manifold")
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=pytest.mark.slow) if way in LONGER else way for way in WAYS])
 def test_the_step_is_taken_again(monkeypatch, way):
     seen = []
     call = TrainStep.__call__
@@ -129,7 +132,7 @@ def test_before_the_first_checkpoint(monkeypatch, capsys):
     assert not Path("run/checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize("place", ["b.running_var", "b.running_mean", "ema"])
+@pytest.mark.parametrize("place", ["b.running_var", pytest.param("b.running_mean", marks=pytest.mark.slow), "ema"])
 def test_no_checkpoint_holds_what_the_loss_says_nothing_of(monkeypatch, place):
     def poison(averaged):
         value = averaged.state_dict()["bn1.running_var"]

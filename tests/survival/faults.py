@@ -39,6 +39,8 @@ PRELOADED_LONG = (
 )
 """What is imported once; what is not in it is imported by each command for itself."""
 
+LOSSES = "out/outcomes.safetensors"
+
 LAUNCHER = Path(__file__).with_name("fault_launcher.py")
 AT_A_TIME = 2
 
@@ -181,7 +183,9 @@ class Harness:
             return
         yield from (f"going on, {word} was said" for word in BABBLE if word in "".join(said))
         yield from torn(folder)
-        made, whole = command.made(folder), self._made[command.name]
+        made, whole = command.made(folder), dict(self._made[command.name])
+        if case.fault.get("kind") == "memory":  # batches were smaller, and losses are summed over batches
+            made.pop(LOSSES, None), whole.pop(LOSSES, None)
         yield from (f"{name} is missing" for name in sorted(whole.keys() - made.keys()))
         yield from (f"{name} differs" for name in sorted(whole.keys() & made.keys()) if whole[name] != made[name])
         yield from left(folder)

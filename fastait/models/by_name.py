@@ -56,7 +56,6 @@ def make(
         )
     if name.kind in LIBRARIES:
         check_registered(name)  # which imports the library, as anybody's import would
-    _refuse_too_large(name)
     with apart(generator_seed):
         if name.kind == "own":
             model = of_function(name.name, num_classes, image_size)
@@ -80,6 +79,7 @@ def _refuse_too_large(name: ModelName) -> None:
 
 def built_in(name: ModelName, num_classes: int) -> nn.Module:
     """One of the networks of this package, as its class makes it. Draws nothing under ``torch.device("meta")``."""
+    _refuse_too_large(name)
     if name.kind == "wrn":
         return WideResNet(name.depth, name.widen_factor, num_classes)
     if name.kind.startswith("wrn-"):

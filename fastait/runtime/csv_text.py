@@ -5,7 +5,9 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+from fastait.runtime.errors import one_line
+
+FORMULAS = ("=", "+", "-", "@")
 """What a text begins with that a spreadsheet computes."""
 
 
@@ -14,5 +16,9 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     for row in (header, *rows):
-        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell for cell in row])
+        writer.writerow([_shown(cell) if isinstance(cell, str) else cell for cell in row])
     return file.getvalue()
+
+
+def _shown(text: str) -> str:
+    return one_line(f"'{text}" if text.startswith(FORMULAS) else text)

@@ -60,3 +60,26 @@ def test_nothing_is_written_where_the_check_says_no():
     assert not journal.of(model="w", device="cpu").get({"seed": 0})
     journal.close()
     assert not list(FOLDER.iterdir())
+
+
+def test_a_line_that_is_damaged_was_never_written():
+    """Of older versions, lines without a checksum are read; other keys are damage."""
+    put("a", [0, 1])
+    file = FOLDER / "progress-a.jsonl"
+    line = file.read_text()
+    without = line[: line.index(',"crc"')] + "}\n"
+    for damaged, known in (
+        (line, 1),
+        (without, 1),
+        (line.replace("[1,1]", "[1,0]"), 0),
+        (line.replace('\\"seed\\": 0', '\\"seed\\": 1'), 0),
+        (line.replace('"crc"', '"drc"'), 0),
+        (line.replace("[[0,2]]", "[[1,2]]"), 0),
+        (without.replace("[[0,2]]", "[[" + "9" * 30 + ",2]]"), 0),
+        (without.replace("[1,1]", "[1," + "9" * 30 + "]"), 0),
+        ("[" * 100_000 + "\n", 0),
+    ):
+        file.write_text(damaged)
+        recorded = Recorded(FOLDER)
+        recorded.read()
+        assert len(recorded.units()) == known, damaged[:200]

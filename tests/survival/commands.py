@@ -16,7 +16,7 @@ from world import World
 
 from fastait.__main__ import main as command
 
-LINES, FEW = 10_000, 80
+LINES, FEW = 10_000, 50
 
 ROOM = 3 << 30
 """Bytes of addresses that a line may take: what asks for more is refused by the system, not by the machine's end."""

@@ -56,13 +56,8 @@ GROUPS = {
     ),
     "Speed": ("device", "amp", "dali", "workers", "compile", "cuda_graph"),
     "Output": (
-        "out",
-        "resume",
-        "replay_failure",
-        "eval_samples",
-        "checkpoint_seconds",
-        "keep_checkpoints",
-        "tensorboard",
+        *("out", "resume", "replay_failure", "eval_samples"),
+        *("checkpoint_seconds", "keep_checkpoints", "tensorboard"),
     ),
 }
 """Under which heading the help page of training has each setting."""
@@ -261,13 +256,11 @@ class TrainConfig:
         check_choice("--dataset", self.dataset, DATASETS)
         check_choice("--optimizer", self.optimizer, OPTIMIZERS)
         check_choice("--cuda-graph", self.cuda_graph, CUDA_GRAPH)
-        for name, least in _AT_LEAST.items():
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not least <= value <= _AT_MOST.get(name, value):
+            if value is not None and not least <= value <= most:
                 raise InputError(
-                    f"{flag(name)} must be at least {least}"
-                    + (f" and at most {_AT_MOST[name]}" if value > least else "")
-                    + f", got {value}"
+                    f"{flag(name)} must be at least {least}{f' and at most {most}' * (value > most)}, got {value}"
                 )
         for name in ("lr", "weight_decay", "checkpoint_seconds"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
@@ -409,28 +402,18 @@ class TrainConfig:
         return cls(**{key: value for key, value in values.items() if key in names})
 
 
-_AT_LEAST = {
-    "image_size": LEAST_IMAGE_SIZE,
-    "crop_padding": 0,
-    "epochs": 1,
-    "batch_size": 2,
-    "attack_steps": 1,
-    "seed": 0,
-    "workers": 0,
-    "eval_samples": 1,
-    "keep_checkpoints": 1,
+_RANGES: dict[str, tuple[int, float]] = {
+    "image_size": (LEAST_IMAGE_SIZE, 4096),
+    "crop_padding": (0, 4096),
+    "epochs": (1, 1_000_000),
+    "batch_size": (2, 1_000_000),
+    "attack_steps": (1, 10_000),
+    "seed": (0, 2**63 - 1),
+    "workers": (0, 1024),
+    "eval_samples": (1, math.inf),
+    "keep_checkpoints": (1, 10_000),
 }
-
-_AT_MOST = {
-    "image_size": 4096,
-    "crop_padding": 4096,
-    "epochs": 1_000_000,
-    "batch_size": 1_000_000,
-    "attack_steps": 10_000,
-    "seed": 2**63 - 1,
-    "workers": 1024,
-    "keep_checkpoints": 10_000,
-}
+"""Whole numbers, from the least to the largest."""
 
 _USUAL_MILESTONES = (10,)
 

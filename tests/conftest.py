@@ -70,11 +70,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    """The networks are small: on threads that wait for each other these tests take twice as long, or more."""
+    """The networks are small: on threads that wait for each other these tests take twice as long, or more. How many
+    images are taken together does not hang on this machine's caches."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # of the commands that tests start
+        patch.setattr("fastait.attacks.suited.core_cache", lambda: 1 << 21)
         yield
     torch.set_num_threads(before)
 

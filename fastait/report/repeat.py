@@ -32,7 +32,8 @@ def command(config: TrainConfig) -> str | None:
 
 
 _FIRST = ("recipe", "method")
-_ORDER = (*_FIRST, *(n for names in GROUPS.values() for n in names if n not in (*_FIRST, "out", "resume")))
+_REST = {field.name for field in dataclasses.fields(TrainConfig)} - {*_FIRST, "out"}
+_ORDER = (*_FIRST, *(name for names in GROUPS.values() for name in names if name in _REST))
 
 
 def _usual(config: TrainConfig) -> TrainConfig:

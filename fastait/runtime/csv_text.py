@@ -21,4 +21,13 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _shown(text: str) -> str:
-    return one_line(f"'{text}" if text.startswith(FORMULAS) else text)
+    shown = "\n".join(map(one_line, text.split("\n")))  # a cell may have several lines, in quotes
+    return f"'{shown}" if text.startswith(FORMULAS) and not _is_number(text) else shown
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -308,7 +308,8 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"fastait_kernels.report: error: nothing can be compiled: {why}", sys.stderr)
         return 2
     if arguments.json and not os.path.isdir(arguments.json.parent):  # where it cannot be looked at, no folder either
-        parser.error(f"--json {arguments.json}: no such folder")
+        _say(f"fastait_kernels.report: error: --json {_one_line(arguments.json)}: no such folder", sys.stderr)
+        return 2
     lacks = {target: lack for target in arguments.target or TARGETS if (lack := missing(target))}
     if arguments.target and lacks:
         _say(f"fastait_kernels.report: error: --target {_listed(lacks)}", sys.stderr)

@@ -33,7 +33,7 @@ OTHERS = (
         "fastait --help",
         "tensorboard --logdir",
     ),
-    *("python tests/gpu/run.py", "python tests/survival/run.py", "python bench/step_profile.py"),
+    *("python tests/gpu/run.py", "python tests/survival/run_all.py", "python bench/step_profile.py"),
 )
 """Beginnings of command lines that are not for our parsers to read."""
 

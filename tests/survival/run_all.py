@@ -1,8 +1,8 @@
 """What fastait survives, in numbers: everything of this folder in its long form, two parts at a time.
 
-``python tests/survival/run.py`` prints what was tried, how often, and what went wrong, and ends with one line of JSON;
-the exit code is 0 if nothing did. ``--part NAME`` runs that one alone, ``--short`` what the tests run. A part is a
-module here with ``main(short, folder)``, which returns ``counts`` of what was tried in plain words, ``failures`` as
+``python tests/survival/run_all.py`` prints what was tried, how often, and what went wrong, and ends with one line of
+JSON; the exit code is 0 if nothing did. ``--part NAME`` runs that one alone, ``--short`` what the tests run. A part is
+a module here with ``main(short, folder)``, which returns ``counts`` of what was tried in plain words, ``failures`` as
 lines, and ``notes``.
 """
 
@@ -14,14 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(HERE.parent), str(HERE)]
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
+PATHS = [str(ROOT / folder) for folder in ("", "kernels", *SETTINGS["pythonpath"])]
+"""Where the project and its tests' modules are."""
+
+sys.path[:0] = PATHS
 
 PARTS = ("faults", "endurance", "commands", "corruption", "calls", "hostile", "history")
 """The longest first, so that two of them at a time end together."""
@@ -53,7 +57,7 @@ def run(part, short):
     with tempfile.TemporaryDirectory(prefix=f"survival-{part}-") as folder:
         result = Path(folder, "found.json")
         command = [sys.executable, __file__, "--part", part, "--alone", folder, *(["--short"] if short else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[:4])}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
         ended = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)
         if result.exists():
             found = json.loads(result.read_text("utf-8"))

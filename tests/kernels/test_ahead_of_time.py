@@ -129,7 +129,7 @@ def test_what_the_installed_triton_lacks_is_said(monkeypatch, capsys):
 def test_a_wrong_command_line_is_one_line(argv, message, monkeypatch, capsys):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(SystemExit, match="2"):
-        report.main(argv)
+        sys.exit(report.main(argv))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("fastait_kernels.report: error: ")

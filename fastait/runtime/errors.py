@@ -62,7 +62,7 @@ def words(text: object, at_most: int | None = None) -> str:
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     """Raise an InputError with the near match unless ``value`` is one of ``choices``."""
     choices = list(choices)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(f"{flag}: {words(repr(value), 100)} is not one of {', '.join(choices)}.{hint}")

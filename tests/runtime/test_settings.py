@@ -124,3 +124,9 @@ def test_entry_points(tmp_path):
 def test_numbers_are_shown_as_people_write_them(value, text):
     assert as_written(value) == text
     assert fraction(text) == value
+
+
+@pytest.mark.parametrize("name", [np.zeros((2, 2)), torch.ones(3), None, ["digits"]])
+def test_what_is_no_text_is_no_choice(name):
+    with pytest.raises(InputError, match=r"--recipe: .* is not one of digits, "):
+        recipe(name)

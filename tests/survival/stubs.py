@@ -71,7 +71,7 @@ def _loaded(load, known, split, request, folder, note):
     return known[key]
 
 
-def _trained(folder, prepared, report, checkpoint, settle):
+def _trained(folder, prepared, report, checkpoint, settle, checkpoint_file=None):
     prepared.ranks.from_first(settle)
     report.finish()
     return run.TrainResult(folder.path, prepared.model, {})

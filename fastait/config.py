@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,12 +257,7 @@ class TrainConfig:
         check_choice("--dataset", self.dataset, DATASETS)
         check_choice("--optimizer", self.optimizer, OPTIMIZERS)
         check_choice("--cuda-graph", self.cuda_graph, CUDA_GRAPH)
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise InputError(
-                    f"{flag(name)} must be at least {least}{f' and at most {most}' * (value > most)}, got {value}"
-                )
+        check_ranges(self, _RANGES)
         for name in ("lr", "weight_decay", "checkpoint_seconds"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise InputError(f"{flag(name)} must be a finite number >= 0, got {getattr(self, name)}")
@@ -402,13 +398,18 @@ class TrainConfig:
         return cls(**{key: value for key, value in values.items() if key in names})
 
 
+SIZES = (LEAST_IMAGE_SIZE, 4096)
+"""Heights and widths of images."""
+
+SEEDS = (0, 2**63 - 1)
+
 _RANGES: dict[str, tuple[int, float]] = {
-    "image_size": (LEAST_IMAGE_SIZE, 4096),
+    "image_size": SIZES,
     "crop_padding": (0, 4096),
     "epochs": (1, 1_000_000),
     "batch_size": (2, 1_000_000),
     "attack_steps": (1, 10_000),
-    "seed": (0, 2**63 - 1),
+    "seed": SEEDS,
     "workers": (0, 1024),
     "eval_samples": (1, math.inf),
     "keep_checkpoints": (1, 10_000),
@@ -418,6 +419,16 @@ _RANGES: dict[str, tuple[int, float]] = {
 _USUAL_MILESTONES = (10,)
 
 _BEFORE_MODEL = {"depth": 10, "widen_factor": 1}
+
+
+def check_ranges(settings: Any, ranges: Mapping[str, tuple[int, float]]) -> None:
+    """Raise InputError, naming the flag, if a whole number of ``settings`` is out of its range; None is no number."""
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not least <= value <= most:
+            raise InputError(
+                f"{flag(name)} must be at least {least}{f' and at most {most}' * (value > most)}, got {value}"
+            )
 
 
 def parquet_settings(settings: Any) -> dict[str, Any]:

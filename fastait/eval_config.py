@@ -1,5 +1,6 @@
 """What an evaluation is told, as one flat dataclass: the flags of the command."""
 
+import math
 import operator
 import os
 from collections.abc import Iterable
@@ -7,7 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastait.config import DATASETS, IN_PLACE, PARQUET_SETTINGS, check_parquet_settings, flag, parquet_settings
+from fastait.config import (
+    DATASETS,
+    IN_PLACE,
+    PARQUET_SETTINGS,
+    SEEDS,
+    SIZES,
+    check_parquet_settings,
+    check_ranges,
+    flag,
+    parquet_settings,
+)
 from fastait.models.names import parse
 from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.settings import Numbers, Ratio, fraction
@@ -203,12 +214,7 @@ class EvalArguments:
             )
         if self.input_noise is not None and not 0 <= self.input_noise <= 1:
             raise InputError(f"--input-noise must be in [0, 1] (8/255 is usual), got {self.input_noise}")
-        least = {"samples": 1, "black_box_samples": 1, "image_size": 8, "batch_size": 1, "seed": 0}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= _AT_MOST.get(name, value):
-                most = f" and at most {_AT_MOST[name]}" if value > lowest else ""
-                raise InputError(f"{flag(name)} must be at least {lowest}{most}, got {value}")
+        check_ranges(self, _RANGES)
         if self.dataset is not None:
             check_choice("--dataset", self.dataset, DATASETS)
             if self.dataset in IN_PLACE and self.data_dir is None:
@@ -243,7 +249,11 @@ class EvalArguments:
                     raise InputError(f"{flag(name)} must be {what}, got {value!r}")
 
 
-_AT_MOST = {"image_size": 4096, "seed": 2**63 - 1}
+_RANGES: dict[str, tuple[int, float]] = {
+    **dict.fromkeys(("samples", "black_box_samples", "batch_size"), (1, math.inf)),
+    "image_size": SIZES,
+    "seed": SEEDS,
+}
 
 _PATHS = ("surrogate", "data_dir", "cache_dir", "out")
 _INTEGERS = ("samples", "black_box_samples", "image_size", "seed", "batch_size")

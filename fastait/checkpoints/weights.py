@@ -17,6 +17,7 @@ from fastait.models.by_name import make
 from fastait.models.features import PROBED, find_head
 from fastait.models.names import parse
 from fastait.runtime.errors import InputError, words
+from fastait.runtime.files import json_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -210,13 +211,11 @@ def _about(metadata: dict[str, str], path: Path) -> About:
     if network is None and "network" in metadata:
         return About()
     try:
-        decoded = {
-            key: json.loads(metadata[key]) for key in ("classes", "normalization", "image_size") if key in metadata
-        }
+        decoded = {key: json_of(metadata[key]) for key in ("classes", "normalization", "image_size") if key in metadata}
         classes = class_names(decoded["classes"]) if "classes" in decoded else None
         stated = stated_normalization(decoded["normalization"]) if "normalization" in decoded else None
         size = stated_size(decoded["image_size"]) if "image_size" in decoded else None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         if network is None:
             return About()
         raise InputError(f"{path}: the file's metadata are damaged: {words(error, 200)}") from None

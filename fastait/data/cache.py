@@ -22,7 +22,7 @@ from torch import Tensor
 from fastait.data.decode import Contents, Decoded, Split, decode, quiet
 from fastait.data.files import is_within
 from fastait.runtime.errors import InputError, RunError, one_line
-from fastait.runtime.files import PARTIAL, write_whole
+from fastait.runtime.files import PARTIAL, json_of, write_whole
 from fastait.runtime.settings import as_path
 
 CACHE = ".fastait-cache"
@@ -132,7 +132,7 @@ class _Cache:
     def read(self, note: Callable[[str], None] = lambda text: None) -> tuple[Decoded, Tensor | None] | None:
         """What was decoded before from the same source, if it is whole and has no images that are bad now."""
         try:
-            file = json.loads(self.about_file.read_bytes())
+            file = json_of(self.about_file.read_bytes())
             about = file["about"]
             if file["checksum"] != _text_checksum(about):
                 raise ValueError("its checksum is wrong")

@@ -1,6 +1,5 @@
 """Parquet files in the image layout of the Hugging Face hub."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from fastait.data.decode import BadImage, Contents, Item, Split
 from fastait.data.files import STAND_INS, fingerprint, walk, why_no_file
 from fastait.data.names import spelling
 from fastait.runtime.errors import InputError, one_line, words
+from fastait.runtime.files import json_of
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label")
@@ -267,9 +267,9 @@ def _no_bytes(path: str | None) -> BadImage:
 
 def _names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
     try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        names = json_of(metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(spelling(str(name)) for name in names)
-    except (KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, ValueError, TypeError):
         return ()
 
 

@@ -1,5 +1,6 @@
 """The models that an evaluation is given, and what they are called."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,21 +48,14 @@ def places_stated(config: Mapping[str, Any], whose: str, note: Callable[[str], N
         InputError: the images do not lie there.
     """
     data_dir = as_path("data_dir", config["data_dir"])
-    if config["dataset"] not in IN_PLACE and not _is_folder(data_dir):
+    if config["dataset"] not in IN_PLACE and not os.path.isdir(data_dir):
         raise InputError(f"{whose} was trained on images in {data_dir}, where there is no folder; --data-dir makes one")
     note(f"the images are those in {data_dir}, as {whose} says")
     cache_dir = as_path("cache_dir", config["cache_dir"]) if config.get("cache_dir") else None
-    if cache_dir is not None and not _is_folder(cache_dir):
+    if cache_dir is not None and not os.path.isdir(cache_dir):
         note(f"{cache_dir}, where {whose} keeps decoded images, is not there, and is made by --cache-dir alone")
         cache_dir = None
     return data_dir, cache_dir
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # of a path that is too long, say
-        return False
 
 
 def names_of(paths: tuple[Path, ...]) -> list[str]:

@@ -22,6 +22,7 @@ from torch import nn
 from fastait.data import ImageSet
 from fastait.evaluation.sums import Numbers
 from fastait.runtime.errors import InputError, NotWritten
+from fastait.runtime.files import json_of
 from fastait.runtime.places import places_of, runs
 
 Finding = tuple[list[int], dict[str, list[int]]]
@@ -196,16 +197,16 @@ def _lines(text: bytes) -> Iterator[tuple[str, Finding, Numbers]]:
     for line in text.split(b"\n"):
         try:
             yield _parsed(line)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
             continue
 
 
 def _parsed(line: bytes) -> tuple[str, Finding, Numbers]:
     """A line's unit and what it says; raises something of many kinds where it is none."""
-    entry = json.loads(line)
+    entry = json_of(line)
     if not entry.keys() <= _KEYS or entry.pop(_CRC, None) not in (None, _crc(entry)):
         raise ValueError("the line is damaged")  # of another key, perhaps the checksum's
-    unit, found = dict(json.loads(entry["unit"])), entry["found"]
+    unit, found = dict(json_of(entry["unit"])), entry["found"]
     # Units of version 0.2 were batches.
     pieces = entry["places"] if "places" in entry else [(unit.pop("first"), unit.pop("size"))]
     pieces = [(int(first), int(count)) for first, count in pieces]

@@ -45,6 +45,7 @@ from fastait.models import GowalWideResNet, WideResNet
 from fastait.models.apart import apart
 from fastait.models.names import FORMS, LIBRARIES, parse
 from fastait.runtime.errors import InputError
+from fastait.runtime.files import json_of
 
 IMAGE_SIZE = 32
 """What a network is made for, where neither its file nor a user says."""
@@ -209,7 +210,7 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
 def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
     """A run's settings, which ``read`` reads from ``path``; nothing of another program's ``config.json``."""
     try:
-        config = dict(json.loads(read()))
+        config = dict(json_of(read()))
         if not {"recipe", "method", "dataset"} <= config.keys():
             return {}
         if CLASSES in config:
@@ -226,7 +227,7 @@ def _config(read: Callable[[], bytes | str], path: Path) -> dict[str, Any]:
             parse(config["model"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     return config
 

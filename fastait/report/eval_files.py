@@ -1,6 +1,5 @@
 """What an evaluation's folder holds, as far as it can be read; what cannot is left out, with a word."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastait.report.gaps import Gap
 from fastait.report.run_files import is_number
 from fastait.reproduction.evaluated import BY
 from fastait.runtime.errors import InputError, first_line
+from fastait.runtime.files import json_of
 
 AGAIN = "The same command with the same --out writes it anew."
 
@@ -108,10 +108,10 @@ def read_evaluation(path: Path, name: str) -> Measurement:
             name, path, gaps=[Gap(name, what, "It is still going, or goes on by the same command with the same --out.")]
         )
     try:
-        about = json.loads(file.read_bytes())
+        about = json_of(file.read_bytes())
         evaluations = from_json(about)
         masking = {str(model): [_check(row) for row in rows] for model, rows in about.get("masking", {}).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         what = f"{file.name} cannot be read ({type(error).__name__}: {first_line(error)})"
         return Measurement(name, path, gaps=[Gap(name, what, AGAIN)])
     gaps: list[Gap] = []
@@ -146,10 +146,10 @@ def _read(path: Path, name: str, without: str, gaps: list[Gap]) -> tuple[dict[st
     """The tensors of a file and what its metadata say of them; nothing, with a word, where it cannot be read."""
     try:
         tensors, metadata = opened(path.read_bytes())
-        return tensors, dict(json.loads(metadata.get("about", "{}")))
+        return tensors, dict(json_of(metadata.get("about", "{}")))
     except FileNotFoundError:
         gaps.append(Gap(name, f"no {path.name}, which older versions do not write: {without}", AGAIN))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         gaps.append(Gap(name, f"{path.name} cannot be read ({first_line(error)}): {without}", AGAIN))
     return {}, {}
 

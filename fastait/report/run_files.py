@@ -1,6 +1,5 @@
 """What a run folder holds, as far as it can be read; what cannot is left out, with a word."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from fastait.checkpoints.folder import RunFolder
 from fastait.config import CLASSES, TrainConfig
 from fastait.report.gaps import Gap, quoted
 from fastait.runtime.errors import FastaitError, InputError, first_line
+from fastait.runtime.files import json_of
 from fastait.training.watch import WATCHED
 
 LARGEST = 1e11
@@ -78,7 +78,7 @@ def read_run(path: Path, name: str) -> Run:
     config = classes = None
     try:
         config, classes = folder.config(), folder.classes()
-    except (FastaitError, TypeError, AttributeError, RecursionError) as error:
+    except (FastaitError, TypeError, AttributeError) as error:
         gaps.append(Gap(name, f"{folder.config_file.name} cannot be read ({first_line(error)})", "Bring it back."))
     if config is not None and classes is None:
         gaps.append(Gap(name, f"{folder.config_file.name} has no {CLASSES}, as those of older versions"))
@@ -139,8 +139,8 @@ def _objects(text: str) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         if not line.strip():
             continue
         try:
-            epoch = json.loads(line)
-        except (ValueError, RecursionError):
+            epoch = json_of(line)
+        except ValueError:
             epoch = None
         good = isinstance(epoch, dict) and type(epoch.get("epoch")) is int and 0 < epoch["epoch"] < LARGEST
         yield number, epoch if good else None

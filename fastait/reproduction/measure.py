@@ -1,7 +1,6 @@
 """Networks trained where they are missing, and figures measured where they are missing."""
 
 import io
-import json
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import replace
@@ -30,7 +29,7 @@ from fastait.reproduction.standing import ANYWHERE, Standing, journal_folder
 from fastait.reproduction.systems import Choices
 from fastait.runtime.claims import Claim, Worker
 from fastait.runtime.errors import InputError, Interrupted
-from fastait.runtime.files import checked, write_whole
+from fastait.runtime.files import checked, json_of, write_whole
 from fastait.runtime.hardware import environment
 from fastait.runtime.memory import said_with
 from fastait.runtime.precision import current, resolve_device
@@ -198,7 +197,7 @@ class Bench:
 def _epochs(attempt: Path, epochs: int) -> dict[str, Any]:
     """How far a training is, as a claim says it."""
     try:
-        seconds = [json.loads(line)["seconds"] for line in (attempt / "metrics.jsonl").read_bytes().splitlines()]
+        seconds = [json_of(line)["seconds"] for line in (attempt / "metrics.jsonl").read_bytes().splitlines()]
         left = sum(seconds) / len(seconds) * (epochs - len(seconds)) if seconds else None
     except (OSError, TypeError, ValueError, LookupError):
         seconds, left = [], None

@@ -19,7 +19,7 @@ from fastait.reproduction.standing import Standing, journal_folder
 from fastait.reproduction.systems import Choices
 from fastait.runtime.claims import DONE, FAILED, RELEASED, Claim, Claims, Worker, last_numbers
 from fastait.runtime.errors import FastaitError, InputError, Interrupted, NotWritten, OutOfMemory, RunError
-from fastait.runtime.files import make_folder, write_text
+from fastait.runtime.files import json_of, make_folder, write_text
 from fastait.runtime.report import Report
 from fastait.runtime.signals import LOST, StopRequest
 from fastait.runtime.version import __version__
@@ -263,7 +263,7 @@ def _differences(saved: Any, asked: Any, name: str) -> list[tuple[str, Any]]:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(json_of(path.read_bytes()))
     except (OSError, TypeError, ValueError):
         return {}
 

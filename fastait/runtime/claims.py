@@ -41,6 +41,7 @@ from secrets import token_hex
 from typing import Any
 
 from fastait.runtime.errors import FastaitError, NotWritten, one_line, words
+from fastait.runtime.files import json_of
 from fastait.runtime.signals import LOST, ask_to_stop
 
 LAPSE = 120.0
@@ -123,7 +124,7 @@ class Record:
     def of(cls, data: bytes) -> "Record":
         """What the bytes of a file say; one that cannot be read, as before it is first written, is being worked on."""
         try:
-            return cls(**json.loads(data))
+            return cls(**json_of(data))
         except (TypeError, ValueError):
             return cls()
 

@@ -175,6 +175,7 @@ def test_a_long_text_is_cut(tmp_path):
     assert Record.of(Record(doing="epoch 3", why="w" * 500).packed()).doing == "epoch 3"
     assert Record.of(b"") == Record()
     assert Record.of(b'{"state": "of a newer version", "more": 1}') == Record()
+    assert Record.of(b"[" * 100_000) == Record()
 
 
 def test_a_worker_that_is_followed_is_asked_to_stop(tmp_path):

@@ -94,7 +94,7 @@ def test_a_changed_source_is_decoded_again(root, decoded, change):
 
 
 @pytest.mark.parametrize(
-    "damage", ["flipped bit", "half", "longer", "no pixels", "half json", "other json", "other labels"]
+    "damage", ["flipped bit", "half", "longer", "no pixels", "half json", "other json", "deep json", "other labels"]
 )
 def test_a_damaged_cache_is_replaced(root, decoded, damage):
     before, _ = load(root)
@@ -115,6 +115,8 @@ def test_a_damaged_cache_is_replaced(root, decoded, damage):
         about.write_text(about.read_text().replace('"labels": [0,', '"labels": [1,'))
     elif damage == "other json":
         about.write_text("[]")
+    elif damage == "deep json":
+        about.write_text("[" * 100_000)
     after, notes = load(root)
     assert decoded == [9, 3, 9]
     same(before, after)

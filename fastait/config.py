@@ -76,8 +76,8 @@ class TrainConfig:
     """
 
     recipe: str = "digits"
-    """Published settings to start from: digits, cifar10, cifar100, svhn, svhn-unaugmented or cifar10-fastat. Other
-    flags override single settings."""
+    """Published settings to start from: digits, cifar10, cifar100, svhn, svhn-unaugmented, cifar10-fastat or
+    cifar10-speedrun. Other flags override single settings."""
 
     method: str = "adv-interp"
     """How images and labels are moved: adv-interp, natural, madry, trades, mart, fgsm-rs, n-fgsm, grad-align, nu-at,
@@ -195,7 +195,7 @@ class TrainConfig:
     weight perturbation; 0.005 and 0.01 are published. [default: not]"""
 
     model: str = "wrn-10-1"
-    """The network: wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18, timm:NAME, torchvision:NAME, or
+    """The network: wrn-D-W, wrn-D-W-silu, wrn-D-W-s2, resnet-18, preact-resnet-18, timm:NAME, torchvision:NAME, or
     package.module:function, a function of your own that is called with the number of classes and returns a module on
     images in [0, 1]."""
 

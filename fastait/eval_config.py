@@ -118,9 +118,9 @@ class EvalArguments:
     """Height and width that images are brought to. [default: the first model's, or 32]"""
 
     model: str | None = field(default=None, kw_only=True)
-    """What network the files are of that neither say nor show it: wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18,
-    preact-resnet-18-v2, timm:NAME, torchvision:NAME, or package.module:function, a function of your own, which is
-    called only if you name it here. [default: what the file says, or its weights show]"""
+    """What network the files are of that neither say nor show it: wrn-D-W, wrn-D-W-silu, wrn-D-W-s2, resnet-18,
+    preact-resnet-18, preact-resnet-18-v2, timm:NAME, torchvision:NAME, or package.module:function, a function of your
+    own, which is called only if you name it here. [default: what the file says, or its weights show]"""
 
     inputs: str = field(default="auto", kw_only=True)
     """What networks take after normalisation: minus-one-one (our wide ResNets, the authors'), zero-one (RobustBench's

@@ -39,7 +39,8 @@ def refused(capsys, *argv, code=2):
         (["--epoch", 3], "--epoch. Did you mean --epochs?"),
         (
             ["--recipe", "cifar11"],
-            "--recipe: 'cifar11' is not one of digits, cifar10, cifar100, svhn, svhn-unaugmented, cifar10-fastat. Did",
+            "--recipe: 'cifar11' is not one of digits, cifar10, cifar100, svhn, svhn-unaugmented, cifar10-fastat, "
+            "cifar10-speedrun. Did",
         ),
         (["--method", "adv-inter"], "Did you mean 'adv-interp'?"),
         (["--dataset", "digit"], "Did you mean 'digits'?"),

@@ -52,7 +52,8 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture | None:
     Nothing says yet that all of its weights are such a network's.
     """
     if WIDE in weights:
-        return _wide(weights, WIDE, "block1.layer.", ("",))
+        strided = "conv1.weight" in weights and weights["conv1.weight"].shape[2:] == (4, 4)
+        return _wide(weights, WIDE, "block1.layer.", ("-s2" if strided else "",))
     if GOWAL in weights:
         return _wide(weights, GOWAL, "layer.0.block.", ("-silu", "-relu"))
     if RESNET in weights and "linear.weight" in weights:
@@ -63,7 +64,7 @@ def architecture(weights: Mapping[str, Tensor]) -> Architecture | None:
 def last_layer(name: str) -> str | None:
     """What the layer that makes the logits is called in the network of this name; None if it is not this package's."""
     kind = parse(name).kind
-    if kind == "wrn":
+    if kind in ("wrn", "wrn-s2"):
         return "fc"
     if kind.startswith("wrn-"):
         return "logits"

@@ -29,7 +29,7 @@ def robustbench_class(model: nn.Module, whose: str = "the model") -> str:
             "--export robustbench is for networks that normalise by themselves, as those that RobustBench has classes "
             f"for; {model.normalization} is assumed of {whose}"
         )
-    if isinstance(model, WideResNet):
+    if isinstance(model, WideResNet) and model.conv1.stride == (1, 1):
         return f"Hendrycks2019UsingNet(depth={_depth(model, BasicBlock)}, widen_factor={model.fc.in_features // 64})"
     if isinstance(model, GowalWideResNet):
         width = model.logits.in_features // 64

@@ -80,8 +80,8 @@ def _refuse_too_large(name: ModelName) -> None:
 def built_in(name: ModelName, num_classes: int) -> nn.Module:
     """One of the networks of this package, as its class makes it. Draws nothing under ``torch.device("meta")``."""
     _refuse_too_large(name)
-    if name.kind == "wrn":
-        return WideResNet(name.depth, name.widen_factor, num_classes)
+    if name.kind in ("wrn", "wrn-s2"):
+        return WideResNet(name.depth, name.widen_factor, num_classes, stride=2 if name.kind == "wrn-s2" else 1)
     if name.kind.startswith("wrn-"):
         return GowalWideResNet(name.depth, name.widen_factor, num_classes, name.kind.removeprefix("wrn-"))
     if name.kind == "resnet-18":

@@ -15,12 +15,15 @@ layer does too."""
 
 FIXED = ("resnet-18", *PREACT)
 
-FORMS = "wrn-D-W, wrn-D-W-silu, resnet-18, preact-resnet-18, timm:NAME, torchvision:NAME or package.module:function"
+FORMS = (
+    "wrn-D-W, wrn-D-W-silu, wrn-D-W-s2, resnet-18, preact-resnet-18, timm:NAME, torchvision:NAME or "
+    "package.module:function"
+)
 
 DEEPEST, WIDEST = 10_000, 1000
 
-_WIDE = re.compile(r"wrn-(\d+)-(\d+)(-silu|-relu)?")
-_ALMOST_WIDE = re.compile(r"(?:wrn|wide-?res-?net)-?(\d+)-(\d+)(-?(?:silu|swish|relu))?")
+_WIDE = re.compile(r"wrn-(\d+)-(\d+)(-silu|-relu|-s2)?")
+_ALMOST_WIDE = re.compile(r"(?:wrn|wide-?res-?net)-?(\d+)-(\d+)(-?(?:silu|swish|relu|s2))?")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -30,8 +33,9 @@ class ModelName:
 
     Attributes:
         text: as it was given.
-        kind: ``wrn``, ``wrn-silu`` or ``wrn-relu`` (a wide ResNet; the last two are Gowal et al.'s), one of ``FIXED``,
-            ``timm``, ``torchvision`` or ``own`` (a function of the user's).
+        kind: ``wrn``, ``wrn-s2``, ``wrn-silu`` or ``wrn-relu`` (a wide ResNet; the first convolution of s2 has stride
+            2, the last two are Gowal et al.'s), one of ``FIXED``, ``timm``, ``torchvision`` or ``own`` (a function of the
+            user's).
         depth, widen_factor: of a wide ResNet, else 0.
         name: the library's name for it, or ``package.module:function``.
     """

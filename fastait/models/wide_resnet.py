@@ -69,19 +69,31 @@ class WideResNet(nn.Module):
         widen_factor: multiple of the base widths 16, 32, 64, >= 1.
         num_classes: width of the logits, >= 2.
         in_channels: channels of the images.
+        stride: of the first convolution, 1 or 2. With 2 it is 4x4, and all blocks see a quarter of the pixels, in a
+            quarter of the time: not the published network, but more of it for the same cost.
 
     Raises:
         TypeError: an argument is no whole number.
-        ValueError: ``depth`` is not 6n + 4, or another argument is too small.
+        ValueError: ``depth`` is not 6n + 4, ``stride`` neither 1 nor 2, or another argument is too small.
     """
 
     mixing_places = ("block1", "block2")
 
-    def __init__(self, depth: int = 28, widen_factor: int = 10, num_classes: int = 10, *, in_channels: int = 3):
+    def __init__(
+        self,
+        depth: int = 28,
+        widen_factor: int = 10,
+        num_classes: int = 10,
+        *,
+        in_channels: int = 3,
+        stride: int = 1,
+    ):
         super().__init__()
         blocks, widths = layout(depth, widen_factor, num_classes)
         self.num_classes, in_channels = count("num_classes", num_classes, 2), count("in_channels", in_channels)
-        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        if whole("stride", stride) not in (1, 2):
+            raise ValueError(f"stride must be 1 or 2, got {stride}")
+        self.conv1 = nn.Conv2d(in_channels, widths[0], stride + 2, stride=stride, padding=1, bias=False)
         self.block1 = NetworkBlock(blocks, widths[0], widths[1], stride=1)
         self.block2 = NetworkBlock(blocks, widths[1], widths[2], stride=2)
         self.block3 = NetworkBlock(blocks, widths[2], widths[3], stride=2)

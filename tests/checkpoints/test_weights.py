@@ -14,7 +14,7 @@ from fastait.checkpoints.weights import About, OtherNetwork, blank, classes_gues
 from fastait.models import make
 from fastait.runtime.errors import InputError
 
-BUILT_IN = ("wrn-10-1", "wrn-16-2-silu", "resnet-18", "preact-resnet-18-v2-bn")
+BUILT_IN = ("wrn-10-1", "wrn-10-2-s2", "wrn-16-2-silu", "resnet-18", "preact-resnet-18-v2-bn")
 OF_LIBRARIES = ("timm:resnet10t", "timm:vit_tiny_patch16_224", "torchvision:mobilenet_v2")
 
 
@@ -169,6 +169,7 @@ def blocks(kind, counts, bottleneck=False):
 def test_what_weights_show():
     for name, names in {
         "wrn-16-2": ("wrn-16-2",),
+        "wrn-10-2-s2": ("wrn-10-2-s2",),
         "wrn-16-2-silu": ("wrn-16-2-silu", "wrn-16-2-relu"),
         "resnet-18": ("resnet-18",),
         "preact-resnet-18": ("preact-resnet-18", "preact-resnet-18-v2"),

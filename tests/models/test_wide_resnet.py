@@ -63,3 +63,19 @@ def test_forward_leaves_its_input_alone():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         WideResNet(*arguments)
+
+
+def test_a_first_convolution_of_stride_two():
+    """A quarter of the pixels go into the blocks; the rest is the same network."""
+    usual, strided = WideResNet(10, 2, 10), WideResNet(10, 2, 10, stride=2)
+    seen = []
+    strided.block1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    assert strided(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert seen == [(2, 16, 16, 16)]
+    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (usual, strided)]
+    assert shapes[0].pop("conv1.weight")[2:] == (3, 3)
+    assert shapes[1].pop("conv1.weight")[2:] == (4, 4)
+    assert shapes[0] == shapes[1]
+    for stride, error in ((3, ValueError), (0, ValueError), ("2", TypeError)):
+        with pytest.raises(error, match="stride"):
+            WideResNet(10, 1, 10, stride=stride)

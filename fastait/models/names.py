@@ -34,8 +34,8 @@ class ModelName:
     Attributes:
         text: as it was given.
         kind: ``wrn``, ``wrn-s2``, ``wrn-silu`` or ``wrn-relu`` (a wide ResNet; the first convolution of s2 has stride
-            2, the last two are Gowal et al.'s), one of ``FIXED``, ``timm``, ``torchvision`` or ``own`` (a function of the
-            user's).
+            2, the last two are Gowal et al.'s), one of ``FIXED``, ``timm``, ``torchvision`` or ``own`` (a function of
+            the user's).
         depth, widen_factor: of a wide ResNet, else 0.
         name: the library's name for it, or ``package.module:function``.
     """

@@ -41,13 +41,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def parsed(argv: list[str]) -> tuple[TrainArguments, TrainArguments]:
     """What a command line says, and what stands for flags that it does not give: the settings of its recipe or run."""
-    # The recipe, the method and the schedule decide the defaults of the other flags, so they are parsed first.
-    first = cli.parse(COMMAND, TrainArguments(), [a for a in argv if a not in cli.HELP_FLAGS], SUMMARY, GROUPS)
+    # The recipe decides the defaults of the method and the schedule, and these those of the other flags.
+    words = [word for word in argv if word not in cli.HELP_FLAGS]
+    first = cli.parse(COMMAND, TrainArguments(), words, SUMMARY, GROUPS)
     if first.resume is None:
         if first.replay_failure:
             raise InputError("--replay-failure needs the run whose step failed: --resume RUN")
-        schedule = {} if first.schedule == TrainArguments().schedule else {"schedule": first.schedule}
-        settings = recipe(first.recipe, method=first.method, **schedule)
+        chosen = cli.parse(COMMAND, TrainArguments(**vars(recipe(first.recipe))), words, SUMMARY, GROUPS)
+        settings = recipe(first.recipe, method=chosen.method, schedule=chosen.schedule)
     else:
         from fastait.checkpoints.folder import RunFolder
 

@@ -34,23 +34,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", default="CIFAR-10", help="what these images are, for headings")
     parser.add_argument("--work", type=Path, help="folder of runs and weights [default: runs/ and the record's name]")
     given, flags = parser.parse_known_args(argv)
-    work = (given.work or Path("runs", given.record.name)).absolute()
+    work, data = (given.work or Path("runs", given.record.name)).absolute(), given.data_dir.absolute()
+    flags, said = ["--data-dir", str(data), *flags], {str(work): "RUNS", str(data): "DATA", f"{ROOT}/": ""}
     try:
         if given.do == "train":
-            train(given.record, work, ["--data-dir", str(given.data_dir.absolute()), *flags], given.images)
+            train(given.record, work, flags, given.images, said)
         else:
-            evaluate(given.record, work, ["--data-dir", str(given.data_dir.absolute()), *flags])
+            evaluate(given.record, work, flags, said)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def train(record: Path, work: Path, flags: list[str], images: str) -> None:
-    """Each seed that ``record`` does not have, and the machine before and after."""
+def train(record: Path, work: Path, flags: list[str], images: str, said: dict[str, str]) -> None:
+    """Each seed that ``record`` does not have, and the machine before and after.
+
+    Args:
+        record: its folder.
+        work: of the runs.
+        flags: of ``fastait train``.
+        images: what they are.
+        said: what is kept in the place of this machine's paths.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     about: dict[str, Any] = {"name": record.name, "track": "GPU" if device.type == "cuda" else "CPU", "images": images}
-    about |= {"command": " ".join(["fastait", *_command(flags, 0, Path("RUN"))]).replace(str(ROOT), ".")}
+    about |= {"command": " ".join(["fastait", *_command(flags, SEEDS[0], work / seed_folder(SEEDS[0]))])}
     record.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
         kept, run = record / seed_folder(seed), work / seed_folder(seed)
@@ -66,9 +75,10 @@ def train(record: Path, work: Path, flags: list[str], images: str) -> None:
         found |= {"reference_seconds": [round(before, 3), round(reference.seconds(device), 3)]}
         found |= {"weights": WEIGHTS, "sha256": hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest()}
         for name in ("config.json", "metrics.jsonl", "result.json"):
-            shutil.copy(run / name, kept / name)
-        write(record / "record.json", about)
-        write(kept / "time.json", found)
+            keep((run / name).read_text("utf-8"), kept / name, said)
+        keep((kept / "train.log").read_text("utf-8"), kept / "train.log", said)
+        keep(json.dumps(about, indent=2) + "\n", record / "record.json", said)
+        keep(json.dumps(found, indent=2) + "\n", kept / "time.json", said)
         print(f"{record.name} seed {seed}: {seconds:.1f} s", flush=True)
 
 
@@ -107,8 +117,8 @@ def _all_epochs(run: Path) -> bool:
         return False
 
 
-def evaluate(record: Path, work: Path, flags: list[str]) -> None:
-    """AutoAttack on each seed's weights that were trained and are not evaluated."""
+def evaluate(record: Path, work: Path, flags: list[str], said: dict[str, str]) -> None:
+    """AutoAttack on each seed's weights that were trained and are not evaluated; arguments as ``train``'s."""
     for seed in SEEDS:
         kept, run = record / seed_folder(seed), work / seed_folder(seed)
         if (kept / "eval.json").exists() or not (kept / "time.json").exists():
@@ -122,7 +132,8 @@ def evaluate(record: Path, work: Path, flags: list[str]) -> None:
             ended = subprocess.run([sys.executable, "-m", "fastait", *command], stdout=log, stderr=log, check=False)
         if ended.returncode:
             raise ValueError(f"the evaluation ended with exit code {ended.returncode}; see {kept / 'eval.log'}")
-        shutil.copy(out / "eval.json", kept / "eval.json")
+        keep((kept / "eval.log").read_text("utf-8"), kept / "eval.log", said)
+        keep((out / "eval.json").read_text("utf-8"), kept / "eval.json", said)
         print((kept / "eval.log").read_text("utf-8"), flush=True)
 
 
@@ -162,9 +173,11 @@ def _cpu_times() -> tuple[int, int]:
     return sum(ticks), ticks[3] + ticks[4]
 
 
-def write(path: Path, found: dict[str, Any]) -> None:
-    """As JSON that people read."""
-    path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+def keep(text: str, path: Path, said: dict[str, str]) -> None:
+    """``text`` as a file, without this machine's paths."""
+    for place, name in said.items():
+        text = text.replace(place, name)
+    path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from fastait import train
 from fastait.__main__ import main as fastait_command
 from fastait.checkpoints.folder import RunFolder
 from fastait.recipes import RECIPES, recipe
-from fastait.train import main
+from fastait.train import main, parsed
 from fastait.training.schedule import learning_rate
 
 TINY = ["--image-size", "8", "--epochs", "1", "--eval-samples", "10", "--device", "cpu"]
@@ -354,6 +354,18 @@ def test_recipes_are_the_papers():
     assert (plain.crop_padding, plain.flip, plain.lr, plain.epochs, plain.attack_steps) == (0, False, 0.01, 100, 7)
     for name in RECIPES:
         recipe(name).check()
+
+
+def test_a_recipe_says_its_method():
+    """Which a flag overrides, also by what another recipe has."""
+    for flags, expected in (
+        ([], ("n-fgsm", "one-cycle", 5)),
+        (["--method", "adv-interp"], ("adv-interp", "one-cycle", 5)),
+        (["--schedule", "step", "--milestones", "3"], ("n-fgsm", "step", 5)),
+    ):
+        config = parsed(["--recipe", "cifar10-speedrun", *flags])[0].config()
+        assert (config.method, config.schedule, config.epochs) == expected
+        config.check()
 
 
 def test_help_shows_the_recipes_values(capsys):

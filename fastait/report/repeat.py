@@ -38,16 +38,16 @@ _ORDER = (*_FIRST, *(name for names in GROUPS.values() for name in names if name
 
 def _usual(config: TrainConfig) -> TrainConfig:
     """What the command has where no flag says otherwise, but for what decides that: recipe, method and schedule."""
-    schedule = {} if config.schedule == TrainConfig().schedule else {"schedule": config.schedule}
-    plain = TrainConfig()
-    made = recipe(config.recipe, method=config.method, **schedule)
+    named = recipe(config.recipe)
+    made = recipe(config.recipe, method=config.method, schedule=config.schedule)
     # The strength of a penalty hangs on settings that flags may change, and where images lie on the current folder.
     strength = dataclasses.replace(config, penalty=None).penalty_weight()
     return dataclasses.replace(
         made.resolved(),
-        recipe=plain.recipe,
-        method=plain.method,
-        schedule=recipe(config.recipe).schedule,
+        recipe=TrainConfig().recipe,
+        method=named.method,
+        schedule=named.schedule,
+        milestones=() if made.schedule != named.schedule else made.resolved().milestones,  # which flags must say
         penalty=strength if made.penalty is None else made.penalty,
         data_dir=None,
     )

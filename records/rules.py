@@ -12,6 +12,9 @@ TARGETS = (27, 30, 33)
 BUSY = 0.05
 """The share of the machine's cores that others may use when the clock starts."""
 
+DRIFT = 1.25
+"""By what factor the times of the reference steps before and after a training may differ."""
+
 LARGEST = 10_000_000
 """Bytes of this folder."""
 

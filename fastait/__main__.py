@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from typing import NoReturn
 
 from fastait.runtime.console import say, surviving_streams
 from fastait.runtime.errors import InputError, check_choice, one_line
@@ -48,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         with surviving_streams("fastait"):
             say(f"fastait {name}: interrupted", error=True)
         return 130
+
+
+def end_as(name: str) -> NoReturn:
+    """End this process as ``fastait NAME`` with the arguments that it was started with."""
+    sys.exit(main([name, *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 import importlib
 import sys
+from typing import NoReturn
 
 from fastait.runtime.console import say, surviving_streams
-from fastait.runtime.errors import InputError, check_choice, one_line
+from fastait.runtime.errors import InputError, check_choice
 from fastait.runtime.version import __version__
 
 COMMANDS = {
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             check_choice("COMMAND", name, COMMANDS)
         except InputError as error:
-            say(f"fastait: error: {one_line(error)}", error=True)
+            say(f"fastait: error: {error}", error=True)
             return error.exit_code
     try:
         return importlib.import_module(COMMANDS[name][0]).main(rest)
@@ -48,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         with surviving_streams("fastait"):
             say(f"fastait {name}: interrupted", error=True)
         return 130
+
+
+def end_as(name: str) -> NoReturn:
+    """End this process as ``fastait NAME`` with the arguments that it was started with."""
+    sys.exit(main([name, *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

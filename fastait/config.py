@@ -9,7 +9,7 @@ from typing import Any
 
 from fastait.methods import DISTANCES, METHODS, PARTNER_FEATURES, PARTNERS, published
 from fastait.models.names import check_pretrained, parse
-from fastait.runtime.errors import InputError, check_choice, words
+from fastait.runtime.errors import InputError, check_choice, quoted, words
 from fastait.runtime.settings import Ratio, near_match, normalise
 
 DATASETS = ("digits", "cifar10", "cifar100", "svhn", "folder", "parquet")
@@ -426,9 +426,8 @@ def check_ranges(settings: Any, ranges: Mapping[str, tuple[int, float]]) -> None
     for name, (least, most) in ranges.items():
         value = getattr(settings, name)
         if value is not None and not least <= value <= most:
-            raise InputError(
-                f"{flag(name)} must be at least {least}{f' and at most {most}' * (value > most)}, got {value}"
-            )
+            at_most = f" and at most {most}" * (value > most)
+            raise InputError(f"{flag(name)} must be at least {least}{at_most}, got {quoted(value, 60)}")
 
 
 def parquet_settings(settings: Any) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """``fastait eval RUN...``: how models withstand attacks, side by side."""
 
-import sys
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("eval")
+
 
 from fastait.eval_config import GROUPS, EvalArguments
 from fastait.runtime import cli
@@ -28,7 +32,3 @@ def _main(argv: list[str]) -> None:
     keep_freed_memory()
     set_threads()
     run_evaluation(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,10 @@
 """``fastait reproduce TABLE...``: the paper's tables and figures, made again."""
 
-import sys
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("reproduce")
+
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -147,7 +151,3 @@ def _list() -> None:
         say(f"{name:9} {table.caption}")
     for name, figure in FIGURES.items():
         say(f"{name:9} {figure.title}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,10 @@
 """``fastait sweep FILE.toml``: a comparison of one's own, trained and measured like a table of the paper."""
 
-import sys
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("sweep")
+
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,7 +89,3 @@ def _page(runs: list[Path], evaluations: list[Path]) -> str:
     from fastait.report.page import make
 
     return make(runs, evaluations, figures=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,11 @@
 """``fastait train``: train a network, evaluate it and print the table."""
 
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("train")
+
 import dataclasses
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,7 +88,3 @@ def _main(argv: list[str]) -> None:
             from fastait.training.run import resume_training
 
             resume_training(arguments.resume, show=True, **changes)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

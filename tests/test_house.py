@@ -78,6 +78,26 @@ def test_help_is_a_screenful_and_imports_nothing_that_takes_time():
     assert all(f"  {name} " in said for name in COMMANDS)
 
 
+IMPATIENT = """\
+import os, runpy, signal, sys
+
+def impatient(event, args):
+    if event == "import" and args[0] == "cyclopts":
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.addaudithook(impatient)
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"kernels", "data"}))
+def test_ctrl_c_while_a_command_is_imported_is_one_line(name):
+    argv = [sys.executable, "-c", IMPATIENT, COMMANDS[name][0]]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, f"fastait {name}: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -22,7 +22,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastait.runtime.errors import InputError, words
+from fastait.runtime.errors import InputError, quoted
 
 PAPERS = {"pgd-min": "pgd20-min10", "cw-min": "cw20-min10", "feature-min": "feature20-min10"}
 VERSIONS = {
@@ -133,7 +133,7 @@ def parse(name: str) -> Column:
         InputError: no attack is called so; the message has the near match.
     """
     if not isinstance(name, str):
-        raise InputError(f"an attack's name must be a text, got {words(repr(name), 60)}")
+        raise InputError(f"an attack's name must be a text, got {quoted(name, 60)}")
     if "+" in name:
         parts = name.split("+")
         if "" in parts or len(set(parts)) < len(parts):
@@ -173,7 +173,7 @@ def parse_all(names: Sequence[str]) -> list[Column]:
         InputError: a name is no attack's, or stands twice.
     """
     if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"attacks must be names, such as 'pgd20' or ('fgsm', 'pgd20'), got {names!r:.60}")
+        raise TypeError(f"attacks must be names, such as 'pgd20' or ('fgsm', 'pgd20'), got {quoted(names, 60)}")
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise InputError(f"--attacks: {', '.join(twice)} stands twice")

@@ -1,7 +1,11 @@
 """``fastait data NAME``: what a data set holds, as a table and as a picture."""
 
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("data")
+
 import io
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -186,7 +190,3 @@ def _values(images: ImageSet) -> str:
         text.append(f"{name} {present[0]:.3f} to {present[-1]:.3f}, mean {mean:.3f}, std {std:.3f}")
     height, width = images.images.shape[1:3]
     return f"training images as used, {width}x{height}, values in [0, 1]: {'; '.join(text)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,12 @@
 """``fastait doctor``: whether this machine is set up right, and with which flags to train."""
 
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("doctor")
+
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +75,3 @@ def _show(result: Result) -> None:
     say(f"{WORDS[finding.status]:8} {result.check.name:14} {one_line(finding.message)}")
     if finding.remedy:
         say(f"{'':8} {'':14} what to do: {one_line(finding.remedy)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

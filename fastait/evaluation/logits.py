@@ -8,7 +8,7 @@ from fastait.attacks.columns import Column
 from fastait.evaluation.batches import tried
 from fastait.runtime.arguments import count
 from fastait.runtime.errors import InputError
-from fastait_kernels._support import described
+from fastait_kernels._support import FLOAT_DTYPES, described
 
 RANDOM = 1e-4
 """How far two passes' logits, each of norm one, lie apart if the model is random (AutoAttack's library has this)."""
@@ -20,14 +20,16 @@ def check_logits(logits: Tensor, classes: int | None = None, *, of: str = "the m
     """Raise an InputError unless ``logits`` are finite, [B, K], no probabilities, and K is ``classes``."""
     if not isinstance(logits, Tensor):
         raise InputError(f"{of} returns {described(logits)} where logits [B, K] are needed")
-    if logits.dim() != 2 or not logits.is_floating_point():
-        raise InputError(f"{of} returns {tuple(logits.shape)} where logits [B, K] are needed")
+    if logits.dim() != 2 or logits.dtype not in FLOAT_DTYPES:
+        raise InputError(
+            f"{of} returns {described(logits)} where logits [B, K], floating-point of 16, 32 or 64 bits, are needed"
+        )
     if classes is not None and logits.shape[1] != count("classes", classes):
         raise InputError(f"{of} tells {logits.shape[1]} classes apart, the data set has {classes}")
     if not bool(logits.isfinite().all()):
         raise InputError(f"{of} returns NaN or infinity for clean images")
     rows = logits.sum(dim=1)
-    if bool((logits >= 0).all()) and bool((rows - 1).abs().max() < 1e-3):
+    if len(logits) and bool((logits >= 0).all()) and bool((rows - 1).abs().max() < 1e-3):
         raise InputError(f"{of} returns probabilities; attacks need logits, from before the softmax")
 
 

@@ -44,7 +44,7 @@ from fastait.evaluation.normalization import (
 from fastait.models import GowalWideResNet, WideResNet
 from fastait.models.apart import apart
 from fastait.models.names import FORMS, LIBRARIES, parse
-from fastait.runtime.errors import InputError
+from fastait.runtime.errors import InputError, quoted
 from fastait.runtime.files import json_of
 
 IMAGE_SIZE = 32
@@ -155,7 +155,9 @@ def read_model(path: str | os.PathLike[str], asked: str | None = None, image_siz
         try:
             image_size = stated_size(index(image_size))
         except (TypeError, ValueError):
-            raise InputError(f"image_size must be a whole number from 1 to {LARGEST}, got {image_size!r:.40}") from None
+            raise InputError(
+                f"image_size must be a whole number from 1 to {LARGEST}, got {quoted(image_size, 40)}"
+            ) from None
     path = _expanded(path)
     is_folder = os.path.isdir(path)  # which is False, no exception, for a path that cannot be
     folder = RunFolder(path if is_folder else path.parent)

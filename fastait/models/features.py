@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastait.models.apart import Draws
 from fastait.models.tapped import copied, layer_at, places, unwrapped, watch
 from fastait.runtime.errors import InputError
+from fastait_kernels._support import check_float
 
 PROBED = 2
 """Images that a model is tried on: one alone has no statistics of a batch."""
@@ -156,7 +157,9 @@ def feature_function(model: Any, sample: Tensor) -> Features:
 
     Raises:
         InputError: it has neither; the message says what it has and what to define.
+        TypeError, ValueError: ``sample`` is no floating-point tensor, or not dense.
     """
+    check_float("sample", sample, "images, in [0, 1]")
     if own_features(model) is not None:
         return Features(model, None)
     if not isinstance(model, nn.Module):

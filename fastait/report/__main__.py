@@ -1,6 +1,10 @@
 """``fastait report RUN...``: one page of what runs and evaluations wrote."""
 
-import sys
+if __name__ == "__main__":  # before the rest is imported, so that Ctrl-C meanwhile is one line
+    from fastait.__main__ import end_as
+
+    end_as("report")
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +68,3 @@ def _main(argv: list[str]) -> None:
     page = make(arguments.runs, arguments.eval, figures=arguments.figures, note=Report(True).note)
     write_text(arguments.out, page)
     say(f"Written to {one_line(arguments.out)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

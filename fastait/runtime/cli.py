@@ -145,7 +145,7 @@ def run(program: str, body: Callable[[list[str]], None], argv: list[str] | None 
         except SaidElsewhere as error:
             return error.exit_code
         except FastaitError as error:
-            text = one_line(error)
+            text = str(error)
             say(f"{program}: error: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}", error=True)
             return error.exit_code
         except KeyboardInterrupt:

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 
 
 class FastaitError(Exception):
-    """Base of the errors that a command reports without a traceback."""
+    """Base of the errors that a command reports without a traceback; what they quote stays on their one line."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(FastaitError, ValueError):
@@ -59,10 +62,19 @@ def words(text: object, at_most: int | None = None) -> str:
     return " ".join(str(text).split())[:at_most]
 
 
+def quoted(value: object, at_most: int) -> str:
+    """``repr(value)`` by ``words``, of whatever a caller gave."""
+    try:
+        return words(repr(value), at_most)
+    except ValueError:  # Python writes no more than 4300 digits
+        return "a number of very many digits"
+
+
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     """Raise an InputError with the near match unless ``value`` is one of ``choices``."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
+        shown = quoted(value, 100)
+        near = difflib.get_close_matches(value if isinstance(value, str) else shown, choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{flag}: {words(repr(value), 100)} is not one of {', '.join(choices)}.{hint}")
+        raise InputError(f"{flag}: {shown} is not one of {', '.join(choices)}.{hint}")

@@ -14,7 +14,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from fastait.runtime.errors import InputError, words
+from fastait.runtime.errors import InputError, quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,5 +166,5 @@ def _path(text: Any) -> Path:
 
 
 def _shown(value: Any) -> str:
-    text = words(repr(value))
+    text = quoted(value, 61)
     return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"

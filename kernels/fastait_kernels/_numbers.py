@@ -5,6 +5,7 @@ and differs along their first two dimensions at most. A kernel finds where along
 few values through the cache; a tensor of the images' size is never made of them.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -101,10 +102,15 @@ def in_dtype(number: Number, like: Tensor) -> Number:
 def clip_(t: Tensor, lower: Number, upper: Number) -> Tensor:
     """``t`` written over with what it is within limits, which may be of every kind."""
     if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
-        return t.clamp_(lower, upper)
+        return t.clamp_(_reached(lower, t), _reached(upper, t))
     for limit, nearer in ((lower, torch.maximum), (upper, torch.minimum)):
         nearer(t, torch.as_tensor(limit, dtype=t.dtype, device=t.device), out=t)
     return t
+
+
+def _reached(limit: float, t: Tensor) -> float:
+    """A limit that torch takes: one that no finite value of ``t`` comes to is infinite."""
+    return limit if abs(limit) <= torch.finfo(t.dtype).max else math.copysign(math.inf, limit)
 
 
 def strides(number: Number, x: Tensor) -> tuple[int, int]:

@@ -109,7 +109,11 @@ def described(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return f"{kind} {list(shape)}"
-    return repr(value) if value is None or isinstance(value, bool) else f"{value!r:.40} ({kind})"
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
+    return f"{' '.join(repr(value).split()):.40} ({kind})"  # tensors in a list have line breaks
 
 
 def check_tensor(name: str, t: Any, what: str = "tensor") -> None:

@@ -52,7 +52,7 @@ def augment(
         index: int64 [B], places in the set.
         shift: int64 [B, 2], vertical and horizontal offset of the crop in the padded image, 0 to 2 padding.
         flip: bool [B], whether the crop is mirrored.
-        padding: black pixels around each image, >= 0.
+        padding: black pixels around each image, from 0 to 2^31 - 1.
         dtype: of the result; for ``torch.uint8`` the values stay 0 to 255.
         epsilon: add U(-epsilon, epsilon) in the same pass, the noise of ``random_start`` on the result; needs ``seed``
             and ``offset``, as there, and a floating-point ``dtype``.
@@ -87,8 +87,8 @@ def augment(
                 f"got {tuple(t.shape)} on {t.device}"
             )
     padding = check_integer("padding", padding)
-    if padding < 0:
-        raise ValueError(f"padding must be >= 0, got {padding}")
+    if not 0 <= padding < 2**31:
+        raise ValueError(f"padding must be >= 0 and below 2^31, got {described(padding)}")
     if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {described(dtype)}")
     epsilon = check_epsilon(epsilon)
@@ -234,6 +234,9 @@ def reference(
         for name, t, high in (("index", index, size), ("shift", shift, 2 * padding + 1)):
             if int(t.min()) < 0 or int(t.max()) >= high:
                 raise ValueError(f"{name} must be in [0, {high}), got {int(t.min())} to {int(t.max())}")
+    edge = min(padding, max(height, width))
+    if edge < padding:  # a crop that lies further out is as black
+        shift, padding = (shift - padding).clamp(-edge, edge) + edge, edge
     rows = torch.arange(height, device=device) + shift[:, :1]
     columns = torch.arange(width, device=device) + shift[:, 1:]
     columns = torch.where(flip[:, None], columns.flip(1), columns)

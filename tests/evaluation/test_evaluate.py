@@ -306,6 +306,17 @@ def test_class_counts():
         check_logits(torch.randn(2, 10), 7)
 
 
+def test_logits_of_no_images_are_no_probabilities():
+    check_logits(torch.zeros(0, 10), 10)
+    with pytest.raises(InputError, match="returns probabilities"):
+        check_logits(torch.full((1, 10), 0.1), 10)
+
+
+def test_logits_are_of_a_type_that_is_computed_in():
+    with pytest.raises(InputError, match=r"returns a tensor, torch.float8_e4m3fn \[4, 10\] on cpu where logits"):
+        check_logits(torch.zeros(4, 10).to(torch.float8_e4m3fn), 10)
+
+
 def test_pgd_takes_any_loss_per_image():
     x, y = trained.tensors(4)
     moved = pgd(trained.model("natural"), x, y, steps=2, loss=lambda logits, y: -logits.gather(1, y[:, None])[:, 0])

@@ -176,6 +176,13 @@ def test_files_that_do_not_say(tmp_path, network):
         export_robustbench(model, tmp_path / "export.pt")
 
 
+@pytest.mark.parametrize("size", [torch.zeros(2, 2), torch.zeros(99), pytest.param(10**5000, id="long")])
+def test_a_size_that_is_none_is_named_on_one_line(size):
+    with pytest.raises(InputError, match="image_size must be a whole number from 1 to 4096, got ") as raised:
+        load_model("any", image_size=size)
+    assert len(str(raised.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("size", ["x", 0, 10**6, 2.5])
 def test_sizes_of_images_that_are_none(tmp_path, size):
     with pytest.raises(InputError, match=rf"^image_size must be a whole number from 1 to 4096, got '?{size}'?$"):

@@ -102,6 +102,9 @@ def test_places_outside_are_black_in_the_kernel_and_an_error_on_the_cpu():
         ({"shift": torch.zeros(1, 3, dtype=torch.int64)}, ValueError, "shift must be contiguous, of shape"),
         ({"flip": torch.zeros(1)}, TypeError, "flip must be torch.bool"),
         ({"padding": -1}, ValueError, "padding must be >= 0"),
+        ({"padding": 2**31}, ValueError, r"padding must be >= 0 and below 2\^31, got 2147483648"),
+        ({"padding": 10**76}, ValueError, "got a whole number of 253 bits$"),
+        ({"padding": 10**5000}, ValueError, "got a whole number of 16610 bits$"),
         ({"dtype": torch.int32}, TypeError, "dtype must be one of"),
         ({"epsilon": 0.1}, ValueError, rf"seed must be int64 \[1\] on {DEVICE}(:0)?, got nothing"),
         ({"epsilon": 0.1, "dtype": torch.uint8}, ValueError, "epsilon needs a floating-point dtype"),
@@ -112,3 +115,13 @@ def test_bad_arguments(change, error, message):
     arguments = dict(zip(names, draw(1, (2, 4, 4, 3), 0), strict=True), padding=0)
     with pytest.raises(error, match=message):
         augment(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("padding", [9, 2**31 - 1])
+def test_padding_of_any_width_is_as_black(padding):
+    """A crop is taken where it lies: of wider borders nothing is made in memory."""
+    images, index, _, flip = draw(3, (2, 4, 5, 3), 0)
+    for down, right in ((0, 0), (0, 2), (-3, 1), (-9, 0), (9, -9)):
+        near = torch.tensor([[9 + down, 9 + right]] * len(index), device=images.device)
+        far = near - 9 + padding
+        assert torch.equal(augment(images, index, far, flip, padding), augment(images, index, near, flip, 9))

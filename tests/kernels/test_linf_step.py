@@ -177,3 +177,10 @@ def test_gaps_are_refused_rather_than_copied():
     x = random((2, 3, 4, 10), torch.float32)[..., ::2]
     with pytest.raises(ValueError, match="x must be dense"):
         linf_step(x, x, x, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_limits_that_no_finite_value_comes_to_are_none(dtype):
+    x, grad, origin = inputs((2, 3, 4, 4), dtype)
+    unlimited = linf_step(x, grad, origin, 0.1, 0.1, -torch.inf, torch.inf)
+    assert same(linf_step(x, grad, origin, 0.1, 0.1, -1e308, 1e308), unlimited)

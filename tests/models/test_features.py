@@ -324,3 +324,9 @@ def test_a_layer_that_is_given_its_input_by_name():
 
     model, x = Named().eval(), images()
     assert torch.equal(feature_function(model, x)(x), model.hidden(x))
+
+
+@pytest.mark.parametrize("sample", [nn.Module, [1.0], torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
+def test_a_sample_that_holds_no_images_is_named(sample):
+    with pytest.raises(TypeError, match="sample must be"):
+        feature_function(nn.Linear(2, 2), sample)

@@ -10,6 +10,7 @@ import torch
 from conftest import write_folder
 
 from fastait import TrainConfig, recipe, resume_training, run_training
+from fastait.data import load_dataset
 from fastait.data.__main__ import main as data_main
 from fastait.reproduction.session import reproduce
 from fastait.reproduction.systems import SCALES, Choices
@@ -126,7 +127,21 @@ def test_numbers_are_shown_as_people_write_them(value, text):
     assert fraction(text) == value
 
 
-@pytest.mark.parametrize("name", [np.zeros((2, 2)), torch.ones(3), None, ["digits"]])
+@pytest.mark.parametrize("name", [np.zeros((2, 2)), torch.ones(3), None, ["digits"], pytest.param(10**5000, id="long")])
 def test_what_is_no_text_is_no_choice(name):
     with pytest.raises(InputError, match=r"--recipe: .* is not one of digits, "):
         recipe(name)
+
+
+def test_numbers_that_python_does_not_write_are_named():
+    with pytest.raises(InputError, match="--workers must be at least 0 and at most 1024, got a number of very many"):
+        recipe("digits", workers=10**5000).check()
+    with pytest.raises(InputError, match="cache_dir must be a path or None, got a number of very many digits"):
+        recipe("digits", cache_dir=10**5000)
+
+
+@pytest.mark.parametrize("call", [lambda: resume_training("a\nb"), lambda: load_dataset("folder", image_column="a\nb")])
+def test_what_is_quoted_stays_on_the_line(call):
+    with pytest.raises(InputError, match=r"a\\nb") as raised:
+        call()
+    assert len(str(raised.value).splitlines()) == 1

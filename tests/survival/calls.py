@@ -5,7 +5,7 @@ import io
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from standing import changes, standing
 
 import fastait
 import fastait_kernels
-from fastait.runtime.errors import FastaitError
+from fastait.runtime.errors import FastaitError, one_line
 from fastait.runtime.memory import ran_out
 
 MANY, FEW = 200, 3
@@ -44,6 +44,9 @@ SAID_AS = {
     "generator": ("Generator",),
 }
 """Other words than its name by which messages speak of an argument."""
+
+PLACES = ("path", "root", "data_dir")
+"""Arguments that a message names by beginning with what they are."""
 
 
 def main(short: bool, folder: Path) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def tried(
     return refused, what
 
 
-def _judged(error: Exception, wrong: tuple[str, ...], given: Iterable[str]) -> list[tuple[str, str]]:
+def _judged(error: Exception, wrong: tuple[str, ...], given: Mapping[str, Any]) -> list[tuple[str, str]]:
     frames = traceback.extract_tb(error.__traceback__)
     if any(frame.filename in THEIRS for frame in frames):
         return []
@@ -140,7 +143,9 @@ def _judged(error: Exception, wrong: tuple[str, ...], given: Iterable[str]) -> l
         return [(f"lines {where}", f"not one line: {line}")]
     words = [word for name in wrong for word in (name, name.replace("_", "-"), *SAID_AS.get(name, ()))]
     fits = [f"{name} must " for name in given]  # of two that do not go together, the other one
-    if not any(word in said for word in (*words, *fits)):
+    paths = [given[name] for name in wrong if name in PLACES and isinstance(given[name], str | bytes | Path)]
+    begins = tuple(one_line(os.fsdecode(path)) for path in paths if path)
+    if not any(word in said for word in (*words, *fits)) and not said.startswith(begins):
         return [(f"name {where}", f"{' and '.join(wrong)} not named: {line}")]
     return []
 
@@ -168,4 +173,6 @@ def _bits(value: torch.Tensor) -> int:
 def _shown(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"<{value.dtype} {list(value.shape)} {value.device} {value.layout}>"
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"<an int of {value.bit_length()} bits>"
     return repr(value)[:80]

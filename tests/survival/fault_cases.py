@@ -66,6 +66,9 @@ MEMORY = (
 IMPORTED = {"train": 300, "eval": 500, "data": 700, "reproduce": 400}
 """The import at which people lose patience with a command."""
 
+EARLY = 100
+"""The same of ``python -m fastait.train`` and its like, where all but a few are still to come."""
+
 ALONE = {"training": 6, "training, worker": 7, "data": 3}
 """Which of the files that have a name of their own is the last of a process that imports everything itself."""
 
@@ -198,8 +201,9 @@ def _alone(commands: Mapping[str, Command], known: Known) -> Iterator[Case]:
     for name, number in IMPORTED.items():
         for command, _ in _of(commands, {of_modules[name]: None}):
             typed = replace(command, module="fastait.__main__", argv=(name, *command.argv))
-            fault = _signal(signal.SIGINT, point=IMPORT, number=number)
-            yield Case("Ctrl-C while it is imported", typed, fault, alone=True)
+            for way, count in ((typed, number), *([(command, EARLY)] if name != "data" else ())):
+                fault = _signal(signal.SIGINT, point=IMPORT, number=count)
+                yield Case("Ctrl-C while it is imported", way, fault, alone=True)
     for command, number in _of(commands, ALONE):
         fault = {**KILL, "point": NAMING, "number": number}
         yield Case("SIGKILL of a process that nothing was imported for", command, fault, alone=True)

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from fault_points import Points
 
+from fastait.runtime.signals import ENDS, WARNINGS
+
 SECONDS = 120
 """After which a process is taken to hang."""
 
@@ -81,8 +83,15 @@ def disturb_clock(seed):
     time.time_ns = lambda: int(time.time() * 1e9)
 
 
+def heed_signals():
+    """As a process does that a person starts: a shell has what it runs in the background ignore some."""
+    for number in (*ENDS, *WARNINGS):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def prepare(request, rank):
     """Make this process the one of a request."""
+    heed_signals()
     os.chdir(request["folder"])
     for number, name in ((1, "out"), (2, "err")):
         handle = os.open(f"{request['log']}.{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -91,8 +100,13 @@ def prepare(request, rank):
     fault = request.get("fault") or {}
     if fault.get("kind") == "file size":
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"], fault["bytes"]))
-    struck = rank == fault.get("rank", 0)
-    points = Points(".", fault.get("point") if struck else None, fault.get("number", 0), strike_of(fault))
+    struck, act = rank == fault.get("rank", 0), strike_of(fault)
+
+    def strike():
+        Path(f"{request['log']}.came").touch()
+        act()
+
+    points = Points(".", fault.get("point") if struck else None, fault.get("number", 0), strike)
     points.watch()
     return points
 

@@ -40,7 +40,7 @@ def fits(case, codes, said):
             yield f"exit codes {codes} of the other processes"
     elif kind == "signal":
         ended = codes[own]
-        if ended not in (0, -number, 128 + number):
+        if ended not in ((128 + number,) if case.alone else (0, -number, 128 + number)):
             yield f"exit codes {codes}: {last(said)}"
         yield from one_line(said, bool(set(codes) - {0, -number}))
         return

@@ -79,6 +79,11 @@ def alone(request):
     return [done.returncode]
 
 
+def came(log, fault):
+    """Whether a process came to the point of its fault, where it has one."""
+    return "point" not in fault or Path(f"{log}.came").exists()
+
+
 def can_mount(folder):
     """Whether a file system of a size of its own can be had here."""
     folder.mkdir(parents=True)
@@ -162,6 +167,8 @@ class Harness:
     def _struck(self, case, folder, home):
         command = case.command
         codes, said = self.run(command, folder, command.argv, home / "struck", case.fault, case.alone)
+        if not came(home / "struck", case.fault):
+            yield "the point of the fault was never reached"
         yield from fits(case, codes, said)
         yield from torn(folder)
         yield from kept(case, folder, codes, said)

@@ -56,7 +56,7 @@ def tensors(draw: Any) -> Any:
 
 
 NUMBERS = (
-    *(0, 1, 2, -1, 3, 10, 2**31, 2**63, -(2**63), 10**400, 0.0, -0.0, 0.5, 1.0, 1.5, -0.5, 1e-320, 1e308),
+    *(0, 1, 2, -1, 3, 10, 2**31, 2**63, -(2**63), 10**400, 10**5000, 0.0, -0.0, 0.5, 1.0, 1.5, -0.5, 1e-320, 1e308),
     *(float("nan"), float("inf"), -float("inf"), 1j, True, False, Fraction(1, 3), np.float32(0.5), np.int64(2)),
     *(np.float64("nan"), np.bool_(True), np.array(2), np.array(0.5), np.array([0.5]), np.array("x")),
 )

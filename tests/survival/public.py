@@ -211,7 +211,9 @@ def write(folder: Path) -> None:
     (folder / "run").mkdir()
     (folder / "run" / "model.safetensors").write_bytes(weights)
     (folder / "run" / "config.json").write_text(json.dumps(fastait.TrainConfig(device="cpu").to_json()))
-    (folder / "run" / "result.json").write_text(json.dumps(dict.fromkeys(("clean", "fgsm", "pgd20", "cw20"), 1.0)))
+    figures = dict.fromkeys(("clean", "fgsm", "pgd20", "cw20", "test_images", "epsilon"), 1.0)
+    result = {**figures, "method": "natural", "dataset": "digits"}
+    (folder / "run" / "result.json").write_text(json.dumps(result))
 
 
 def names() -> set[str]:

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_seen(function, wrong):
 
 
 @pytest.mark.parametrize(
-    ("error", "wrong"), [(InputError("y is odd"), "x not named"), (InputError("x\nis odd"), "not one line")]
+    ("error", "wrong"), [(InputError("y is odd"), "x not named"), (ValueError("x\nis odd"), "not one line")]
 )
 def test_messages_are_read(error, wrong, monkeypatch):
     monkeypatch.setattr("calls.OURS", (__file__,))

@@ -1,5 +1,6 @@
 """The short form of the fault harness, and that it sees what it is there to see."""
 
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,9 @@ import pytest
 import torch
 from fault_cases import KILL, Case, Known, cases
 from fault_commands import COMMANDS
-from fault_points import ANY, NAMED, NAMING, OPENED, PASS, STEP, TORN, WRITING, WRITTEN, Points
+from fault_points import ANY, IMPORT, NAMED, NAMING, OPENED, PASS, STEP, TORN, WRITING, WRITTEN, Points
 from fault_verdict import SUFFICED, fits, torn
-from faults import SHORT, main
+from faults import SHORT, alone, came, main
 from PIL import Image
 from safetensors.torch import save
 
@@ -90,6 +91,24 @@ def test_torn_files_are_seen(name):
     assert list(torn(Path())) == []
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert [line.startswith(f"{name} is torn") for line in torn(Path())] == [True]
+
+
+@pytest.fixture
+def unheeded():
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_what_is_struck_heeds_signals_that_its_parent_ignores(unheeded, tmp_path):
+    """As whatever a shell runs in the background ignores Ctrl-C."""
+    fault = {"kind": "signal", "signal": int(signal.SIGINT), "point": IMPORT, "number": 50}
+    case = Case("Ctrl-C while it is imported", TRAINING, fault, alone=True)
+    request = {"module": "fastait.train", "argv": ["--help"], "folder": str(tmp_path), "log": str(tmp_path / "log")}
+    assert list(fits(case, alone({**request, "fault": fault}), [(tmp_path / "log.0.err").read_text()])) == []
+    assert came(tmp_path / "log", fault)
+    assert not came(tmp_path / "other", fault)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rules import BUSY, DRIFT, EPSILON, LARGEST, RECIPE, SEEDS, TARGETS, TEST_IMAGES, TRAINING_IMAGES, WEIGHTS, seed_folder
+from rules import (
+    BUSY,
+    DRIFT,
+    EPSILON,
+    LARGEST,
+    RECIPE,
+    SEEDS,
+    TARGETS,
+    TEST_IMAGES,
+    TRAINING_IMAGES,
+    WEIGHTS,
+    seed_folder,
+)
 
 FOLDER = Path(__file__).resolve().parent
 PAGE = FOLDER / "README.md"

@@ -128,7 +128,7 @@ def settings() -> str:
 
 
 def cost() -> str:
-    """Accuracy under AutoAttack against the cost of training, the cheapest first; bold where nothing cheaper keeps so much."""
+    """Accuracy under AutoAttack against the cost of training, the cheapest first; bold where nothing cheaper does."""
     rows = sorted((row for row in figures() if "autoattack" in figures()[row] and row in costs()), key=seconds)
     best, lines = 0.0, []
     for row in rows:

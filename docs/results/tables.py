@@ -35,7 +35,7 @@ ATTACKS = {
     "cw20": "CW-20",
     "cw100": "CW-100",
     "feature-min": "Feature-min",
-    "square": "Square",
+    "square-1000": "Square",
     "autoattack": "AutoAttack",
 }
 

@@ -124,10 +124,11 @@ def evaluate(record: Path, work: Path, flags: list[str], said: dict[str, str]) -
         if (kept / "eval.json").exists() or not (kept / "time.json").exists():
             continue
         told = json.loads((kept / "time.json").read_text("utf-8"))["sha256"]
-        if hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest() != told:
-            raise ValueError(f"{run / WEIGHTS} are not the weights of {kept}: another sha256")
+        weights = (kept if (kept / WEIGHTS).exists() else run) / WEIGHTS
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != told:
+            raise ValueError(f"{weights} are not the weights of {kept}: another sha256")
         out = work / f"{seed_folder(seed)}-eval"
-        command = ["eval", str(run / WEIGHTS), *EVALUATION, *flags, "--out", str(out)]
+        command = ["eval", str(weights), *EVALUATION, *flags, "--out", str(out)]
         with open(kept / "eval.log", "wb") as log:
             ended = subprocess.run([sys.executable, "-m", "fastait", *command], stdout=log, stderr=log, check=False)
         if ended.returncode:

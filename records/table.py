@@ -3,9 +3,11 @@ keep the rules."""
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from rules import (
 FOLDER = Path(__file__).resolve().parent
 PAGE = FOLDER / "README.md"
 BEGIN, END = "<!-- the table -->", "<!-- end of the table -->"
-KEPT = ("config.json", "train.log", "metrics.jsonl", "result.json", "time.json", "eval.json", "eval.log")
+KEPT = ("config.json", "train.log", "metrics.jsonl", "result.json", "time.json")
 SEED_ONLY = ("seed", "out", "cache_dir")
 """Settings in which a record's trainings differ."""
 
@@ -41,10 +43,12 @@ class Seed:
     epochs: list[dict[str, Any]]
     result: dict[str, Any]
     time: dict[str, Any]
-    evaluation: dict[str, Any]
+    evaluation: dict[str, Any] | None
 
     def accuracy(self, attack: str) -> float:
-        """In percent, of the test images."""
+        """In percent, of the test images; NaN where it is not evaluated yet."""
+        if self.evaluation is None:
+            return math.nan
         (row,) = (row for row in self.evaluation["rows"] if row["attack"] == attack)
         return row["accuracy"]
 
@@ -77,10 +81,11 @@ def read(folder: Path) -> Record:
     seeds = []
     for seed in SEEDS:
         kept = folder / seed_folder(seed)
-        config, result, time, evaluation = (
-            json.loads((kept / name).read_text("utf-8"))
-            for name in ("config.json", "result.json", "time.json", "eval.json")
+        config, result, time = (
+            json.loads((kept / name).read_text("utf-8")) for name in ("config.json", "result.json", "time.json")
         )
+        evaluated = kept / "eval.json"
+        evaluation = json.loads(evaluated.read_text("utf-8")) if evaluated.exists() else None
         epochs = [json.loads(line) for line in (kept / "metrics.jsonl").read_text("utf-8").splitlines()]
         seeds.append(Seed(seed, config, epochs, result, time, evaluation))
     return Record(folder.name, json.loads((folder / "record.json").read_text("utf-8")), seeds)
@@ -114,17 +119,22 @@ def faults(record: Record) -> list[str]:
         quiet = one.time["others"] <= BUSY and max(before, after) <= DRIFT * min(before, after)
         must(quiet, f"{at} was timed beside others")
         must(one.time["weights"] == WEIGHTS, f"{at} are other weights")
-        attacked = [row for row in one.evaluation["rows"] if row["attack"] == "autoattack"]
-        must(
-            len(attacked) == 1 and attacked[0]["n"] == TEST_IMAGES and abs(attacked[0]["epsilon"] - EPSILON) < 1e-9,
-            f"{at} was not measured by AutoAttack at 8/255 on {TEST_IMAGES} images",
-        )
-        for row in one.evaluation["rows"]:
-            must(abs(row["accuracy"] - 100 * row["correct"] / row["n"]) < 0.06, f"{at}: eval.json contradicts itself")
-            outcomes = one.evaluation["outcomes"][0]["correct"][row["attack"]]
-            must(outcomes.count("1") == row["correct"], f"{at}: eval.json's outcomes are others than its figures")
-        must(one.evaluation["images"] == TEST_IMAGES, f"{at} was measured on {one.evaluation['images']} images")
+        if one.evaluation is not None:
+            _check_evaluation(one.evaluation, at, must)
     return found
+
+
+def _check_evaluation(evaluation: dict[str, Any], at: str, must: Callable[[bool, str], None]) -> None:
+    attacked = [row for row in evaluation["rows"] if row["attack"] == "autoattack"]
+    must(
+        len(attacked) == 1 and attacked[0]["n"] == TEST_IMAGES and abs(attacked[0]["epsilon"] - EPSILON) < 1e-9,
+        f"{at} was not measured by AutoAttack at 8/255 on {TEST_IMAGES} images",
+    )
+    for row in evaluation["rows"]:
+        must(abs(row["accuracy"] - 100 * row["correct"] / row["n"]) < 0.06, f"{at}: eval.json contradicts itself")
+        outcomes = evaluation["outcomes"][0]["correct"][row["attack"]]
+        must(outcomes.count("1") == row["correct"], f"{at}: eval.json's outcomes are others than its figures")
+    must(evaluation["images"] == TEST_IMAGES, f"{at} was measured on {evaluation['images']} images")
 
 
 def table(records: list[Record]) -> str:
@@ -135,15 +145,15 @@ def table(records: list[Record]) -> str:
     ]
     records = sorted(records, key=lambda one: one.mean("seconds"))
     for record in sorted(records, key=lambda one: one.name[:10], reverse=True):
-        robust = ", ".join(f"{one.accuracy('autoattack'):.1f}" for one in record.seeds)
+        robust = ", ".join(_percent(one.accuracy("autoattack")) for one in record.seeds)
         seconds = ", ".join(f"{one.time['seconds']:.0f}" for one in record.seeds)
         machine, precision = record.about["machine"], record.seeds[0].result["precision"]
         cores = (
             f"{machine['cores']} cores of {machine['device']}" if record.about["track"] == "CPU" else machine["device"]
         )
         rows.append(
-            f"| [{record.name}]({record.name}) | {record.about['track']} | **{record.mean('autoattack'):.1f}** | "
-            f"{robust} | {record.mean('clean'):.1f} | **{record.mean('seconds'):.0f}** | {seconds} | "
+            f"| [{record.name}]({record.name}) | {record.about['track']} | **{_percent(record.mean('autoattack'))}** | "
+            f"{robust} | {_percent(record.mean('clean'))} | **{record.mean('seconds'):.0f}** | {seconds} | "
             f"{record.mean('units'):.0f} | {cores}, {precision}, torch {machine['torch']} | {record.about['images']} |"
         )
     rows += ["", "The fastest that keep so much:", "", "| track | at least | seconds | record |"]
@@ -154,6 +164,10 @@ def table(records: list[Record]) -> str:
             best = f"{able[0].mean('seconds'):.0f} | [{able[0].name}]({able[0].name})" if able else "- | -"
             rows.append(f"| {track} | {target} % | {best} |")
     return "\n".join(rows)
+
+
+def _percent(accuracy: float) -> str:
+    return "not yet" if math.isnan(accuracy) else f"{accuracy:.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,7 +34,6 @@ OTHERS = (
         "tensorboard --logdir",
     ),
     *("python tests/gpu/run.py", "python tests/survival/run_all.py", "python bench/step_profile.py"),
-    *("python docs/results/", "python records/", "mkdir", "cd ", "ln -s"),
 )
 """Beginnings of command lines that are not for our parsers to read."""
 

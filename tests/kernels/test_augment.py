@@ -121,7 +121,7 @@ def test_bad_arguments(change, error, message):
 def test_padding_of_any_width_is_as_black(padding):
     """A crop is taken where it lies: of wider borders nothing is made in memory."""
     images, index, _, flip = draw(3, (2, 4, 5, 3), 0)
-    for down, right in ((0, 0), (0, 2), (-3, 1), (-9, 0), (9, -9)):
+    for down, right in ((0, 0), (0, 2), (-3, 1), (-9, 0), (0, 9), (0, -9), (9, -9)):
         near = torch.tensor([[9 + down, 9 + right]] * len(index), device=images.device)
         far = near - 9 + padding
         assert torch.equal(augment(images, index, far, flip, padding), augment(images, index, near, flip, 9))

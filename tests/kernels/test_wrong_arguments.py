@@ -119,7 +119,7 @@ def test_one_line_that_names_the_argument(name, argument):
         (lambda: ops.margin_loss(LOGITS, CLASSES, None), TypeError, "kappa must be a number, got None"),
         (lambda: ops.linf_step(X, X, X, float("nan"), 0.1), ValueError, "step_size must be a number, got nan"),
         (lambda: ops.linf_step(X, X, X, 0.1, 10**400), ValueError, "epsilon must be a number that a float can be"),
-        (lambda: ops.margin_loss(LOGITS, CLASSES, [LOGITS]), TypeError, r"got \[tensor\(.* \(list\)$"),
+        (lambda: ops.margin_loss(LOGITS, CLASSES, [CLASSES[:, None]]), TypeError, r"got \[tensor\(.* \(list\)$"),
         (lambda: ops.margin_loss(LOGITS, CLASSES, -(10**400)), ValueError, "kappa must be a number that a float can"),
     ],
 )

@@ -124,7 +124,7 @@ def evaluate(record: Path, work: Path, flags: list[str], said: dict[str, str]) -
         if (kept / "eval.json").exists() or not (kept / "time.json").exists():
             continue
         told = json.loads((kept / "time.json").read_text("utf-8"))["sha256"]
-        weights = (kept if (kept / WEIGHTS).exists() else run) / WEIGHTS
+        weights = run / WEIGHTS
         if hashlib.sha256(weights.read_bytes()).hexdigest() != told:
             raise ValueError(f"{weights} are not the weights of {kept}: another sha256")
         out = work / f"{seed_folder(seed)}-eval"

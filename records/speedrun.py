@@ -21,6 +21,10 @@ import reference
 import torch
 from rules import BUSY, EVALUATION, RECIPE, SEEDS, WEIGHTS, seed_folder
 
+from fastait.runtime.errors import FastaitError
+from fastait.runtime.files import write_text
+from fastait.runtime.hardware import environment
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "bench"))
 
@@ -41,14 +45,14 @@ def main(argv: list[str] | None = None) -> int:
             train(given.record, work, flags, given.images, said)
         else:
             evaluate(given.record, work, flags, said)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, FastaitError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def train(record: Path, work: Path, flags: list[str], images: str, said: dict[str, str]) -> None:
-    """Each seed that ``record`` does not have, and the machine before and after.
+    """Each seed that ``record`` does not have, and what the machine can do.
 
     Args:
         record: its folder.
@@ -102,7 +106,7 @@ def clock(command: list[str], run: Path, kept: Path) -> float:
         while process.poll() is None:
             if not ended and _all_epochs(run):
                 ended = time.monotonic()
-            time.sleep(0.02)
+            time.sleep(0.1)
     shutil.rmtree(run.with_name(f"{run.name}-cache"), ignore_errors=True)
     if process.returncode or not ended:
         raise ValueError(f"the training ended with exit code {process.returncode}; see {kept / 'train.log'}")
@@ -142,8 +146,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Its name, versions and peak rates in TFLOP/s, of a large product and a convolution."""
     from machine import peak_flops  # of bench/
 
-    from fastait.runtime.hardware import environment
-
     rates = {
         str(dtype).removeprefix("torch."): {name: round(flops / 1e12, 3) for name, flops in peak_flops(dtype).items()}
         for dtype in (torch.float32, torch.bfloat16)
@@ -178,7 +180,7 @@ def keep(text: str, path: Path, said: dict[str, str]) -> None:
     """``text`` as a file, without this machine's paths."""
     for place, name in said.items():
         text = text.replace(place, name)
-    path.write_text(text, "utf-8")
+    write_text(path, text)
 
 
 if __name__ == "__main__":

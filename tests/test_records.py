@@ -15,9 +15,7 @@ RECORDS = sorted(path.name for path in (ROOT / "records").iterdir() if path.is_d
 @pytest.fixture
 def tree(tmp_path):
     """A copy, in which the first record is evaluated, if only in a made-up way."""
-    shutil.copytree(
-        ROOT / "records", tmp_path / "records", ignore=shutil.ignore_patterns("__pycache__", "*.safetensors")
-    )
+    shutil.copytree(ROOT / "records", tmp_path / "records", ignore=shutil.ignore_patterns("__pycache__"))
     for seed in (tmp_path / "records" / RECORDS[0]).glob("seed-*"):
         rows, outcomes = [], {}
         for attack, correct in (("clean", 1200), ("autoattack", 600)):

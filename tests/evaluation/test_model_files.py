@@ -243,8 +243,9 @@ def test_export_is_a_flat_state_dict_with_robustbenchs_names(tmp_path, network):
     assert inside == {"bn1", "conv1", "bn2", "conv2", "convShortcut"}
     assert state["block2.layer.0.convShortcut.weight"].shape == (64, 32, 1, 1)
     assert torch.equal(logits(load_model(path, "minus-one-one")[0]), logits(network))
-    with pytest.raises(InputError, match="variants, not for the model"):
-        export_robustbench(torch.nn.Linear(1, 1), path)
+    for other in (torch.nn.Linear(1, 1), WideResNet(10, 1, 10, stride=2)):
+        with pytest.raises(InputError, match="variants, not for the model"):
+            export_robustbench(other, path)
     with pytest.raises(RunError, match="could not be written"):
         export_robustbench(network, tmp_path / "nowhere" / "file.pt")
 

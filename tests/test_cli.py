@@ -352,6 +352,7 @@ def test_recipes_are_the_papers():
     assert (recipe("svhn").crop_padding, recipe("svhn").flip) == (4, True)
     plain = recipe("svhn-unaugmented", method="madry")
     assert (plain.crop_padding, plain.flip, plain.lr, plain.epochs, plain.attack_steps) == (0, False, 0.01, 100, 7)
+    assert recipe("cifar10-speedrun", method="natural").epochs == recipe("cifar10-speedrun", method="madry").epochs == 5
     for name in RECIPES:
         recipe(name).check()
 

@@ -49,8 +49,18 @@ def test_the_command_makes_the_same_settings(name, settings):
     assert replace(again, out=config.out) == config
 
 
+TRIED = ("adv-interp", "n-fgsm", "natural", "madry", "grad-align", "uat", "iat-mixup")
+
+
+def test_another_schedule_than_the_recipes():
+    """Whose milestones the command says, also those that digits have."""
+    for name in ("cifar10-fastat", "cifar10-speedrun"):
+        config = recipe(name, schedule="step", milestones=(10,)).resolved()
+        assert repeated(config) == config
+
+
 def test_every_recipe():
-    for name, method in (key for key in BY_METHOD if key[1] in ("natural", "madry", "grad-align", "uat", "iat-mixup")):
+    for name, method in (key for key in BY_METHOD if key[1] in TRIED):
         unlabeled = Path("/more") if method == "uat" else None
         config = recipe(name, method=method, unlabeled=unlabeled).resolved()
         assert repeated(config) == config, (name, method)

@@ -38,7 +38,9 @@ SETTINGS = (
 def repeated(config):
     words = shlex.split(command(config))
     assert words[:2] == ["fastait", "train"]
-    return parsed(words[2:])[0].config().resolved()
+    config = parsed(words[2:])[0].config()
+    config.check()
+    return config.resolved()
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

@@ -116,6 +116,7 @@ def _in_child(case: Case, place: Path, said: Path, told: Path) -> None:
         os.dup2(handle, number)
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", buffering=1) for number in (1, 2))  # noqa: SIM115
     os.chdir(place)
+    torch.set_num_threads(1)  # mends torch's pool after the fork; two threads that do it at once end the process
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, resource.RLIM_INFINITY))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,5 +1,8 @@
 """A run to which everything happens; and that an end that differs is seen."""
 
+import os
+import signal
+
 import history
 import pytest
 from conftest import write_folder
@@ -41,4 +44,7 @@ def test_a_process_that_fails_before_it_is_killed_is_seen(tmp_path, monkeypatch)
     write_folder(tmp_path / "images", {"cat": 8, "dog": 8})
     with pytest.raises(AssertionError, match="ended with exit code 1"):
         history._killed(lambda: {}["a defect"])
+    with pytest.raises(AssertionError, match=f"ended with exit code -{signal.SIGTERM:d}"):
+        history._killed(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert history._killed(lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert not history._killed(lambda: None)

@@ -97,3 +97,14 @@ def write_csv(columns: tuple[str, ...], rows: list[tuple[Any, ...]], path: Path)
     """A table as CSV; returns the file."""
     write_whole(path, csv_text(columns, rows).encode())
     return path
+
+
+def write_svg(sheet: Any, path: Path) -> Path:
+    """A sheet as SVG without a date, a version or random names; returns the path."""
+    from matplotlib import rc_context
+
+    text = io.BytesIO()
+    with rc_context({"svg.hashsalt": "fastait", "svg.fonttype": "path"}):
+        sheet.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    write_whole(path, text.getbuffer())
+    return path

@@ -1,11 +1,9 @@
 """The front page's picture: accuracy against epsilon, as SVG files for light and for dark pages."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastait.reproduction.drawing import STEP, available, blank_sheet, first_weight, write_csv
-from fastait.runtime.files import write_whole
+from fastait.reproduction.drawing import STEP, available, blank_sheet, first_weight, write_csv, write_svg
 
 if TYPE_CHECKING:
     from fastait.data import Dataset
@@ -69,7 +67,8 @@ def accuracies(
         f"fp32 on {first_weight(models['natural']).device.type}, seed {seed}"
     )
     written = [
-        _write(_picture(rows, epsilon, about, colours), out / f"front-{theme}.svg") for theme, colours in THEMES.items()
+        write_svg(_picture(rows, epsilon, about, colours), out / f"front-{theme}.svg")
+        for theme, colours in THEMES.items()
     ]
     table = [(*row[:2], f"{row[2]:.8g}", *row[3:]) for row in rows]
     return [*written, write_csv(("system", "attack", "epsilon", "correct", "images"), table, out / "front.csv")]
@@ -104,14 +103,3 @@ def _picture(rows: list[tuple[Any, ...]], epsilon: float, about: str, colours: d
     sheet.legend(loc="outside upper center", ncols=3, frameon=False, labelcolor=ink, fontsize=9.5)
     sheet.supxlabel(about, fontsize=8, color=ink, x=0.01, ha="left")
     return sheet
-
-
-def _write(sheet: Any, path: Path) -> Path:
-    """As SVG without a date, a version or random names."""
-    from matplotlib import rc_context
-
-    text = io.BytesIO()
-    with rc_context({"svg.hashsalt": "fastait", "svg.fonttype": "path"}):
-        sheet.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    write_whole(path, text.getbuffer())
-    return path

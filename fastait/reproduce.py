@@ -31,7 +31,7 @@ class Names:
     """What stands without a flag, which must be the first field of all."""
 
     names: tuple[str, ...] = ()
-    """Tables and figures: table1 to table9, tableA6, fastat, figure2 to figure4, front."""
+    """Tables and figures: table1 to table9, tableA6, fastat, figure2 to figure4, epsilons."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fastait.reproduction.drawing import (
     write_csv,
     write_sheet,
 )
-from fastait.reproduction.front import accuracies
+from fastait.reproduction.epsilons import accuracies
 from fastait.runtime.errors import InputError
 from fastait.runtime.files import write_whole
 from fastait.runtime.randomness import derive
@@ -54,7 +54,7 @@ MARKERS = "osv^DP"
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the paper's figures, or the front page's.
+    """One of the paper's figures, or ``epsilons``: accuracy against epsilon.
 
     Attributes:
         title: what it shows.
@@ -260,7 +260,7 @@ FIGURES: dict[str, Figure] = {
     "figure2": Figure("adversarial loss against PGD iterations", ("natural", "adv-interp"), adversarial_losses),
     "figure3": Figure("t-SNE of the penultimate features", ("natural", "adv-interp"), feature_distributions),
     "figure4": Figure("adversarially interpolated images", ("adv-interp",), interpolated_images),
-    "front": Figure(
+    "epsilons": Figure(
         "accuracy against epsilon, PGD-20 and AutoAttack",
         ("natural", "madry", "adv-interp"),
         accuracies,

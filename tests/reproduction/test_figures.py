@@ -21,7 +21,7 @@ from tolerances import BALL_FP32, ELEMENTWISE
 from fastait import adversarial_interpolation, evaluate_robustness, reference
 from fastait.attacks import Noise
 from fastait.data import ImageSet, load_dataset
-from fastait.reproduction import drawing, figures, front
+from fastait.reproduction import drawing, epsilons, figures
 from fastait.reproduction.figures import FIGURES
 from fastait.runtime.errors import InputError
 from fastait.runtime.randomness import derive
@@ -36,7 +36,7 @@ FILES = {
     "figure2": ["figure2.png", "figure2.csv"],
     "figure3": ["figure3.png", "figure3.csv"],
     "figure4": ["figure4.png", "figure4.npz"],
-    "front": ["front-light.svg", "front-dark.svg", "front.csv"],
+    "epsilons": ["epsilons-light.svg", "epsilons-dark.svg", "epsilons.csv"],
 }
 
 
@@ -52,8 +52,8 @@ def _small(monkeypatch):
     monkeypatch.setattr(figures, "LOSS_STEPS", 6)
     monkeypatch.setattr(figures, "FEATURE_IMAGES", 24)
     monkeypatch.setattr(drawing, "DPI", 50)
-    monkeypatch.setattr(front, "IMAGES", 12)
-    monkeypatch.setattr(front, "SHARES", {"pgd20": (1,)})
+    monkeypatch.setattr(epsilons, "IMAGES", 12)
+    monkeypatch.setattr(epsilons, "SHARES", {"pgd20": (1,)})
 
 
 def digits():
@@ -62,7 +62,7 @@ def digits():
 
 def draw(name, models, folder=".", dataset=None, seed=SEED, advance=lambda: None):
     Path(folder).mkdir(exist_ok=True)
-    if name == "front":
+    if name == "epsilons":
         models = {**models, "madry": models.get("natural")}  # a third training would tell no more
     models = {system: models[system] for system in FIGURES[name].systems if system in models}
     return FIGURES[name].draw(models, dataset or digits(), Path(folder), EPSILON, seed, advance)
@@ -100,7 +100,7 @@ def test_files_are_the_same_each_time(models, name):
     assert all(torch.equal(a, b) for a, b in zip(state.values(), models["natural"].state_dict().values(), strict=True))
     again = draw(name, models, "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
-    if name == "front":
+    if name == "epsilons":
         return  # its numbers are counts, which another seed may leave as they are
     assert draw(name, models, "c", seed=6)[1].read_bytes() != first[1].read_bytes()
     pixels = np.asarray(Image.open(first[0]).convert("RGB"))
@@ -244,9 +244,9 @@ def test_the_ends_of_epsilon(models, epsilon):
     assert (data["interpolated"] == data["natural"]).all() == (epsilon == 0)
 
 
-def test_the_front_page_shows_what_an_evaluation_finds(models, monkeypatch):
+def test_epsilons_show_what_an_evaluation_finds(models, monkeypatch):
     """At each attack's own budgets, steps a quarter of them; FGSM stands for AutoAttack, which takes minutes."""
-    monkeypatch.setattr(front, "SHARES", {"pgd20": (1 / 2, 3), "autoattack": (1,)})
+    monkeypatch.setattr(epsilons, "SHARES", {"pgd20": (1 / 2, 3), "autoattack": (1,)})
     evaluate = evaluation.evaluate
     attacked = []
 
@@ -258,7 +258,7 @@ def test_the_front_page_shows_what_an_evaluation_finds(models, monkeypatch):
         )
 
     monkeypatch.setattr(evaluation, "evaluate", quick)
-    light, dark, table = draw("front", models)
+    light, dark, table = draw("epsilons", models)
     assert attacked == 3 * [
         (["pgd20"], EPSILON / 2, EPSILON / 8),
         (["pgd20"], EPSILON * 3, EPSILON * 3 / 4),

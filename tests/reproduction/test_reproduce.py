@@ -213,7 +213,7 @@ def test_list(capsys):
         "figure2",
         "figure3",
         "figure4",
-        "front",
+        "epsilons",
     ]
 
 

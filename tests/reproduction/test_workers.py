@@ -347,7 +347,7 @@ def test_a_folder_that_is_not_shared_is_known_by_its_token(capsys, monkeypatch):
 
 
 def test_a_workers_command_says_what_was_asked(tmp_path):
-    argv = ["table1", "front", "--seeds", "0,2", "--amp", "--device", "cpu", "--submit", "local", "--workers", "3"]
+    argv = ["table1", "epsilons", "--seeds", "0,2", "--amp", "--device", "cpu", "--submit", "local", "--workers", "3"]
     arguments = cli.parse("fastait reproduce", ReproduceArguments(), argv, "")
     command = worker_command("reproduce", arguments)
     assert command[:4] == [sys.executable, "-m", "fastait", "reproduce"]

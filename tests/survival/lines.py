@@ -133,7 +133,7 @@ STARTS: dict[str, Sequence[Sequence[str]]] = {
     ),
     "report": (("run",), ("run", "--eval", "eval"), ("--eval", "eval"), ()),
     "data": (("digits", "--image-size", "8"), ("folder", "--data-dir", "images", "--image-size", "8"), ()),
-    "reproduce": (("table1",), ("table2", "--dry-run"), ("table1", "--status"), ("front",), ("--list",), ()),
+    "reproduce": (("table1",), ("table2", "--dry-run"), ("table1", "--status"), ("epsilons",), ("--list",), ()),
     "sweep": (("sweep.toml",), ("sweep.toml", "--dry-run"), ("sweep.toml", "--status"), ()),
     "doctor": ((), ("--json",)),
     "kernels": ((), ("--target", "sm_90")),

@@ -1,4 +1,4 @@
-"""The front page's picture: accuracy against epsilon, as SVG files for light and for dark pages."""
+"""Accuracy against epsilon, as SVG files for light and for dark pages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,9 @@ def accuracies(
 
     PGD's steps are a quarter of each budget. Both attacks are measured on the same test images.
 
-    Writes ``front-light.svg``, ``front-dark.svg`` and ``front.csv``: system, attack, epsilon, correct, images. Pictures
-    are transparent, their text is outlines, and the same table gives the same bytes with one version of matplotlib.
+    Writes ``epsilons-light.svg``, ``epsilons-dark.svg`` and ``epsilons.csv``: system, attack, epsilon, correct, images.
+    Pictures are transparent, their text is outlines, and the same table gives the same bytes with one version of
+    matplotlib.
     """
     available()
     from fastait.evaluation import CLEAN, evaluate
@@ -67,11 +68,11 @@ def accuracies(
         f"fp32 on {first_weight(models['natural']).device.type}, seed {seed}"
     )
     written = [
-        write_svg(_picture(rows, epsilon, about, colours), out / f"front-{theme}.svg")
+        write_svg(_picture(rows, epsilon, about, colours), out / f"epsilons-{theme}.svg")
         for theme, colours in THEMES.items()
     ]
     table = [(*row[:2], f"{row[2]:.8g}", *row[3:]) for row in rows]
-    return [*written, write_csv(("system", "attack", "epsilon", "correct", "images"), table, out / "front.csv")]
+    return [*written, write_csv(("system", "attack", "epsilon", "correct", "images"), table, out / "epsilons.csv")]
 
 
 def _picture(rows: list[tuple[Any, ...]], epsilon: float, about: str, colours: dict[str, str]) -> Any:

@@ -96,7 +96,7 @@ def square(
         draws: the images' numbers; counter 0 has the stripes', counter n query n's.
         epsilon: radius of the ball, in [0, 1].
         queries: squares tried on each image, from 1 to 2^32 - AHEAD.
-        tick: called after each pass with the number of images that go on; may raise to stop.
+        tick: called after each pass with the number of images that stand; may raise to stop.
 
     Returns:
         (the images, those that withstand with the lowest margin found; int64 [B], the queries made of each, the
@@ -108,7 +108,7 @@ def square(
     images, used = x.clone(), torch.zeros_like(y)
     verdicts = torch.full_like(y, RIGHT, dtype=torch.int8)
     sides = torch.tensor([side(query, queries, *x.shape[2:]) for query in range(1, queries + 1)], device=x.device)
-    standing, passes = _striped(x, y, draws, epsilon), 0
+    standing, passes, stand = _striped(x, y, draws, epsilon), 0, len(x)
     changed = torch.zeros_like(standing.raised)
     while len(standing.rows):
         scored = torch.empty_like(x[: len(standing.rows)]).copy_(standing.images(standing.raised ^ changed))
@@ -126,12 +126,13 @@ def square(
                 now = _judged(judge, scored, standing.labels, now)
             fooled = now != RIGHT
             ended |= fooled
+            stand -= int(fooled.sum())
             best, rows = standing.images(standing.raised), standing.rows[ended]
             images[rows] = torch.where(fooled[:, None, None, None], scored, best)[ended]
             verdicts[rows], used[rows] = now[ended], standing.query[ended] + 1
             standing = _Standing(*(t[~ended] for t in standing))
         if tick is not None:
-            tick(len(standing.rows))
+            tick(stand)
         standing = standing._replace(query=standing.query + 1)
         if passes % (AHEAD // TRIES) == 0:
             standing = _drawn(standing, draws, sides)

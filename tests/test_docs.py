@@ -34,6 +34,7 @@ OTHERS = (
         "tensorboard --logdir",
     ),
     *("python tests/gpu/run.py", "python tests/survival/run_all.py", "python bench/step_profile.py"),
+    *("python docs/results/", "mkdir", "cd ", "ln -s"),
 )
 """Beginnings of command lines that are not for our parsers to read."""
 
@@ -175,7 +176,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_no_page_is_left_out():
-    listed = re.findall(r"^([a-z-]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^([A-Za-z-]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "index")
 
 

@@ -1,0 +1,329 @@
+"""The tables of ``docs/RESULTS.md`` and of ``README.md``'s front, made of the folders beside it and of the records.
+
+``--check`` says whether the pages show what the folders hold, whether these are of the settings of their TOML files and
+of their outcomes image by image, and whether every decimal in the pages' own sentences stands in one of their tables.
+"""
+
+import argparse
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastait.checkpoints.sealed import opened
+from fastait.config import PLACES
+from fastait.reproduction.sweep import Sweep, read_sweep
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
+sys.path.append(str(ROOT / "records"))
+
+from rules import TARGETS, TEST_IMAGES  # noqa: E402
+from table import Record, read  # noqa: E402 - of records/
+
+PAGES = {"docs/RESULTS.md": ("methods", "cost", "masking", "small"), "README.md": ("front",)}
+EPSILON, LEAST = 8 / 255, 1000
+"""Of every evaluation; and on how many images at least."""
+
+PAPER = "adv-interp by the paper's practice"
+SHOWN = ("natural", "adv-interp", PAPER, "feature-scatter", "n-fgsm", "nu-at, penalty 4", "madry", "trades", "mart")
+SMALL = {"small, n-fgsm": "robust.safetensors", "small, natural": "natural.safetensors"}
+ATTACKS = {
+    "clean": "clean",
+    "fgsm": "FGSM",
+    "pgd20": "PGD-20",
+    "pgd100": "PGD-100",
+    "cw20": "CW-20",
+    "cw100": "CW-100",
+    "feature-min": "Feature-min",
+    "square-1000": "Square",
+    "autoattack": "AutoAttack",
+}
+FULL, SHORT = tuple(ATTACKS)[1:], ("pgd20", "autoattack")
+
+
+def attacks(sweep: str) -> tuple[str, ...]:
+    """What its networks are measured by."""
+    return FULL if sweep in ("methods", "others", "paper") else SHORT
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Percent of the images, of each seed."""
+
+    each: tuple[float, ...]
+    n: int
+
+    def __str__(self) -> str:
+        error = f" ± {statistics.stdev(self.each) / len(self.each) ** 0.5:.1f}" if len(self.each) > 1 else ""
+        return f"{self.mean:.1f}{error}"
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds."""
+        return statistics.mean(self.each)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained and measured network: a folder ``SWEEP/RUN`` beside this file."""
+
+    folder: Path
+    title: str
+    sweep: Sweep
+    system: str
+    seed: int
+
+    def told(self, name: str) -> dict[str, Any]:
+        """One of its files."""
+        return json.loads((self.folder / name).read_text("utf-8"))
+
+
+def titled(sweep: str, row: str) -> str:
+    """How a row is called among those of all sweeps."""
+    return f"small, {row}" if sweep == "small" else row
+
+
+@cache
+def runs() -> tuple[Run, ...]:
+    """All that are measured, in the order of their files."""
+    found = []
+    for file in sorted(FOLDER.glob("*.toml")):
+        sweep = read_sweep(file)
+        for title, system in zip(sweep.rows, sweep.systems, strict=True):
+            for seed in sweep.seeds:
+                folder = FOLDER / file.stem / (system + (f"-seed={seed}" if seed else ""))
+                if (folder / "eval.json").exists():
+                    found.append(Run(folder, titled(file.stem, title), sweep, system, seed))
+    return tuple(found)
+
+
+@cache
+def figures() -> dict[str, dict[str, Figure]]:
+    """{row: {attack: figure}} of every sweep."""
+    counted: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for run in runs():
+        for row in run.told("eval.json")["rows"]:
+            if row["attack"] in ATTACKS:
+                counted.setdefault(run.title, {}).setdefault(row["attack"], []).append(row)
+    return {title: {attack: _figure(rows) for attack, rows in found.items()} for title, found in counted.items()}
+
+
+def _figure(rows: list[dict[str, Any]]) -> Figure:
+    return Figure(tuple(100 * row["correct"] / row["n"] for row in rows), rows[0]["n"])
+
+
+@cache
+def costs() -> dict[str, dict[str, Any]]:
+    """{row: what its training costs}."""
+    return json.loads((FOLDER / "cost.json").read_text("utf-8"))["rows"]
+
+
+@cache
+def records() -> list[Record]:
+    """All of them, the fastest first."""
+    folders = sorted(path for path in (ROOT / "records").iterdir() if path.is_dir() and path.name[:2] == "20")
+    return sorted((read(folder) for folder in folders), key=lambda one: one.mean("seconds"))
+
+
+def passes(row: str) -> float:
+    """Forward passes of all trained images, F times epochs."""
+    return costs()[row]["passes"] * costs()[row]["epochs"]
+
+
+def seconds(row: str) -> float:
+    """Of the whole training, on the machine of ``cost.json``."""
+    return costs()[row]["seconds_of_an_epoch"] * costs()[row]["epochs"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a training costs, and what it keeps under AutoAttack.
+
+    Attributes:
+        title: of the row, or of the record.
+        seconds: estimated from its steps, a record's measured.
+        keeps: in percent.
+        record: whether it is one.
+    """
+
+    title: str
+    seconds: float
+    keeps: Figure
+    record: bool = False
+
+
+def points() -> list[Point]:
+    """All that is measured, the cheapest first."""
+    found = [Point(row, seconds(row), figures()[row]["autoattack"]) for row in figures()]
+    for one in records():
+        each = tuple(seed.accuracy("autoattack") for seed in one.seeds)
+        if one.about["track"] == "CPU" and not any(map(math.isnan, each)):
+            found.append(Point(one.name, one.mean("seconds"), Figure(each, TEST_IMAGES), True))
+    return sorted(found, key=lambda point: point.seconds)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+def methods() -> str:
+    """Each method under each attack."""
+    rows = []
+    for row in (row for row in SHOWN if row in figures()):
+        found = figures()[row]
+        cost = f"{costs()[row]['passes']:.0f}"
+        rows.append([row, str(len(found["clean"].each)), *(str(found[attack]) for attack in ATTACKS), cost])
+    return _table(["method", "seeds", *ATTACKS.values(), "F a step"], rows)
+
+
+def cost() -> str:
+    """Accuracy under AutoAttack against the cost of training, the cheapest first; bold where nothing cheaper does."""
+    best, lines = 0.0, []
+    for point in points():
+        row, keeps = point.title, point.keeps
+        shown = f"**{keeps}**" if keeps.mean > best else str(keeps)
+        best = max(best, keeps.mean)
+        title = f"record [{row}](../records/{row}/record.json)" if point.record else row
+        took = f"{point.seconds:.0f}" + ("" if point.record else " (est.)")
+        seeds = f"{len(keeps.each)} x {keeps.n}"
+        lines.append([title, str(costs()[row]["epochs"]), f"{passes(row):.0f}", took, shown, seeds])
+    return _table(["training", "epochs", "F in all", "seconds", "AutoAttack", "seeds x images"], lines)
+
+
+def masking() -> str:
+    """What the signs of masked gradients say, of the first seed."""
+    rows = []
+    for run in runs():
+        for signs in run.told("eval.json")["masking"].values():
+            fired = ", ".join(one["name"] for one in signs if one["fired"])
+            rows.append([run.title, f"{sum(one['fired'] for one in signs)} of {len(signs)}", fired or "-"])
+    return _table(["network", "fired", "which"], rows)
+
+
+def small() -> str:
+    """The weights beside this file."""
+    rows = []
+    for row, file in SMALL.items():
+        found, size = figures()[row], (FOLDER / file).stat().st_size
+        rows.append(
+            [
+                f"[{file}](results/{file})",
+                *(str(found[a]) for a in ("clean", "pgd20", "autoattack")),
+                f"{size / 1e3:.0f} kB",
+            ]
+        )
+    return _table(["weights", "clean", "PGD-20", "AutoAttack", "size"], rows)
+
+
+def front() -> str:
+    """The records that reach each target first, and the main methods."""
+    lines = []
+    for track in ("CPU", "GPU"):
+        for target in TARGETS:
+            able = [one for one in records() if one.about["track"] == track and one.mean("autoattack") >= target]
+            if able and (line := _record(able[0])) not in lines:
+                lines.append(line)
+    head = ["training", "clean", "PGD-20", "AutoAttack", "takes", "on"]
+    where = json.loads((FOLDER / "cost.json").read_text("utf-8"))["about"]
+    for row in ("n-fgsm", "madry", "adv-interp", "natural"):
+        found = figures()[row]
+        keeps = [f"{found[attack].mean:.1f}" for attack in ("clean", "pgd20", "autoattack")]
+        epochs = f"{row}, {costs()[row]['epochs']} epochs"
+        lines.append([epochs, *keeps, f"{seconds(row):.0f} s (est.)", f"{where['cores']} cores, {where['arithmetic']}"])
+    return _table(head, lines)
+
+
+def _record(one: Record) -> list[str]:
+    machine, result = one.about["machine"], one.seeds[0].result
+    where = f"{machine['cores']} cores, {result['precision']}" if one.about["track"] == "CPU" else machine["device"]
+    keeps = [f"{one.mean('clean'):.1f}", "-", f"**{one.mean('autoattack'):.1f}**"]
+    return [f"record: [{one.name}](records/{one.name})", *keeps, f"**{one.mean('seconds'):.0f} s**", where]
+
+
+TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (methods, cost, masking, small, front)}
+
+
+def contradictions() -> Iterator[str]:
+    """Where a folder contradicts itself or its TOML file."""
+    for run in runs():
+        name = run.folder.relative_to(ROOT)
+        config, told = run.told("config.json"), run.told("eval.json")
+        meant = replace(run.sweep.systems[run.system], seed=run.seed, out=run.folder).resolved().to_json()
+        for setting in (one for one in meant if one not in PLACES and meant[one] != config[one]):
+            yield f"{name}: {setting} is {config[setting]!r}, its TOML file says {meant[setting]!r}"
+        if run.told("weights.json")["weights"].split(".")[0] != run.sweep.weights.replace("last", "model"):
+            yield f"{name}: the weights are not those that its TOML file says"
+        (outcomes,) = (one["correct"] for one in told["outcomes"])
+        for row in told["rows"]:
+            counted = outcomes.get(row["attack"]) or _worst(outcomes)
+            if abs(row["epsilon"] - EPSILON) > 1e-9 or row["n"] < LEAST or len(counted) != row["n"]:
+                yield f"{name}: {row['attack']} is not of {LEAST} images at 8/255"
+            if counted.count("1") != row["correct"]:
+                yield f"{name}: {row['attack']}: {row['correct']} correct, its outcomes say {counted.count('1')}"
+        if run.title in SMALL:
+            metadata = opened((FOLDER / SMALL[run.title]).read_bytes())[1]
+            if metadata["sha256"] != run.told("weights.json")["sha256"] or metadata["accuracy"] != accuracy(run.title):
+                yield f"{name}: {SMALL[run.title]} says that it is another network"
+        for attack in {"clean", *attacks(run.folder.parent.name)}.difference(row["attack"] for row in told["rows"]):
+            yield f"{name}: {attack} is missing"
+
+
+def accuracy(row: str) -> str:
+    """What the weights of a row say that they keep: JSON, in percent."""
+    found = figures()[row]
+    kept = {attack: figure.mean for attack, figure in found.items()}
+    return json.dumps({**kept, "epsilon": "8/255", "images": found["autoattack"].n})
+
+
+def _worst(outcomes: dict[str, str]) -> str:
+    """Of all attacks, image by image."""
+    return "".join(map(min, zip(*outcomes.values(), strict=True)))
+
+
+def unfounded(page: str, text: str) -> Iterator[str]:
+    """Decimals of a page's sentences that none of its tables has."""
+    tables = " ".join(re.findall(r"<!-- table: .*?<!-- end -->", text, re.DOTALL))
+    known = set(re.findall(r"\d+\.\d+", tables))
+    for number in re.findall(
+        r"(?<![\w./-])\d+\.\d+ (?:%|points|to)", re.sub(r"<!-- table: .*?<!-- end -->", "", text, flags=re.DOTALL)
+    ):
+        if number.split()[0] not in known:
+            yield f"{page}: {number!r} stands in none of its tables"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """1 where something does not agree."""
+    parser = argparse.ArgumentParser(description="Write the tables of RESULTS.md and README.md, or check them.")
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    given = parser.parse_args(argv)
+    if wrong := [*contradictions()]:  # of which no table can be made
+        print("\n".join(wrong))
+        return 1
+    for page, names in PAGES.items():
+        path = ROOT / page
+        text = made = path.read_text("utf-8")
+        for name in names:
+            begin, end = f"<!-- table: {name} -->", "<!-- end -->"
+            head, _, rest = made.partition(begin)
+            if not rest:
+                wrong.append(f"{page} has no {begin}")
+                continue
+            made = f"{head}{begin}\n{TABLES[name]()}\n{end}{rest.partition(end)[2]}"
+        if given.check and made != text:
+            wrong.append(f"{page}: its tables are not those of the files; python docs/results/tables.py writes them")
+        elif not given.check:
+            path.write_text(made, "utf-8")
+        wrong += unfounded(page, made) if page.startswith("docs/") else []
+    print("\n".join(wrong) or "the pages' tables, the sweeps' outcomes and the records agree")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

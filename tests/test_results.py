@@ -81,7 +81,9 @@ def _another_setting(folder):
 
 def _fewer_images(folder):
     told = json.loads((folder / "eval.json").read_text("utf-8"))
-    told["rows"][-1]["n"] = 500
+    counted = told["outcomes"][0]["correct"]["autoattack"] = told["outcomes"][0]["correct"]["autoattack"][:500]
+    (row,) = (row for row in told["rows"] if row["attack"] == "autoattack")
+    row |= {"n": 500, "correct": counted.count("1")}
     changed(folder / "eval.json", **told)
 
 
@@ -116,6 +118,13 @@ def test_a_network_that_was_not_made_or_measured_so(tree, harm, expected):
     code, said = checked(tree)
     assert code == 1
     assert expected in said
+
+
+def test_weights_of_another_network(tree):
+    shutil.copy(tree / "docs/results/natural.safetensors", tree / "docs/results/robust.safetensors")
+    code, said = checked(tree)
+    assert code == 1
+    assert "docs/results/small/n-fgsm: robust.safetensors says that it is another network" in said
 
 
 def test_a_sentence_without_a_source(tree):

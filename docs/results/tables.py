@@ -284,7 +284,7 @@ def accuracy(row: str) -> str:
 
 def _worst(outcomes: dict[str, str]) -> str:
     """Of all attacks, image by image."""
-    return "".join(map(min, zip(*outcomes.values(), strict=True)))
+    return "".join(map(min, zip(*outcomes.values(), strict=False)))
 
 
 def unfounded(page: str, text: str) -> Iterator[str]:

@@ -107,7 +107,7 @@ def _other_weights(folder):
     ("harm", "expected"),
     [
         (_another_setting, "lr is 0.7, its TOML file says 0.4"),
-        (_fewer_images, "is not of 1000 images at 8/255"),
+        (_fewer_images, "autoattack is not of 1000 images at 8/255"),
         (_an_attack_less, "cw20 is missing"),
         (_a_smaller_budget, "is not of 1000 images at 8/255"),
         (_other_weights, "the weights are not those that its TOML file says"),

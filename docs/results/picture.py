@@ -15,7 +15,7 @@ from tables import points  # noqa: E402
 FAMILIES = {
     "natural": ("natural", "natural", "s"),
     "adv-interp": ("adversarial interpolation, Feature-Scatter", "adv-interp", "o"),
-    "madry": ("several attack steps: PGD, TRADES, MART", "madry", "^"),
+    "madry": ("several attack steps: PGD, TRADES", "madry", "^"),
     "n-fgsm": ("one or two attack steps: N-FGSM, NuAT", "text", "D"),
 }
 """How a group of rows is called, coloured and marked."""

@@ -72,6 +72,11 @@ class Record:
         return statistics.mean(map(values.get(what, lambda one: one.accuracy(what)), self.seeds))
 
 
+def folders() -> list[Path]:
+    """Of all records, the oldest first."""
+    return sorted(path for path in FOLDER.iterdir() if path.is_dir() and path.name[:2] == "20")
+
+
 def read(folder: Path) -> Record:
     """A record's files.
 
@@ -176,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     given = parser.parse_args(argv)
     records, wrong = [], []
-    for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir() and path.name[:2] == "20"):
+    for folder in folders():
         missing = [f"{seed_folder(seed)}/{name}" for seed in SEEDS for name in KEPT]
         missing = [name for name in ["record.json", *missing] if not (folder / name).is_file()]
         if missing:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import changed, checked
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = "records/table.py"
 RECORDS = sorted(path.name for path in (ROOT / "records").iterdir() if path.is_dir() and path.name[:2] == "20")
 
 
@@ -24,41 +26,25 @@ def tree(tmp_path):
             outcomes[attack] = "1" * correct + "0" * (2000 - correct)
         told = {"images": 2000, "rows": rows, "outcomes": [{"correct": outcomes}]}
         (seed / "eval.json").write_text(json.dumps(told), "utf-8")
-    subprocess.run([sys.executable, str(tmp_path / "records/table.py")], check=True, capture_output=True)
+    subprocess.run([sys.executable, str(tmp_path / SCRIPT)], check=True, capture_output=True)
     return tmp_path
-
-
-def checked(tree):
-    """Exit code and words of ``table.py --check``, which changes nothing."""
-    files = [path for path in (tree / "records").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    before = {path: path.read_bytes() for path in files}
-    command = [sys.executable, str(tree / "records/table.py"), "--check"]
-    ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
-    assert ended.stderr == ""
-    assert all(path.read_bytes() == there for path, there in before.items())
-    return ended.returncode, ended.stdout
-
-
-def changed(path, **values):
-    """Put other values into a JSON file."""
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), "utf-8")
 
 
 def test_the_page_and_the_folders_agree():
     assert RECORDS
-    code, said = checked(ROOT)
+    code, said = checked(ROOT, SCRIPT)
     assert code == 0, said
     assert f"{len(RECORDS)} records" in said
 
 
 def test_an_evaluated_record_is_shown(tree):
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 0, said
     text = (tree / "records/README.md").read_text("utf-8")
     assert "| **30.0** | 30.0, 30.0, 30.0 | 60.0 |" in text
     assert "| CPU | 30 % | " in text
     (tree / "records/README.md").write_text(text.replace("| **30.0** |", "| **31.0** |"), "utf-8")
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
     assert "its table is not the folders'" in said
 
@@ -123,7 +109,7 @@ def _gone(seed):
 )
 def test_a_record_that_breaks_a_rule(tree, harm, said):
     harm(tree / "records" / RECORDS[0] / "seed-0")
-    code, lines = checked(tree)
+    code, lines = checked(tree, SCRIPT)
     assert code == 1
     assert said in lines
     assert RECORDS[0] in lines

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import changed, checked
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "docs/results/tables.py"
@@ -17,24 +18,11 @@ def tree(tmp_path):
     """A copy of the pages and of what they are made of."""
     for name in ("records", "docs/results"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "docs/RESULTS.md"):
+    (tmp_path / "docs/pictures").mkdir()
+    pictures = [f"docs/pictures/results-{theme}.svg" for theme in ("light", "dark")]
+    for name in ("README.md", "docs/RESULTS.md", *pictures):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
-
-
-def checked(tree):
-    """Exit code and words of the check, which changes nothing."""
-    before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    command = [sys.executable, str(tree / SCRIPT), "--check"]
-    ended = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
-    assert ended.stderr == ""
-    assert all(path.read_bytes() == there for path, there in before.items())
-    return ended.returncode, ended.stdout
-
-
-def changed(path, **values):
-    """Put other values into a JSON file."""
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}), "utf-8")
 
 
 def measured(tree):
@@ -43,7 +31,7 @@ def measured(tree):
 
 
 def test_pages_and_folders_agree(tree):
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 0, said
     assert "agree" in said
 
@@ -52,14 +40,14 @@ def test_pages_and_folders_agree(tree):
 def test_a_page_that_says_something_else(tree, page):
     text = (tree / page).read_text("utf-8")
     (tree / page).write_text(text.replace("| AutoAttack |", "| AutoAttack! |", 1), "utf-8")
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
     assert f"{page}: its tables are not those of the files" in said
 
 
 def test_a_record_that_the_front_does_not_show(tree):
     changed(tree / "records/2026-11-27-two-epochs/seed-0/time.json", seconds=100.0)
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
     assert "README.md: its tables are not those of the files" in said
 
@@ -69,7 +57,7 @@ def test_a_figure_that_is_not_of_its_outcomes(tree):
     one = told["outcomes"][0]["correct"]
     one["autoattack"] = one["autoattack"].replace("1", "0", 5)
     changed(measured(tree) / "eval.json", **told)
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
     assert "docs/results/methods/n-fgsm: autoattack:" in said
     assert "its outcomes say" in said
@@ -115,14 +103,14 @@ def _other_weights(folder):
 )
 def test_a_network_that_was_not_made_or_measured_so(tree, harm, expected):
     harm(measured(tree))
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
     assert expected in said
 
 
 def test_weights_of_another_network(tree):
     shutil.copy(tree / "docs/results/natural.safetensors", tree / "docs/results/robust.safetensors")
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
     assert "docs/results/small/n-fgsm: robust.safetensors says that it is another network" in said
 
@@ -130,6 +118,28 @@ def test_weights_of_another_network(tree):
 def test_a_sentence_without_a_source(tree):
     path = tree / "docs/RESULTS.md"
     path.write_text(path.read_text("utf-8") + "\nIt keeps 99.8 % of all images.\n", "utf-8")
-    code, said = checked(tree)
+    code, said = checked(tree, SCRIPT)
     assert code == 1
-    assert "'99.8 %' stands in none of its tables" in said
+    assert "docs/RESULTS.md: 99.8 stands in none of its tables" in said
+
+
+def test_a_number_without_a_source(tree):
+    path = tree / "docs/RESULTS.md"
+    path.write_text(path.read_text("utf-8").replace("304,042", "304,043"), "utf-8")
+    code, said = checked(tree, SCRIPT)
+    assert code == 1
+    assert "docs/RESULTS.md: 304,043 stands in none of its tables" in said
+
+
+def test_a_picture_of_other_figures(tree):
+    """Another time of training that the tables do show."""
+    told = json.loads((tree / "docs/results/cost.json").read_text("utf-8"))
+    told["rows"]["trades"]["seconds_of_an_epoch"] += 100
+    changed(tree / "docs/results/cost.json", **told)
+    subprocess.run([sys.executable, str(tree / SCRIPT)], check=False, capture_output=True)
+    code, said = checked(tree, SCRIPT)
+    assert code == 1
+    assert said.splitlines() == [
+        f"docs/pictures/results-{theme}.svg is not of the files; python docs/results/picture.py draws it"
+        for theme in ("light", "dark")
+    ]

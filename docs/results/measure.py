@@ -12,14 +12,14 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from tables import FOLDER, ROOT, attacks
+sys.path.append(str(Path(__file__).resolve().parents[2] / "records"))
 
-from fastait.reproduction.sweep import Sweep, read_sweep
-from fastait.runtime.errors import FastaitError
-from fastait.runtime.files import write_text
+from speedrun import keep
+from tables import FOLDER, ROOT, Run, attacks, planned
+
+from fastait.runtime.errors import FastaitError, InputError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,61 +37,43 @@ def main(argv: list[str] | None = None) -> int:
     said = {str(trained): "SWEEP", str(work): "EVALS", str(data): "DATA", f"{ROOT}/": ""}
     flags = ["--data-dir", str(data), *(["--masking"] if given.masking else []), *flags]
     try:
-        sweep = read_sweep(FOLDER / f"{given.sweep}.toml")
-        for run in given.runs or runs(sweep):
-            kept = FOLDER / given.sweep / run
-            if not (kept / "eval.json").exists():
-                measure(trained / "runs" / run, sweep, work / run, flags, kept, said)
+        of_name = {run.folder.name: run for run in planned(FOLDER / f"{given.sweep}.toml")}
+        for name in given.runs or of_name:
+            if name not in of_name:
+                raise InputError(f"{given.sweep}.toml has no run {name!r}; it has {', '.join(of_name)}")
+            if not (of_name[name].folder / "eval.json").exists():
+                measure(of_name[name], trained / "runs" / name, work / name, flags, said)
     except (OSError, ValueError, FastaitError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def runs(sweep: Sweep) -> Iterator[str]:
-    """The folders of its runs."""
-    for seed in sweep.seeds:
-        for system in sweep.systems:
-            yield system + (f"-seed={seed}" if seed else "")
-
-
-def measure(run: Path, sweep: Sweep, out: Path, flags: list[str], kept: Path, said: dict[str, str]) -> None:
+def measure(run: Run, trained: Path, out: Path, flags: list[str], said: dict[str, str]) -> None:
     """One of them.
 
     Args:
-        run: its folder.
-        sweep: that it is of.
+        run: which.
+        trained: the folder of its training.
         out: of the evaluation, which goes on with what is there.
         flags: further ones of ``fastait eval``.
-        kept: what is kept of both, and where.
-        said: instead of this machine's paths.
+        said: what is kept in the place of this machine's paths.
 
     Raises:
         ValueError: the evaluation failed.
     """
-    weights = run / ("ema.safetensors" if sweep.weights == "ema" else "model.safetensors")
-    command = [
-        "eval",
-        str(weights),
-        "--attacks",
-        ",".join(attacks(kept.parent.name)),
-        "--samples",
-        str(sweep.samples),
-        *flags,
-    ]
-    command += ["--epsilon", "8/255", "--dataset", "parquet", "--out", str(out)]
+    weights = trained / ("ema.safetensors" if run.sweep.weights == "ema" else "model.safetensors")
+    command = ["eval", str(weights), "--attacks", ",".join(attacks(run.folder.parent.name)), "--epsilon", "8/255"]
+    command += ["--samples", str(run.sweep.samples), "--dataset", "parquet", "--out", str(out), *flags]
     ended = subprocess.run([sys.executable, "-m", "fastait", *command], check=False)
     if ended.returncode:
-        raise ValueError(f"the evaluation of {run} ended with exit code {ended.returncode}")
-    places = {**said, json.loads((run / "config.json").read_text("utf-8"))["data_dir"]: "DATA"}
-    kept.mkdir(parents=True, exist_ok=True)
-    for file in (run / "config.json", run / "metrics.jsonl", run / "result.json", out / "eval.json"):
-        text = file.read_text("utf-8")
-        for place, name in places.items():
-            text = text.replace(place, name)
-        write_text(kept / file.name, text)
+        raise ValueError(f"the evaluation of {trained} ended with exit code {ended.returncode}")
+    said = {**said, json.loads((trained / "config.json").read_text("utf-8"))["data_dir"]: "DATA"}
     found = {"weights": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    write_text(kept / "weights.json", json.dumps(found, indent=2) + "\n")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    keep(json.dumps(found, indent=2) + "\n", run.folder / "weights.json", said)
+    for file in (trained / "config.json", trained / "metrics.jsonl", trained / "result.json", out / "eval.json"):
+        keep(file.read_text("utf-8"), run.folder / file.name, said)  # the last one says that all are there
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from fastait.reproduction.epsilons import THEMES
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-from tables import points  # noqa: E402
+from tables import TEST_IMAGES, pictured, points  # noqa: E402
 
 FAMILIES = {
     "natural": ("natural", "natural", "s"),
@@ -43,7 +43,7 @@ def picture(colours: dict[str, str]) -> Any:
         panel.plot(*zip(*found, strict=True), label=label, **style)
     runs = [(one.seconds, one.keeps.mean) for one in points() if one.record]
     style = {"color": colours["madry"], "marker": "*", "markersize": 13, "lw": 1.2, "markeredgecolor": ink}
-    panel.plot(*zip(*runs, strict=True), label="records (2,000 images, 3 seeds)", **style)
+    panel.plot(*zip(*runs, strict=True), label=f"records ({TEST_IMAGES:,} images, 3 seeds)", **style)
     for one in (point for point in points() if not point.record):
         place = {"xytext": (7, -11), "textcoords": "offset points"}
         panel.annotate(one.title, (one.seconds, one.keeps.mean), **place, color=ink, fontsize=8)
@@ -68,4 +68,4 @@ def picture(colours: dict[str, str]) -> Any:
 
 if __name__ == "__main__":
     for theme, colours in THEMES.items():
-        write_svg(picture(colours), FOLDER.parent / "pictures" / f"results-{theme}.svg")
+        write_svg(picture(colours), FOLDER.parent / "pictures" / f"results-{theme}.svg", pictured())

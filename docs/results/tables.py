@@ -1,7 +1,8 @@
 """The tables of ``docs/RESULTS.md`` and of ``README.md``'s front, made of the folders beside it and of the records.
 
-``--check`` says whether the pages show what the folders hold, whether these are of the settings of their TOML files and
-of their outcomes image by image, and whether every decimal in the pages' own sentences stands in one of their tables.
+``--check`` says whether the pages and the picture show what the folders hold, whether these are of the settings of
+their TOML files and of their outcomes image by image, and whether every decimal and large number in the manual's own
+sentences stands in one of its tables or their files.
 """
 
 import argparse
@@ -25,14 +26,14 @@ ROOT = FOLDER.parents[1]
 sys.path.append(str(ROOT / "records"))
 
 from rules import TARGETS, TEST_IMAGES  # noqa: E402
-from table import Record, read  # noqa: E402 - of records/
+from table import Record, folders, read  # noqa: E402 - of records/
 
 PAGES = {"docs/RESULTS.md": ("methods", "cost", "masking", "small"), "README.md": ("front",)}
+PICTURES = ("docs/pictures/results-light.svg", "docs/pictures/results-dark.svg")
 EPSILON, LEAST = 8 / 255, 1000
 """Of every evaluation; and on how many images at least."""
 
-PAPER = "adv-interp by the paper's practice"
-SHOWN = ("natural", "adv-interp", PAPER, "feature-scatter", "n-fgsm", "nu-at, penalty 4", "madry", "trades", "mart")
+SHOWN = ("natural", "adv-interp", "feature-scatter", "n-fgsm", "nu-at, penalty 4", "madry", "trades", "mart")
 SMALL = {"small, n-fgsm": "robust.safetensors", "small, natural": "natural.safetensors"}
 ATTACKS = {
     "clean": "clean",
@@ -50,7 +51,7 @@ FULL, SHORT = tuple(ATTACKS)[1:], ("pgd20", "autoattack")
 
 def attacks(sweep: str) -> tuple[str, ...]:
     """What its networks are measured by."""
-    return FULL if sweep in ("methods", "others", "paper") else SHORT
+    return SHORT if sweep == "small" else FULL
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,15 @@ class Figure:
         """Of the seeds."""
         return statistics.mean(self.each)
 
+    @property
+    def of(self) -> str:
+        """How many seeds and images."""
+        return f"{len(self.each)} x {self.n}"
+
 
 @dataclass(frozen=True)
 class Run:
-    """A trained and measured network: a folder ``SWEEP/RUN`` beside this file."""
+    """A network of a sweep, of which the folder ``SWEEP/RUN`` beside this file tells once it is measured."""
 
     folder: Path
     title: str
@@ -90,18 +96,20 @@ def titled(sweep: str, row: str) -> str:
     return f"small, {row}" if sweep == "small" else row
 
 
+def planned(file: Path) -> Iterator[Run]:
+    """What a TOML file says, row by row."""
+    sweep = read_sweep(file)
+    for title, system in zip(sweep.rows, sweep.systems, strict=True):
+        for seed in sweep.seeds:
+            folder = FOLDER / file.stem / (system + (f"-seed={seed}" if seed else ""))
+            yield Run(folder, titled(file.stem, title), sweep, system, seed)
+
+
 @cache
 def runs() -> tuple[Run, ...]:
     """All that are measured, in the order of their files."""
-    found = []
-    for file in sorted(FOLDER.glob("*.toml")):
-        sweep = read_sweep(file)
-        for title, system in zip(sweep.rows, sweep.systems, strict=True):
-            for seed in sweep.seeds:
-                folder = FOLDER / file.stem / (system + (f"-seed={seed}" if seed else ""))
-                if (folder / "eval.json").exists():
-                    found.append(Run(folder, titled(file.stem, title), sweep, system, seed))
-    return tuple(found)
+    found = (run for file in sorted(FOLDER.glob("*.toml")) for run in planned(file))
+    return tuple(run for run in found if (run.folder / "eval.json").exists())
 
 
 @cache
@@ -128,8 +136,7 @@ def costs() -> dict[str, dict[str, Any]]:
 @cache
 def records() -> list[Record]:
     """All of them, the fastest first."""
-    folders = sorted(path for path in (ROOT / "records").iterdir() if path.is_dir() and path.name[:2] == "20")
-    return sorted((read(folder) for folder in folders), key=lambda one: one.mean("seconds"))
+    return sorted(map(read, folders()), key=lambda one: one.mean("seconds"))
 
 
 def passes(row: str) -> float:
@@ -192,13 +199,12 @@ def cost() -> str:
         best = max(best, keeps.mean)
         title = f"record [{row}](../records/{row}/record.json)" if point.record else row
         took = f"{point.seconds:.0f}" + ("" if point.record else " (est.)")
-        seeds = f"{len(keeps.each)} x {keeps.n}"
-        lines.append([title, str(costs()[row]["epochs"]), f"{passes(row):.0f}", took, shown, seeds])
+        lines.append([title, str(costs()[row]["epochs"]), f"{passes(row):.0f}", took, shown, keeps.of])
     return _table(["training", "epochs", "F in all", "seconds", "AutoAttack", "seeds x images"], lines)
 
 
 def masking() -> str:
-    """What the signs of masked gradients say, of the first seed."""
+    """What the signs of masked gradients say of each network that was asked."""
     rows = []
     for run in runs():
         for signs in run.told("eval.json")["masking"].values():
@@ -212,13 +218,8 @@ def small() -> str:
     rows = []
     for row, file in SMALL.items():
         found, size = figures()[row], (FOLDER / file).stat().st_size
-        rows.append(
-            [
-                f"[{file}](results/{file})",
-                *(str(found[a]) for a in ("clean", "pgd20", "autoattack")),
-                f"{size / 1e3:.0f} kB",
-            ]
-        )
+        keeps = [str(found[attack]) for attack in ("clean", "pgd20", "autoattack")]
+        rows.append([f"[{file}](results/{file})", *keeps, f"{size / 1e3:.0f} kB"])
     return _table(["weights", "clean", "PGD-20", "AutoAttack", "size"], rows)
 
 
@@ -230,21 +231,23 @@ def front() -> str:
             able = [one for one in records() if one.about["track"] == track and one.mean("autoattack") >= target]
             if able and (line := _record(able[0])) not in lines:
                 lines.append(line)
-    head = ["training", "clean", "PGD-20", "AutoAttack", "takes", "on"]
-    where = json.loads((FOLDER / "cost.json").read_text("utf-8"))["about"]
+    head = ["training", "clean", "PGD-20", "AutoAttack", "seeds x images", "takes", "on"]
+    about = json.loads((FOLDER / "cost.json").read_text("utf-8"))["about"]
+    where = f"{about['cores']} cores of {about['device']}, {about['arithmetic']}"
     for row in ("n-fgsm", "madry", "adv-interp", "natural"):
         found = figures()[row]
         keeps = [f"{found[attack].mean:.1f}" for attack in ("clean", "pgd20", "autoattack")]
-        epochs = f"{row}, {costs()[row]['epochs']} epochs"
-        lines.append([epochs, *keeps, f"{seconds(row):.0f} s (est.)", f"{where['cores']} cores, {where['arithmetic']}"])
+        name = f"{row}, {costs()[row]['epochs']} epochs"
+        lines.append([name, *keeps, found["autoattack"].of, f"{seconds(row):.0f} s (est.)", where])
     return _table(head, lines)
 
 
 def _record(one: Record) -> list[str]:
     machine, result = one.about["machine"], one.seeds[0].result
-    where = f"{machine['cores']} cores, {result['precision']}" if one.about["track"] == "CPU" else machine["device"]
-    keeps = [f"{one.mean('clean'):.1f}", "-", f"**{one.mean('autoattack'):.1f}**"]
-    return [f"record: [{one.name}](records/{one.name})", *keeps, f"**{one.mean('seconds'):.0f} s**", where]
+    where = f"{machine['cores']} cores of {machine['device']}" if one.about["track"] == "CPU" else machine["device"]
+    keeps = [f"{one.mean('clean'):.1f}", "-", f"**{one.mean('autoattack'):.1f}**", f"{len(one.seeds)} x {TEST_IMAGES}"]
+    link = f"record: [{one.name}](records/{one.name})"
+    return [link, *keeps, f"**{one.mean('seconds'):.0f} s**", f"{where}, {result['precision']}"]
 
 
 TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (methods, cost, masking, small, front)}
@@ -288,14 +291,20 @@ def _worst(outcomes: dict[str, str]) -> str:
 
 
 def unfounded(page: str, text: str) -> Iterator[str]:
-    """Decimals of a page's sentences that none of its tables has."""
-    tables = " ".join(re.findall(r"<!-- table: .*?<!-- end -->", text, re.DOTALL))
-    known = set(re.findall(r"\d+\.\d+", tables))
-    for number in re.findall(
-        r"(?<![\w./-])\d+\.\d+ (?:%|points|to)", re.sub(r"<!-- table: .*?<!-- end -->", "", text, flags=re.DOTALL)
-    ):
-        if number.split()[0] not in known:
-            yield f"{page}: {number!r} stands in none of its tables"
+    """Decimals and large numbers of a page's sentences that none of its tables or of their files has."""
+    shown = re.compile(r"<!-- table: .*?<!-- end -->", re.DOTALL)
+    known = set(re.findall(r"\d+\.\d+", " ".join(shown.findall(text))))
+    known |= {f"{one['parameters']:,}" for one in costs().values() if "parameters" in one}
+    known |= {f"{figure.n:,}" for found in figures().values() for figure in found.values()}
+    sentences = shown.sub("", text)
+    for number in re.findall(r"(?<![\w./-])(?:\d+\.\d+(?= (?:%|points|to))|\d{1,3}(?:,\d{3})+)", sentences):
+        if number not in known:
+            yield f"{page}: {number} stands in none of its tables"
+
+
+def pictured() -> str:
+    """What the picture shows, as its file says it too."""
+    return "; ".join(f"{one.title}: {one.keeps.mean:.1f} % after {one.seconds:.0f} s" for one in points())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -321,6 +330,9 @@ def main(argv: list[str] | None = None) -> int:
         elif not given.check:
             path.write_text(made, "utf-8")
         wrong += unfounded(page, made) if page.startswith("docs/") else []
+    for picture in PICTURES:
+        if pictured() not in (ROOT / picture).read_text("utf-8"):
+            wrong.append(f"{picture} is not of the files; python docs/results/picture.py draws it")
     print("\n".join(wrong) or "the pages' tables, the sweeps' outcomes and the records agree")
     return 1 if wrong else 0
 

@@ -99,12 +99,16 @@ def write_csv(columns: tuple[str, ...], rows: list[tuple[Any, ...]], path: Path)
     return path
 
 
-def write_svg(sheet: Any, path: Path) -> Path:
-    """A sheet as SVG without a date, a version or random names; returns the path."""
+def write_svg(sheet: Any, path: Path, description: str | None = None) -> Path:
+    """A sheet as SVG without a date, a version or random names, and with a description that is not shown.
+
+    Returns:
+        the path.
+    """
     from matplotlib import rc_context
 
-    text = io.BytesIO()
+    text, about = io.BytesIO(), {"Date": None, "Creator": None, "Description": description}
     with rc_context({"svg.hashsalt": "fastait", "svg.fonttype": "path"}):
-        sheet.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        sheet.savefig(text, format="svg", transparent=True, metadata=about)
     write_whole(path, text.getbuffer())
     return path

@@ -123,7 +123,7 @@ def _start(checks: Sequence[Check], job: Job, setup: Setup, cache: str, log: IO[
         if value is not None:
             environment[name] = value
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "fastait.doctor.child", json.dumps(told)],
+        [sys.executable, "-Pu", "-m", "fastait.doctor.child", json.dumps(told)],  # unbuffered: what it said last
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -32,6 +32,7 @@ def bad(setup):
     return wrong("broken", "")
 
 def hangs(setup):
+    print("why")
     time.sleep(60)
 
 def crashes(setup):
@@ -87,8 +88,9 @@ def test_one_that_hangs_does_not_take_the_others_down():
     began = time.monotonic()
     results = done(job("good", "hangs", "nothing", seconds=0.5))
     assert list(results) == ["good", "hangs", "nothing"]
-    assert results["hangs"].finding.message == "did not end within 0.5 seconds, in hangs (stand_ins.py:18)"
+    assert results["hangs"].finding.message == "did not end within 0.5 seconds, in hangs (stand_ins.py:19)"
     assert results["hangs"].finding.remedy == "mend hangs"
+    assert "why" in results["hangs"].log
     assert results["nothing"].finding.status == SKIPPED
     assert time.monotonic() - began < 20
 
@@ -96,7 +98,7 @@ def test_one_that_hangs_does_not_take_the_others_down():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("crashes", "its process died of SIGSEGV, in crashes (stand_ins.py:21)"),
+        ("crashes", "its process died of SIGSEGV, in crashes (stand_ins.py:22)"),
         ("leaves_open", "its process ended with exit code 3"),
     ],
 )

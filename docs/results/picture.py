@@ -30,7 +30,7 @@ def family(row: str) -> str:
         return "natural" if row == "natural" else "adv-interp"
     if row in ("madry", "trades", "mart"):
         return "madry"
-    return "n-fgsm" if row.startswith(("n-fgsm", "nu-at", "half", "fgsm")) else "adv-interp"
+    return "n-fgsm" if row.startswith(("n-fgsm", "nu-at")) else "adv-interp"
 
 
 def picture(colours: dict[str, str]) -> Any:

@@ -25,10 +25,11 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 sys.path.append(str(ROOT / "records"))
 
+import beside  # noqa: E402, F401 - its methods
 from rules import TARGETS, TEST_IMAGES  # noqa: E402
 from table import Record, folders, read  # noqa: E402 - of records/
 
-PAGES = {"docs/RESULTS.md": ("methods", "cost", "masking", "small"), "README.md": ("front",)}
+PAGES = {"docs/RESULTS.md": ("methods", "settings", "cost", "masking", "small"), "README.md": ("front",)}
 PICTURES = ("docs/pictures/results-light.svg", "docs/pictures/results-dark.svg")
 EPSILON, LEAST = 8 / 255, 1000
 """Of every evaluation; and on how many images at least."""
@@ -47,11 +48,13 @@ ATTACKS = {
     "autoattack": "AutoAttack",
 }
 FULL, SHORT = tuple(ATTACKS)[1:], ("pgd20", "autoattack")
+CHANGED = ("settings", "paper", "beside")
+"""The sweeps whose rows are adversarial interpolation changed."""
 
 
 def attacks(sweep: str) -> tuple[str, ...]:
     """What its networks are measured by."""
-    return SHORT if sweep == "small" else FULL
+    return FULL if sweep in ("methods", "others") else SHORT
 
 
 @dataclass(frozen=True)
@@ -167,13 +170,20 @@ class Point:
 
 
 def points() -> list[Point]:
-    """All that is measured, the cheapest first."""
-    found = [Point(row, seconds(row), figures()[row]["autoattack"]) for row in figures()]
-    for one in records():
-        each = tuple(seed.accuracy("autoattack") for seed in one.seeds)
-        if one.about["track"] == "CPU" and not any(map(math.isnan, each)):
-            found.append(Point(one.name, one.mean("seconds"), Figure(each, TEST_IMAGES), True))
+    """Methods and records, the cheapest first."""
+    rows = dict.fromkeys(run.title for run in runs() if run.folder.parent.name not in CHANGED)
+    found = [Point(row, seconds(row), figures()[row]["autoattack"]) for row in rows]
+    found += [Point(one.name, one.mean("seconds"), _kept(one, "autoattack"), True) for one in recorded()]
     return sorted(found, key=lambda point: point.seconds)
+
+
+def recorded() -> list[Record]:
+    """The measured records of two cores, the fastest first."""
+    return [one for one in records() if one.about["track"] == "CPU" and not math.isnan(one.mean("autoattack"))]
+
+
+def _kept(one: Record, attack: str) -> Figure:
+    return Figure(tuple(seed.accuracy(attack) for seed in one.seeds), TEST_IMAGES)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -190,6 +200,25 @@ def methods() -> str:
     return _table(["method", "seeds", *ATTACKS.values(), "F a step"], rows)
 
 
+def settings() -> str:
+    """What changes adversarial interpolation, and what N-FGSM's records keep."""
+    lines = []
+    changed = [run.title for sweep in CHANGED for run in runs() if run.folder.parent.name == sweep]
+    for row in dict.fromkeys(changed):
+        found = figures()[row]
+        keeps = [str(found[attack]) for attack in ("clean", "pgd20", "autoattack")]
+        lines.append([row, *keeps, f"{passes(row):.0f}", f"{seconds(row):.0f} (est.)", found["autoattack"].of])
+    for one in recorded():
+        keeps = [str(_kept(one, "clean")), "-", str(_kept(one, "autoattack"))]
+        took = [f"{passes(one.name):.0f}", f"{one.mean('seconds'):.0f}", _kept(one, "clean").of]
+        lines.append([f"n-fgsm, {_linked(one.name)}", *keeps, *took])
+    return _table(["training", "clean", "PGD-20", "AutoAttack", "F in all", "seconds", "seeds x images"], lines)
+
+
+def _linked(record: str) -> str:
+    return f"record [{record}](../records/{record}/record.json)"
+
+
 def cost() -> str:
     """Accuracy under AutoAttack against the cost of training, the cheapest first; bold where nothing cheaper does."""
     best, lines = 0.0, []
@@ -197,7 +226,7 @@ def cost() -> str:
         row, keeps = point.title, point.keeps
         shown = f"**{keeps}**" if keeps.mean > best else str(keeps)
         best = max(best, keeps.mean)
-        title = f"record [{row}](../records/{row}/record.json)" if point.record else row
+        title = _linked(row) if point.record else row
         took = f"{point.seconds:.0f}" + ("" if point.record else " (est.)")
         lines.append([title, str(costs()[row]["epochs"]), f"{passes(row):.0f}", took, shown, keeps.of])
     return _table(["training", "epochs", "F in all", "seconds", "AutoAttack", "seeds x images"], lines)
@@ -250,7 +279,9 @@ def _record(one: Record) -> list[str]:
     return [link, *keeps, f"**{one.mean('seconds'):.0f} s**", f"{where}, {result['precision']}"]
 
 
-TABLES: dict[str, Callable[[], str]] = {made.__name__: made for made in (methods, cost, masking, small, front)}
+TABLES: dict[str, Callable[[], str]] = {
+    made.__name__: made for made in (methods, settings, cost, masking, small, front)
+}
 
 
 def contradictions() -> Iterator[str]:

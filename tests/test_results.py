@@ -1,13 +1,17 @@
 """The results: pages, folders and TOML files agree, and a check says so where they do not."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from pages import changed, checked
+
+from fastait.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "docs/results/tables.py"
@@ -143,3 +147,16 @@ def test_a_picture_of_other_figures(tree):
         f"docs/pictures/results-{theme}.svg is not of the files; python docs/results/picture.py draws it"
         for theme in ("light", "dark")
     ]
+
+
+@pytest.mark.parametrize(("name", "share"), [("n-fgsm+0.5", 0.5), ("n-fgsm+0.2", 0.2)])
+def test_what_is_added_to_n_fgsm_is_the_share_that_its_name_says(name, share):
+    with mock.patch.dict(METHODS):
+        runpy.run_path(str(ROOT / "docs/results/beside.py"))
+        (n_fgsm,), (added,) = METHODS["n-fgsm"].terms, METHODS["adv-interp"].terms
+        found = {(term.images, term.labels): term.weight for term in METHODS[name].terms}
+    assert found == {
+        (n_fgsm.images, n_fgsm.labels): pytest.approx(1 - share),
+        (added.images, added.labels): pytest.approx(share),
+    }
+    assert name not in METHODS

@@ -14,7 +14,7 @@ from PIL import Image
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run on CPU tensors
 
-os.environ.pop("PYTHONUNBUFFERED", None)  # or processes that tests start say what others' would keep to themselves
+os.environ.pop("PYTHONUNBUFFERED", None)  # processes that tests start buffer what they print, as most do
 os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp())  # matplotlib keeps its list of fonts there
 
 import small

@@ -67,5 +67,5 @@ setup(
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "import-linter>=2.17", "mypy>=1.15", "ruff>=0.11"],
     },
-    entry_points={"console_scripts": ["fastait = fastait.__main__:main"]},
+    entry_points={"console_scripts": ["fastait = fastait.__main__:end"]},
 )

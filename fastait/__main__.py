@@ -1,5 +1,7 @@
 """``fastait COMMAND``, or ``python -m fastait COMMAND``: the commands by one name. Imports nothing that takes time."""
 
+import atexit
+import gc
 import importlib
 import sys
 from typing import NoReturn
@@ -51,10 +53,17 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def end(argv: list[str] | None = None) -> NoReturn:
+    """End this process as ``fastait`` with these arguments, those that it was started with if None."""
+    # Python would look for garbage among all that torch has imported, longer than everything else on the way out takes.
+    atexit.register(gc.freeze)
+    sys.exit(main(argv))
+
+
 def end_as(name: str) -> NoReturn:
     """End this process as ``fastait NAME`` with the arguments that it was started with."""
-    sys.exit(main([name, *sys.argv[1:]]))
+    end([name, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end()

@@ -98,6 +98,36 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(name):
     assert (ended.returncode, ended.stderr) == (130, f"fastait {name}: interrupted\n")
 
 
+ENDING = """\
+import atexit, gc, sys
+import fastait.__main__ as module
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        print("looked for")
+
+gc.collect()
+gc.disable()
+Garbage()
+atexit.register(print, "others")
+assert module.main(["--version"]) == 0 and gc.get_freeze_count() == 0
+if sys.argv.pop(1) == "end":
+    module.end()
+"""
+
+
+@pytest.mark.parametrize(("how", "printed"), [("end", ["others"]), ("as a library", ["others", "looked for"])])
+def test_a_command_ends_without_looking_for_garbage(how, printed):
+    """As it is to end within two seconds of a signal; a program that calls ``main`` ends as it always did."""
+    argv = [sys.executable, "-c", ENDING, how, "no such command"]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[1:] == printed
+    assert ended.returncode == (2 if how == "end" else 0)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -63,7 +63,7 @@ def measure(run: Run, trained: Path, out: Path, flags: list[str], said: dict[str
         ValueError: the evaluation failed.
     """
     weights = trained / ("ema.safetensors" if run.sweep.weights == "ema" else "model.safetensors")
-    command = ["eval", str(weights), "--attacks", ",".join(attacks(run.folder.parent.name)), "--epsilon", "8/255"]
+    command = ["eval", str(weights), "--attacks", ",".join(attacks(run.file)), "--epsilon", "8/255"]
     command += ["--samples", str(run.sweep.samples), "--dataset", "parquet", "--out", str(out), *flags]
     ended = subprocess.run([sys.executable, "-m", "fastait", *command], check=False)
     if ended.returncode:

@@ -89,6 +89,11 @@ class Run:
     system: str
     seed: int
 
+    @property
+    def file(self) -> str:
+        """What its TOML file is called."""
+        return self.folder.parent.name
+
     def told(self, name: str) -> dict[str, Any]:
         """One of its files."""
         return json.loads((self.folder / name).read_text("utf-8"))
@@ -171,7 +176,7 @@ class Point:
 
 def points() -> list[Point]:
     """Methods and records, the cheapest first."""
-    rows = dict.fromkeys(run.title for run in runs() if run.folder.parent.name not in CHANGED)
+    rows = dict.fromkeys(run.title for run in runs() if run.file not in CHANGED)
     found = [Point(row, seconds(row), figures()[row]["autoattack"]) for row in rows]
     found += [Point(one.name, one.mean("seconds"), _kept(one, "autoattack"), True) for one in recorded()]
     return sorted(found, key=lambda point: point.seconds)
@@ -203,7 +208,7 @@ def methods() -> str:
 def settings() -> str:
     """What changes adversarial interpolation, and what N-FGSM's records keep."""
     lines = []
-    changed = [run.title for sweep in CHANGED for run in runs() if run.folder.parent.name == sweep]
+    changed = [run.title for sweep in CHANGED for run in runs() if run.file == sweep]
     for row in dict.fromkeys(changed):
         found = figures()[row]
         keeps = [str(found[attack]) for attack in ("clean", "pgd20", "autoattack")]
@@ -305,7 +310,7 @@ def contradictions() -> Iterator[str]:
             metadata = opened((FOLDER / SMALL[run.title]).read_bytes())[1]
             if metadata["sha256"] != run.told("weights.json")["sha256"] or metadata["accuracy"] != accuracy(run.title):
                 yield f"{name}: {SMALL[run.title]} says that it is another network"
-        for attack in {"clean", *attacks(run.folder.parent.name)}.difference(row["attack"] for row in told["rows"]):
+        for attack in {"clean", *attacks(run.file)}.difference(row["attack"] for row in told["rows"]):
             yield f"{name}: {attack} is missing"
 
 

@@ -15,10 +15,13 @@ from tables import TEST_IMAGES, pictured, points  # noqa: E402
 FAMILIES = {
     "natural": ("natural", "natural", "s"),
     "adv-interp": ("adversarial interpolation, Feature-Scatter", "adv-interp", "o"),
-    "madry": ("several attack steps: PGD, TRADES", "madry", "^"),
+    "madry": ("several attack steps: PGD, TRADES, MART", "madry", "^"),
     "n-fgsm": ("one or two attack steps: N-FGSM, NuAT", "text", "D"),
 }
 """How a group of rows is called, coloured and marked."""
+
+BESIDE = {"adv-interp": ((-7, -11), "right"), "mart": ((0, 8), "center")}
+"""Where a row's name stands that would lie upon another's: points from its mark, and what of it is there."""
 
 MINUTES = (2, 5, 10, 20, 40, 80)
 
@@ -45,8 +48,9 @@ def picture(colours: dict[str, str]) -> Any:
     style = {"color": colours["madry"], "marker": "*", "markersize": 13, "lw": 1.2, "markeredgecolor": ink}
     panel.plot(*zip(*runs, strict=True), label=f"records ({TEST_IMAGES:,} images, 3 seeds)", **style)
     for one in (point for point in points() if not point.record):
-        place = {"xytext": (7, -11), "textcoords": "offset points"}
-        panel.annotate(one.title, (one.seconds, one.keeps.mean), **place, color=ink, fontsize=8)
+        place, side = BESIDE.get(one.title, ((7, -11), "left"))
+        style = {"xytext": place, "textcoords": "offset points", "ha": side, "color": ink, "fontsize": 8}
+        panel.annotate(one.title, (one.seconds, one.keeps.mean), **style)
     panel.set_xscale("log")
     panel.minorticks_off()
     panel.set_xticks([60 * minutes for minutes in MINUTES], [f"{minutes} min" for minutes in MINUTES])

@@ -238,13 +238,17 @@ def cost() -> str:
 
 
 def masking() -> str:
-    """What the signs of masked gradients say of each network that was asked."""
-    rows = []
+    """What the signs of masked gradients say of the networks that were asked, together those of all seeds."""
+    found: dict[str, list[list[dict[str, Any]]]] = {}
     for run in runs():
-        for signs in run.told("eval.json")["masking"].values():
-            fired = ", ".join(one["name"] for one in signs if one["fired"])
-            rows.append([run.title, f"{sum(one['fired'] for one in signs)} of {len(signs)}", fired or "-"])
-    return _table(["network", "fired", "which"], rows)
+        found.setdefault(run.title, []).extend(run.told("eval.json")["masking"].values())
+    rows = []
+    for title, asked in found.items():
+        signs = [sign for one in asked for sign in one]
+        fired = ", ".join(dict.fromkeys(sign["name"] for sign in signs if sign["fired"]))
+        count = f"{sum(sign['fired'] for sign in signs)} of {len(signs)}"
+        rows.extend([[title, str(len(asked)), count, fired or "-"]] if asked else [])
+    return _table(["training", "networks", "signs that fired", "which"], rows)
 
 
 def small() -> str:

@@ -2,15 +2,18 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import fastait
-from fastait.__main__ import COMMANDS
+from fastait.__main__ import COMMANDS, end
 
 ROOT = Path(fastait.__file__).parents[1]
 
@@ -126,6 +129,13 @@ def test_a_command_ends_without_looking_for_garbage(how, printed):
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines()[1:] == printed
     assert ended.returncode == (2 if how == "end" else 0)
+
+
+def test_the_installed_command_ends_so_too():
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    (command,) = setup.call_args.kwargs["entry_points"]["console_scripts"]
+    assert EntryPoint(*command.split(" = "), "console_scripts").load() is end
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,18 @@ def test_a_figure_that_is_not_of_its_outcomes(tree):
     assert "its outcomes say" in said
 
 
+def test_a_sign_of_masked_gradients_is_shown_for_its_row(tree):
+    other = measured(tree).with_name("n-fgsm-seed=1")
+    masking = json.loads((other / "eval.json").read_text("utf-8"))["masking"]
+    (signs,) = masking.values()
+    signs[1]["fired"] = True
+    changed(other / "eval.json", masking=masking)
+    subprocess.run([sys.executable, str(tree / SCRIPT)], cwd=tree, check=True)
+    lines = (tree / "docs/RESULTS.md").read_text("utf-8").splitlines()
+    assert f"| n-fgsm | 2 | 1 of 14 | {signs[1]['name']} |" in lines
+    assert "| madry | 2 | 0 of 14 | - |" in lines
+
+
 def _another_setting(folder):
     changed(folder / "config.json", lr=0.7)
 

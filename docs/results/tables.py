@@ -241,13 +241,14 @@ def masking() -> str:
     """What the signs of masked gradients say of the networks that were asked, together those of all seeds."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for run in runs():
-        found.setdefault(run.title, []).extend(run.told("eval.json")["masking"].values())
+        for signs in run.told("eval.json")["masking"].values():
+            found.setdefault(run.title, []).append(signs)
     rows = []
-    for title, asked in found.items():
-        signs = [sign for one in asked for sign in one]
-        fired = ", ".join(dict.fromkeys(sign["name"] for sign in signs if sign["fired"]))
-        count = f"{sum(sign['fired'] for sign in signs)} of {len(signs)}"
-        rows.extend([[title, str(len(asked)), count, fired or "-"]] if asked else [])
+    for title, networks in found.items():
+        signs = [sign for network in networks for sign in network]
+        fired = [sign["name"] for sign in signs if sign["fired"]]
+        which = ", ".join(dict.fromkeys(fired)) or "-"
+        rows.append([title, str(len(networks)), f"{len(fired)} of {len(signs)}", which])
     return _table(["training", "networks", "signs that fired", "which"], rows)
 
 
